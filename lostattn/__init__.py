@@ -1,0 +1,1 @@
+"""Mechanistic interpretability for large vision-language models."""
