@@ -1,0 +1,42 @@
+# Each target is a command of the README. `make env` runs by itself where another target needs it.
+SHELL := /bin/bash
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+STAMP := .venv/.installed
+# One process per core at two cores; a file's tests stay in one process, which loads each model once.
+WORKERS ?= 2
+OUT ?= demo
+
+.DEFAULT_GOAL := help
+.PHONY: help env demo test lint docs notebooks
+
+help: ## Show this list
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+env: $(STAMP) ## Build .venv with the pinned versions of constraints.txt
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "lostattn needs Python 3.11 or newer; this is $$($(PYTHON) --version). Try: make env PYTHON=python3.11"; exit 1; }
+	$(PYTHON) -m venv .venv
+	# torch in a call of its own, so that a CPU build found first is kept by everything after it.
+	$(BIN)/pip install -q -c constraints.txt torch
+	$(BIN)/pip install -q -c constraints.txt -e ".[dev,docs,notebooks,data]"
+	@touch $@
+
+demo: env ## Run both experiments on both tiny models and write demo/report.html
+	$(BIN)/lostattn demo --out $(OUT)
+
+test: env ## Run the tests
+	$(BIN)/pytest -n $(WORKERS) --dist loadfile
+
+lint: env ## Check style, format and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+docs: env ## Build the documentation into site/, warnings as errors
+	$(BIN)/mkdocs build --strict --quiet
+
+notebooks: env ## Run every notebook and tutorial from top to bottom
+	HF_HUB_OFFLINE=1 PYTHONWARNINGS=ignore $(BIN)/jupyter execute --timeout=600 notebooks/*.ipynb tutorials/*.ipynb

@@ -1,0 +1,298 @@
+"""The ``lostattn`` command: the experiments from a shell.
+
+Arguments are checked before anything heavy is imported, and the place to write to before any model runs.
+What a caller can put right is printed as one line, with exit status 2; ``--debug`` shows where it arose.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lostattn.errors import InputError, LostAttnError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+TINY_MODELS = ("tiny-llava", "tiny-qwen2_5-vl")
+SOURCES = ("gaussian", "dirichlet", "uniform", "vision", "complexity")
+TABLES = (".parquet", ".csv")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        argv: the arguments after the program's name; those of the process where None.
+
+    Returns:
+        The exit status: 0 done, 2 something the caller can put right, 130 interrupted.
+    """
+    args = _parser().parse_args(argv)
+    try:
+        args.handler(args)
+    except LostAttnError as error:
+        if args.debug:
+            raise
+        print(f"lostattn {args.command}: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        if args.debug:
+            raise
+        print(f"lostattn {args.command}: interrupted; no half-written file is left", file=sys.stderr)
+        return 130
+    return 0
+
+
+# The commands ---------------------------------------------------------------------------------------
+
+
+def _demo(args: argparse.Namespace) -> None:
+    out = writable_folder(args.out)
+    from lostattn import demo
+
+    demo.run(out, models=tuple(args.models), n=args.n, seed=args.seed)
+    print(f"wrote {out / 'report.html'}")
+
+
+def _decouple(args: argparse.Namespace) -> None:
+    writable_folder(args.out.parent)
+    import lostattn as la
+
+    model = la.load(args.model)
+    data = la.data.load(args.data, split=args.split, n=args.n, seed=args.seed)
+    _write_table(la.experiments.decouple(model, data, seed=args.seed), args.out)
+
+
+def _probe(args: argparse.Namespace) -> None:
+    writable_folder(args.out.parent)
+    import lostattn as la
+
+    sources: dict[str, Callable[[], Any]] = {
+        "gaussian": lambda: la.Gaussian(seed=args.seed),
+        "dirichlet": lambda: la.Dirichlet(seed=args.seed),
+        "uniform": la.Uniform,
+        "vision": la.VisionPrior,
+        "complexity": la.Complexity,
+    }
+    model = la.load(args.model)
+    data = la.data.load(args.data, split=args.split, n=args.n, seed=args.seed)
+    conditions = {
+        name: la.ReplaceAttention(sources[name](), keys="image", queries=args.queries, layers=args.layers)
+        for name in args.sources
+    }
+    _write_table(la.experiments.probe(model, data, conditions), args.out)
+
+
+def _train_tiny(args: argparse.Namespace) -> None:
+    out = writable_folder(args.out)
+    from lostattn.zoo import train
+
+    train.train(args.name, out, seed=args.seed)
+    print(f"wrote {out}")
+
+
+# Writing --------------------------------------------------------------------------------------------
+
+
+def writable_folder(path: str | os.PathLike[str]) -> Path:
+    """Make ``path`` a folder that can be written to, or say at once why it cannot be one.
+
+    Raises:
+        InputError: a part of the path is a file, or this user may not write there.
+    """
+    folder = Path(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        # Permission bits do not tell the whole story (root, read-only mounts): only writing does.
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise InputError(
+            f"Cannot write to the folder {str(folder)!r} ({reason}). Pass --out with a folder you may write to."
+        ) from error
+    return folder
+
+
+def _write_table(table: pd.DataFrame, path: Path) -> None:
+    """Write ``table`` to a .parquet or .csv file, whole or not at all."""
+    beside = path.with_name(f".{path.name}.tmp")
+    try:
+        if path.suffix == ".csv":
+            table.to_csv(beside, index=False)
+        else:
+            table.to_parquet(beside, index=False)
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+    print(table.to_string(index=False, max_rows=40))
+    print(f"wrote {path}")
+
+
+# Reading arguments ----------------------------------------------------------------------------------
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a count; pass a whole number of at least 1")
+    return int(text)
+
+
+def _seed(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a seed; pass a whole number of at least 0")
+    return int(text)
+
+
+def _layers(text: str) -> list[int]:
+    """``"2-4,7"`` as [2, 3, 4, 7]."""
+    layers: set[int] = set()
+    for part in text.split(","):
+        match = re.fullmatch(r"(\d+)(?:-(\d+))?", part.strip())
+        first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
+        if last < first:
+            raise argparse.ArgumentTypeError(
+                f"{text!r} does not name layers; pass numbers and ranges counted from 0, such as 2-5 or 0,3,6-7"
+            )
+        layers.update(range(first, last + 1))
+    return sorted(layers)
+
+
+def _table_path(text: str) -> Path:
+    path = Path(text)
+    if path.suffix not in TABLES:
+        raise argparse.ArgumentTypeError(f"{text!r} must end with {' or '.join(TABLES)}")
+    return path
+
+
+class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Keeps the line breaks of examples, and shows each default that says something."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default in (None, False) else super()._get_help_string(action)
+
+
+def _parser() -> argparse.ArgumentParser:
+    from lostattn import __version__
+
+    parser = argparse.ArgumentParser(
+        prog="lostattn",
+        description="Mechanistic interpretability for large vision-language models.",
+        epilog="See `lostattn COMMAND --help` for what a command does, with examples.",
+    )
+    parser.add_argument("--version", action="version", version=f"lostattn {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    _add_demo(commands)
+    _add_decouple(commands)
+    _add_probe(commands)
+    _add_train_tiny(commands)
+    return parser
+
+
+Commands = Any  # argparse keeps the type of its sub-parsers private
+
+
+def _add(
+    commands: Commands, name: str, handler: Callable[[argparse.Namespace], None], about: str, example: str
+) -> argparse.ArgumentParser:
+    """A sub-command with its description and examples, and the option that all of them have."""
+    command: argparse.ArgumentParser = commands.add_parser(
+        name,
+        help=about.split(". ")[0].rstrip("."),
+        description=about,
+        epilog=f"examples:\n{example}",
+        formatter_class=_HelpFormatter,
+    )
+    command.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    command.set_defaults(handler=handler)
+    return command
+
+
+def _add_demo(commands: Commands) -> None:
+    command = _add(
+        commands,
+        "demo",
+        _demo,
+        "Run both experiments on the tiny models and write a report. The folder then holds report.html,\n"
+        "which opens offline, the tables, the figures, and run.json, from which all can be drawn again.",
+        "  lostattn demo\n  lostattn demo --out runs/first --models tiny-llava --n 50",
+    )
+    command.add_argument("--out", type=Path, default=Path("demo"), metavar="FOLDER", help="where to write")
+    command.add_argument(
+        "--models", nargs="+", default=list(TINY_MODELS), metavar="MODEL", help="names, folders or hub ids"
+    )
+    command.add_argument("--n", type=_count, default=200, help="questions of the probing experiment")
+    command.add_argument("--seed", type=_seed, default=0, help="seed of questions and noise")
+
+
+def _add_question_options(command: argparse.ArgumentParser, table: str) -> None:
+    """The model and the questions, as decouple and probe take them."""
+    command.add_argument("model", metavar="MODEL", help=f"{', '.join(TINY_MODELS)}, a hub id or a folder")
+    command.add_argument("--data", default="shapes", metavar="NAME", help="the data set")
+    command.add_argument("--split", default="test", metavar="NAME", help="its split")
+    command.add_argument("--n", type=_count, default=200, help="how many questions")
+    command.add_argument("--seed", type=_seed, default=0, help="seed of questions and noise")
+    command.add_argument(
+        "--out", type=_table_path, default=Path(table), metavar="FILE", help="a .parquet or .csv file to write"
+    )
+
+
+def _add_decouple(commands: Commands) -> None:
+    command = _add(
+        commands,
+        "decouple",
+        _decouple,
+        "Measure what attention and the FFN add to the residual stream. One row for each layer and update,\n"
+        "with spectral change, subspace innovation, RID and MixIG, beside the noise controls.",
+        "  lostattn decouple tiny-llava\n  lostattn decouple tiny-qwen2_5-vl --n 50 --out runs/qwen.csv",
+    )
+    _add_question_options(command, "decouple.parquet")
+
+
+def _add_probe(commands: Commands) -> None:
+    command = _add(
+        commands,
+        "probe",
+        _probe,
+        "Replace the attention to the image by predefined values and answer the questions again. One row\n"
+        "for each source and kind of question, compared with the untouched run on the same questions.",
+        "  lostattn probe tiny-llava\n  lostattn probe tiny-llava --sources gaussian vision --layers 2-5",
+    )
+    _add_question_options(command, "probe.parquet")
+    command.add_argument(
+        "--sources",
+        nargs="+",
+        choices=SOURCES,
+        default=list(SOURCES),
+        metavar="SOURCE",
+        help=f"what to put in its place, of {', '.join(SOURCES)}",
+    )
+    command.add_argument(
+        "--layers", type=_layers, metavar="LAYERS", help="such as 2-5 or 0,3,6-7; every layer where it is not given"
+    )
+    command.add_argument("--queries", choices=("last", "text", "all"), default="last", help="which query rows")
+
+
+def _add_train_tiny(commands: Commands) -> None:
+    command = _add(
+        commands,
+        "train-tiny",
+        _train_tiny,
+        "Train one of the tiny models again. Runs the recipe that made the bundled weights, on the CPU,\n"
+        "and writes a folder in the layout of the public checkpoints.",
+        "  lostattn train-tiny tiny-llava --out runs/tiny-llava --seed 1",
+    )
+    command.add_argument("name", choices=TINY_MODELS, metavar="NAME", help=" or ".join(TINY_MODELS))
+    command.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="where to write")
+    command.add_argument("--seed", type=_seed, default=0, help="seed of weights and questions")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

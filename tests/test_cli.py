@@ -1,0 +1,166 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+
+from lostattn import cli
+from lostattn.errors import InputError
+
+COMMANDS = ("demo", "decouple", "probe", "train-tiny")
+
+
+def refusal(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
+    """What argparse prints when it refuses ``argv``."""
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(argv)
+    assert stopped.value.code == 2
+    return capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_of_a_command_has_its_options_and_an_example(command, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        cli.main([command, "--help"])
+    assert stopped.value.code == 0
+    text = capsys.readouterr().out
+    assert f"usage: lostattn {command}" in text
+    assert "--out" in text and "--seed" in text and "--debug" in text
+    assert f"examples:\n  lostattn {command}" in text
+    assert "(default: 0)" in text and "default: None" not in text
+
+
+def test_the_module_runs_and_lists_every_command():
+    done = subprocess.run([sys.executable, "-m", "lostattn.cli", "--help"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert all(f"\n    {command} " in done.stdout for command in COMMANDS)
+
+
+def test_the_commands_own_examples_are_accepted():
+    parser = cli._parser()
+    for command in COMMANDS:
+        epilog = parser._subparsers._group_actions[0].choices[command].epilog
+        examples = [line.split()[1:] for line in epilog.splitlines() if line.startswith("  lostattn ")]
+        assert examples, command
+        for example in examples:
+            assert parser.parse_args(example).command == command
+
+
+def test_help_does_not_import_torch():
+    code = "import sys, lostattn.cli as c\ntry: c.main(['probe', '--help'])\nexcept SystemExit: pass\n"
+    code += "assert not {'transformers', 'pandas', 'matplotlib'} & set(sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_layers_are_numbers_and_ranges():
+    assert cli._layers("2-4,7") == [2, 3, 4, 7]
+    assert cli._layers("3, 3,1") == [1, 3]
+
+
+@pytest.mark.parametrize("text", ["5-2", "x", "", "1,,2", "-1", "1.5"])
+def test_what_names_no_layers_is_refused(text, capsys):
+    message = refusal(capsys, "probe", "tiny-llava", f"--layers={text}")
+    assert f"{text!r} does not name layers; pass numbers and ranges counted from 0, such as 2-5" in message
+
+
+@pytest.mark.parametrize("n", ["0", "-3", "2.5", "many"])
+def test_a_count_is_a_positive_whole_number(n, capsys):
+    assert f"{n!r} is not a count; pass a whole number of at least 1" in refusal(capsys, "demo", f"--n={n}")
+
+
+def test_a_seed_is_a_whole_number(capsys):
+    assert "'-1' is not a seed; pass a whole number of at least 0" in refusal(capsys, "demo", "--seed=-1")
+
+
+def test_a_table_is_parquet_or_csv(capsys):
+    message = refusal(capsys, "decouple", "tiny-llava", "--out", "table.xlsx")
+    assert "'table.xlsx' must end with .parquet or .csv" in message
+
+
+def test_an_unknown_source_and_an_unknown_tiny_model_are_refused(capsys):
+    assert "invalid choice: 'magic'" in refusal(capsys, "probe", "tiny-llava", "--sources", "magic")
+    assert "invalid choice: 'gpt'" in refusal(capsys, "train-tiny", "gpt", "--out", "x")
+
+
+def test_no_command_is_refused_with_the_usage(capsys):
+    assert "usage: lostattn" in refusal(capsys)
+
+
+@pytest.mark.parametrize("command", ["decouple", "probe"])
+def test_an_unknown_model_is_one_line_and_status_2(command, tmp_path, capsys):
+    out = tmp_path / "table.csv"
+    assert cli.main([command, "tiny-lava", "--out", str(out)]) == 2
+    message = capsys.readouterr().err
+    assert message.startswith(f"lostattn {command}: ") and message.count("\n") == 1
+    assert "'tiny-lava'" in message and "'tiny-llava'" in message
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [["demo"], ["train-tiny", "tiny-llava"], ["decouple", "tiny-llava"], ["probe", "tiny-llava"]],
+    ids=COMMANDS[:1] + COMMANDS[3:] + COMMANDS[1:3],
+)
+def test_a_folder_that_cannot_be_written_to_is_said_first(argv, tmp_path, capsys, monkeypatch):
+    # A file where a folder should be: the one kind of unwritable folder that root meets too.
+    (tmp_path / "file").write_text("")
+    monkeypatch.setitem(sys.modules, "lostattn.model", None)  # a model is never reached
+    out = tmp_path / "file" / "folder" / "table.csv"
+    assert cli.main([*argv, "--out", str(out)]) == 2
+    message = capsys.readouterr().err
+    assert "Cannot write to the folder" in message and "Not a directory" in message and "--out" in message
+
+
+def test_a_writable_folder_is_made_and_left_empty(tmp_path):
+    made = cli.writable_folder(tmp_path / "a" / "b")
+    assert made.is_dir() and list(made.iterdir()) == []
+
+
+def _fail(args):
+    raise InputError("one thing\n  is wrong")
+
+
+def _interrupt(args):
+    raise KeyboardInterrupt
+
+
+def test_an_error_is_one_line_unless_debug(capsys, monkeypatch):
+    monkeypatch.setattr(cli, "_demo", _fail)
+    assert cli.main(["demo"]) == 2
+    assert capsys.readouterr().err == "lostattn demo: one thing is wrong\n"
+    with pytest.raises(InputError, match="one thing"):
+        cli.main(["demo", "--debug"])
+
+
+def test_an_interrupt_is_status_130(capsys, monkeypatch):
+    monkeypatch.setattr(cli, "_demo", _interrupt)
+    assert cli.main(["demo"]) == 130
+    assert "interrupted" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("suffix", cli.TABLES)
+def test_a_table_is_written_whole(suffix, tmp_path, capsys):
+    table = pd.DataFrame({"layer": [0, 1, 2], "rid": [0.5, 0.25, 0.125]})
+    path = tmp_path / f"table{suffix}"
+    cli._write_table(table, path)
+    read = pd.read_csv(path) if suffix == ".csv" else pd.read_parquet(path)
+    pd.testing.assert_frame_equal(read, table)
+    assert list(tmp_path.iterdir()) == [path]
+    assert "0.125" in capsys.readouterr().out
+
+
+def test_a_write_that_fails_leaves_the_old_table(tmp_path, monkeypatch):
+    path = tmp_path / "table.csv"
+    path.write_text("old")
+
+    def half(self, file, **options):
+        file.write_text("ha")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pd.DataFrame, "to_csv", half)
+    with pytest.raises(KeyboardInterrupt):
+        cli._write_table(pd.DataFrame({"a": [1]}), path)
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
