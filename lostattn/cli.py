@@ -77,9 +77,9 @@ def _probe(args: argparse.Namespace) -> None:
     sources: dict[str, Callable[[], Any]] = {
         "gaussian": lambda: la.Gaussian(seed=args.seed),
         "dirichlet": lambda: la.Dirichlet(seed=args.seed),
-        "uniform": la.Uniform,
-        "vision": la.VisionPrior,
-        "complexity": la.Complexity,
+        "uniform": lambda: la.Uniform(),
+        "vision": lambda: la.VisionPrior(),
+        "complexity": lambda: la.Complexity(),
     }
     model = la.load(args.model)
     data = la.data.load(args.data, split=args.split, n=args.n, seed=args.seed)
@@ -116,7 +116,7 @@ def writable_folder(path: str | os.PathLike[str]) -> Path:
     except OSError as error:
         reason = error.strerror or type(error).__name__
         raise InputError(
-            f"Cannot write to the folder {str(folder)!r} ({reason}). Pass --out with a folder you may write to."
+            f"Cannot write to the folder {str(folder)!r} ({reason}). Pass --out with one that can be written to."
         ) from error
     return folder
 
@@ -159,7 +159,7 @@ def _layers(text: str) -> list[int]:
         first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
         if last < first:
             raise argparse.ArgumentTypeError(
-                f"{text!r} does not name layers; pass numbers and ranges counted from 0, such as 2-5 or 0,3,6-7"
+                f"{text!r} does not name layers; pass numbers and ranges counted from 0, such as 2-5 or 0,3,6"
             )
         layers.update(range(first, last + 1))
     return sorted(layers)
@@ -176,7 +176,8 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescrip
     """Keeps the line breaks of examples, and shows each default that says something."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        return action.help if action.default in (None, False) else super()._get_help_string(action)
+        silent = action.default is None or action.default is False
+        return action.help if silent else super()._get_help_string(action)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -275,7 +276,7 @@ def _add_probe(commands: Commands) -> None:
         help=f"what to put in its place, of {', '.join(SOURCES)}",
     )
     command.add_argument(
-        "--layers", type=_layers, metavar="LAYERS", help="such as 2-5 or 0,3,6-7; every layer where it is not given"
+        "--layers", type=_layers, metavar="LAYERS", help="such as 2-5 or 0,3,6-7; every layer where not given"
     )
     command.add_argument("--queries", choices=("last", "text", "all"), default="last", help="which query rows")
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 
@@ -35,7 +36,8 @@ def test_help_of_a_command_has_its_options_and_an_example(command, capsys):
 def test_the_module_runs_and_lists_every_command():
     done = subprocess.run([sys.executable, "-m", "lostattn.cli", "--help"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert all(f"\n    {command} " in done.stdout for command in COMMANDS)
+    listed = [line.split()[0] for line in done.stdout.splitlines() if re.match("    [a-z]", line)]
+    assert listed == list(COMMANDS)
 
 
 def test_the_commands_own_examples_are_accepted():
@@ -48,7 +50,7 @@ def test_the_commands_own_examples_are_accepted():
             assert parser.parse_args(example).command == command
 
 
-def test_help_does_not_import_torch():
+def test_help_imports_nothing_heavy():
     code = "import sys, lostattn.cli as c\ntry: c.main(['probe', '--help'])\nexcept SystemExit: pass\n"
     code += "assert not {'transformers', 'pandas', 'matplotlib'} & set(sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
