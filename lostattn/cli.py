@@ -241,7 +241,11 @@ def _add_question_options(command: argparse.ArgumentParser, table: str) -> None:
     command.add_argument("--n", type=_count, default=200, help="how many questions")
     command.add_argument("--seed", type=_seed, default=0, help="seed of questions and noise")
     command.add_argument(
-        "--out", type=_table_path, default=Path(table), metavar="FILE", help="a .parquet or .csv file to write"
+        "--out",
+        type=_table_path,
+        default=Path(table),
+        metavar="FILE",
+        help="a .parquet or .csv file to write",
     )
 
 
@@ -278,7 +282,9 @@ def _add_probe(commands: Commands) -> None:
     command.add_argument(
         "--layers", type=_layers, metavar="LAYERS", help="such as 2-5 or 0,3,6-7; every layer where not given"
     )
-    command.add_argument("--queries", choices=("last", "text", "all"), default="last", help="which query rows")
+    command.add_argument(
+        "--queries", choices=("last", "text", "all"), default="last", help="which query rows"
+    )
 
 
 def _add_train_tiny(commands: Commands) -> None:
