@@ -36,7 +36,7 @@ lint: env ## Check style, format and types
 	$(BIN)/mypy
 
 docs: env ## Build the documentation into site/, warnings as errors
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 notebooks: env ## Run every notebook and tutorial from top to bottom
 	HF_HUB_OFFLINE=1 PYTHONWARNINGS=ignore $(BIN)/jupyter execute --timeout=600 notebooks/*.ipynb tutorials/*.ipynb

@@ -116,7 +116,7 @@ def writable_folder(path: str | os.PathLike[str]) -> Path:
     except OSError as error:
         reason = error.strerror or type(error).__name__
         raise InputError(
-            f"Cannot write to the folder {str(folder)!r} ({reason}). Pass --out with one that can be written to."
+            f"Cannot write to the folder {str(folder)!r} ({reason}). Pass a writable one as --out."
         ) from error
     return folder
 
