@@ -7,15 +7,13 @@ What a caller can put right is printed as one line, with exit status 2; ``--debu
 from __future__ import annotations
 
 import argparse
-import os
 import re
 import sys
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lostattn.errors import InputError, LostAttnError
+from lostattn.errors import LostAttnError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -54,26 +52,29 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _demo(args: argparse.Namespace) -> None:
-    out = writable_folder(args.out)
     from lostattn import demo
+    from lostattn.experiments.results import writable_folder
 
+    out = writable_folder(args.out)
     demo.run(out, models=tuple(args.models), n=args.n, seed=args.seed)
     print(f"wrote {out / 'report.html'}")
 
 
 def _decouple(args: argparse.Namespace) -> None:
-    writable_folder(args.out.parent)
     import lostattn as la
+    from lostattn.experiments.results import writable_folder
 
+    writable_folder(args.out.parent)
     model = la.load(args.model)
     data = la.data.load(args.data, split=args.split, n=args.n, seed=args.seed)
-    _write_table(la.experiments.decouple(model, data, seed=args.seed), args.out)
+    _write(la.experiments.decouple(model, data, seed=args.seed), args)
 
 
 def _probe(args: argparse.Namespace) -> None:
-    writable_folder(args.out.parent)
     import lostattn as la
+    from lostattn.experiments.results import writable_folder
 
+    writable_folder(args.out.parent)
     sources: dict[str, Callable[[], Any]] = {
         "gaussian": lambda: la.Gaussian(seed=args.seed),
         "dirichlet": lambda: la.Dirichlet(seed=args.seed),
@@ -87,53 +88,31 @@ def _probe(args: argparse.Namespace) -> None:
         name: la.ReplaceAttention(sources[name](), keys="image", queries=args.queries, layers=args.layers)
         for name in args.sources
     }
-    _write_table(la.experiments.probe(model, data, conditions), args.out)
+    _write(la.experiments.probe(model, data, conditions), args)
 
 
 def _train_tiny(args: argparse.Namespace) -> None:
-    out = writable_folder(args.out)
+    from lostattn.experiments.results import writable_folder
     from lostattn.zoo import train
 
+    out = writable_folder(args.out)
     train.train(args.name, out, seed=args.seed)
     print(f"wrote {out}")
 
 
-# Writing --------------------------------------------------------------------------------------------
+def _write(table: pd.DataFrame, args: argparse.Namespace) -> None:
+    """Show ``table``, and write it with what it takes to make it again."""
+    from lostattn.experiments.results import Results, environment
 
-
-def writable_folder(path: str | os.PathLike[str]) -> Path:
-    """Make ``path`` a folder that can be written to, or say at once why it cannot be one.
-
-    Raises:
-        InputError: a part of the path is a file, or this user may not write there.
-    """
-    folder = Path(path)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        # Permission bits do not tell the whole story (root, read-only mounts): only writing does.
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        reason = error.strerror or type(error).__name__
-        raise InputError(
-            f"Cannot write to the folder {str(folder)!r} ({reason}). Pass a writable one as --out."
-        ) from error
-    return folder
-
-
-def _write_table(table: pd.DataFrame, path: Path) -> None:
-    """Write ``table`` to a .parquet or .csv file, whole or not at all."""
-    beside = path.with_name(f".{path.name}.tmp")
-    try:
-        if path.suffix == ".csv":
-            table.to_csv(beside, index=False)
-        else:
-            table.to_parquet(beside, index=False)
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
+    asked = {
+        name: str(value) if isinstance(value, Path) else value
+        for name, value in vars(args).items()
+        if name not in ("handler", "debug")
+    }
+    meta = {**table.attrs, "arguments": asked, "environment": environment()}
+    paths = Results(table, meta).save(args.out)
     print(table.to_string(index=False, max_rows=40))
-    print(f"wrote {path}")
+    print(f"wrote {', '.join(map(str, paths.values()))}")
 
 
 # Reading arguments ----------------------------------------------------------------------------------
@@ -245,7 +224,7 @@ def _add_question_options(command: argparse.ArgumentParser, table: str) -> None:
         type=_table_path,
         default=Path(table),
         metavar="FILE",
-        help="a .parquet or .csv file to write",
+        help="a .parquet or .csv file; both are written, and a .json that says where they come from",
     )
 
 

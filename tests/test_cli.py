@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -109,16 +110,11 @@ def test_an_unknown_model_is_one_line_and_status_2(command, tmp_path, capsys):
 def test_a_folder_that_cannot_be_written_to_is_said_first(argv, tmp_path, capsys, monkeypatch):
     # A file where a folder should be: the one kind of unwritable folder that root meets too.
     (tmp_path / "file").write_text("")
-    monkeypatch.setitem(sys.modules, "lostattn.model", None)  # a model is never reached
+    monkeypatch.setattr("lostattn.load", None, raising=False)  # a model is never reached
     out = tmp_path / "file" / "folder" / "table.csv"
     assert cli.main([*argv, "--out", str(out)]) == 2
     message = capsys.readouterr().err
-    assert "Cannot write to the folder" in message and "Not a directory" in message and "--out" in message
-
-
-def test_a_writable_folder_is_made_and_left_empty(tmp_path):
-    made = cli.writable_folder(tmp_path / "a" / "b")
-    assert made.is_dir() and list(made.iterdir()) == []
+    assert "Cannot write to the folder" in message and "Not a directory" in message
 
 
 def _fail(args):
@@ -144,25 +140,14 @@ def test_an_interrupt_is_status_130(capsys, monkeypatch):
 
 
 @pytest.mark.parametrize("suffix", cli.TABLES)
-def test_a_table_is_written_whole(suffix, tmp_path, capsys):
+def test_a_table_is_written_with_what_was_asked(suffix, tmp_path, capsys):
     table = pd.DataFrame({"layer": [0, 1, 2], "rid": [0.5, 0.25, 0.125]})
+    table.attrs["revision"] = "abc"
     path = tmp_path / f"table{suffix}"
-    cli._write_table(table, path)
-    read = pd.read_csv(path) if suffix == ".csv" else pd.read_parquet(path)
-    pd.testing.assert_frame_equal(read, table)
-    assert list(tmp_path.iterdir()) == [path]
+    cli._write(table, cli._parser().parse_args(["probe", "tiny-llava", "--layers=1-2", f"--out={path}"]))
+    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "table.csv"), table, check_flags=False)
+    meta = json.loads((tmp_path / "table.json").read_text())
+    assert meta["revision"] == "abc" and meta["environment"]["lostattn"]
+    assert meta["arguments"]["model"] == "tiny-llava" and meta["arguments"]["layers"] == [1, 2]
+    assert {p.name for p in tmp_path.iterdir()} == {"table.csv", "table.json", "table.parquet"}
     assert "0.125" in capsys.readouterr().out
-
-
-def test_a_write_that_fails_leaves_the_old_table(tmp_path, monkeypatch):
-    path = tmp_path / "table.csv"
-    path.write_text("old")
-
-    def half(self, file, **options):
-        file.write_text("ha")
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(pd.DataFrame, "to_csv", half)
-    with pytest.raises(KeyboardInterrupt):
-        cli._write_table(pd.DataFrame({"a": [1]}), path)
-    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
