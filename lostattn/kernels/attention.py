@@ -1,0 +1,155 @@
+"""The attention boundary: scores and patterns from q, k and mask, and edited rows written back.
+
+Shapes here follow transformers' attention interface: ``query [batch, head, query, d_head]``,
+``key``/``value [batch, kv_head, key, d_head]``, and the kernel's output ``[batch, query, head, d_head]``.
+Grouped heads are handled without ever repeating the keys.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+
+def call_arguments(arguments, keywords):
+    """The parts of a call ``attention_interface(module, query, key, value, mask, scaling=…)`` by name."""
+    named = dict(zip(("module", "query", "key", "value", "attention_mask"), arguments, strict=False))
+    named.update(keywords)
+    scaling = named.get("scaling")
+    if scaling is None:
+        scaling = named["query"].shape[-1] ** -0.5
+    causal = named.get("is_causal")
+    if causal is None:
+        causal = getattr(named["module"], "is_causal", True)
+    mask = named.get("attention_mask")
+    # Kernels read is_causal only where no mask is given, and never for a single query row.
+    causal = bool(causal) and (mask is None or mask.dim() == 2) and named["query"].shape[2] > 1
+    return named["query"], named["key"], named["value"], mask, float(scaling), causal
+
+
+def visible_keys(
+    mask: Tensor | None, causal: bool, rows: Int[Tensor, " row"], n_queries: int, n_keys: int, lengths=None
+) -> Bool[Tensor, "batch head row key"]:
+    """Which keys each row may see, as a mask that broadcasts over batch and head.
+
+    ``mask`` is what the kernel was given: ``None``, a boolean or additive mask ``[batch, 1 | head, query, key]``,
+    or a padding mask ``[batch, key]``. ``lengths`` cuts the sequence into windows that do not see each other.
+    """
+    if lengths is not None:
+        window = torch.repeat_interleave(torch.arange(len(lengths), device=rows.device), lengths.to(rows.device))
+        return (window[rows][:, None] == window[None, :])[None, None]
+    visible = torch.ones(1, 1, len(rows), n_keys, dtype=torch.bool, device=rows.device)
+    if causal:
+        last = rows + (n_keys - n_queries)
+        visible = (torch.arange(n_keys, device=rows.device)[None, :] <= last[:, None])[None, None]
+    if mask is None:
+        return visible
+    if mask.dim() == 2:
+        return visible & mask[:, None, None, :n_keys].bool()
+    mask = mask[:, :, rows, :n_keys]
+    return visible & (mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min / 2)
+
+
+def attention_scores(
+    query: Float[Tensor, "batch head query d_head"],
+    key: Float[Tensor, "batch kv_head key d_head"],
+    mask: Tensor | None,
+    causal: bool,
+    scaling: float,
+    rows: Int[Tensor, " row"],
+    lengths=None,
+) -> tuple[Float[Tensor, "batch head row key"], Bool[Tensor, "_ _ row key"]]:
+    """Scores before the softmax, for the given query rows only, in float32 at least; unseen keys are -inf."""
+    wide = torch.promote_types(query.dtype, torch.float32)
+    asked = query[:, :, rows].to(wide)
+    groups = asked.unflatten(1, (key.shape[1], -1))
+    keys = key.to(wide).unsqueeze(2)
+    scores = (groups @ keys.transpose(-1, -2)).flatten(1, 2) * scaling
+    visible = visible_keys(mask, causal, rows, query.shape[2], key.shape[2], lengths)
+    if mask is not None and mask.dim() == 4 and mask.dtype != torch.bool:
+        scores = scores + mask[:, :, rows, : key.shape[2]].to(wide)
+    return scores.masked_fill(~visible, float("-inf")), visible
+
+
+def softmax_rows(scores: Float[Tensor, "batch head row key"]) -> Float[Tensor, "batch head row key"]:
+    """Softmax over the keys; a row that sees nothing gives all zeros instead of NaN."""
+    empty = (scores == float("-inf")).all(-1, keepdim=True)
+    return torch.softmax(scores.masked_fill(empty, 0.0), dim=-1).masked_fill(empty, 0.0)
+
+
+def mixed_values(
+    pattern: Float[Tensor, "batch head row key"], value: Float[Tensor, "batch kv_head key d_value"]
+) -> Float[Tensor, "batch row head d_value"]:
+    """What the given attention weights read: ``pattern @ value`` per head, in the kernel's output layout."""
+    groups = pattern.unflatten(1, (value.shape[1], -1))
+    return (groups @ value.to(pattern.dtype).unsqueeze(2)).flatten(1, 2).transpose(1, 2)
+
+
+def now(positions, n_keys: int, n_queries: int):
+    """A choice of prompt positions, carried over to this pass: ``(mask [batch, prompt], extends)`` -> a mask.
+
+    Tokens generated since the prompt belong to the choice where ``extends`` says so. With ``n_queries`` smaller
+    than ``n_keys`` (a decoding step) the rows that are being computed are the last ones.
+    """
+    mask, extends = positions
+    if n_keys > mask.shape[1]:
+        more = torch.full((mask.shape[0], n_keys - mask.shape[1]), extends, dtype=torch.bool, device=mask.device)
+        mask = torch.cat([mask, more], dim=1)
+    return mask[:, n_keys - n_queries : n_keys]
+
+
+def wanted_rows(edits, n_keys: int, n_queries: int, device):
+    """The query rows that at least one edit touches in at least one item of the batch."""
+    touched = torch.zeros(n_queries, dtype=torch.bool, device=device)
+    for edit in edits:
+        if edit["queries"] is None:
+            return torch.arange(n_queries, device=device)
+        touched |= now(edit["queries"], n_keys, n_queries).to(device).any(0)
+    return touched.nonzero()[:, 0]
+
+
+def selection(edit, visible, rows, n_heads: int, n_keys: int, n_queries: int):
+    """The cells ``[batch, head, row, key]`` that an edit may touch: its queries, keys and heads, where visible."""
+    chosen = visible
+    if edit["queries"] is not None:
+        chosen = chosen & now(edit["queries"], n_keys, n_queries).to(visible.device)[:, None, rows, None]
+    if edit["keys"] is not None:
+        chosen = chosen & now(edit["keys"], n_keys, n_keys).to(visible.device)[:, None, None, :]
+    if edit["heads"] is not None:
+        heads = torch.zeros(n_heads, dtype=torch.bool, device=visible.device)
+        heads[list(edit["heads"])] = True
+        chosen = chosen & heads[None, :, None, None]
+    return chosen
+
+
+def edited_rows(scores, visible, rows, score_edits, pattern_edits, n_queries: int, here):
+    """Run the edits over some rows, first those of the scores and then those of the pattern.
+
+    Returns ``(scores, old pattern, new pattern)``. The old pattern is computed exactly as the new one is, so an
+    edit that changes nothing gives a difference of exactly zero.
+    """
+    n_heads, n_keys = scores.shape[1], scores.shape[-1]
+    before = softmax_rows(scores)
+    for edit in score_edits:
+        cells = selection(edit, visible, rows, n_heads, n_keys, n_queries)
+        scores = edit["kernel"](scores, cells, here, **edit["params"])
+    after = softmax_rows(scores) if score_edits else before
+    for edit in pattern_edits:
+        cells = selection(edit, visible, rows, n_heads, n_keys, n_queries)
+        after = edit["kernel"](after, cells, here, **edit["params"])
+    return scores, before, after
+
+
+def add_difference(
+    output: Float[Tensor, "batch query head d_value"],
+    difference: Float[Tensor, "batch head row key"],
+    value: Float[Tensor, "batch kv_head key d_value"],
+    rows: Int[Tensor, " row"],
+) -> Float[Tensor, "batch query head d_value"]:
+    """The kernel's output with ``difference @ value`` added to the edited rows, and every other row untouched."""
+    change = mixed_values(difference, value).to(output.dtype)
+    if output.requires_grad:
+        return output.index_add(1, rows, change)
+    # The kernel's output is fresh and nobody has seen it yet: no copy of S rows for an edit of one.
+    return output.index_add_(1, rows, change)

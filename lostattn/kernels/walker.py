@@ -1,0 +1,216 @@
+"""The walker: runs a plan, event by event in forward order, inside one nnsight trace.
+
+A program is a list of events, and an event is a dict of plain values::
+
+    {"kind": "tensor",    "path": …, "port": "input" | "output", "actions": […], "once": bool}
+    {"kind": "attention", "path": …, "operation": …, "inputs": […], "scores": […], "patterns": […], …}
+    {"kind": "lengths",   "path": …}                      # how a tower cuts its sequence into windows
+    {"kind": "windows",   "path": …, "operation": …, "out": …, …}
+
+``once`` marks what exists at prefill only (the vision tower). An action is a dict with a ``verb``:
+``tap`` keeps a value, ``edit`` replaces it, ``edit_sum`` edits the stream at the place where an update is
+added to it, ``hold`` remembers a value for a later ``reduce``, which keeps what a function makes of the held.
+Each edit says at which ``steps`` of a generation it acts: ``(first, last + 1 or None)``.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from lostattn.kernels.attention import (
+    add_difference,
+    attention_scores,
+    call_arguments,
+    edited_rows,
+    wanted_rows,
+)
+
+
+def acts(item, step: int) -> bool:
+    """Whether an edit, or whatever else carries ``steps``, acts at this step."""
+    first, end = item["steps"]
+    return first <= step and (end is None or step < end)
+
+
+def unwrapped(value):
+    """The tensor of a module's output, which may come in a tuple or a transformers ModelOutput."""
+    if isinstance(value, torch.Tensor):
+        return value
+    return value[0]
+
+
+def rewrapped(value, tensor):
+    """The module's output with its tensor replaced, in the container that it came in."""
+    if isinstance(value, torch.Tensor):
+        return tensor
+    return (tensor, *value[1:])
+
+
+def viewed(value, view):
+    """A hook point's own shape: ``("plain",)``, ``("heads", n)`` or ``("fused", part, n)`` of a tensor."""
+    if view[0] == "heads":
+        return value.unflatten(-1, (view[1], -1))
+    if view[0] == "fused":
+        return value.unflatten(-1, (3, view[2], -1))[..., view[1], :, :]
+    return value
+
+
+def unviewed(value, view, edited):
+    """The tensor whose view is ``edited``, in the model's layout and dtype."""
+    edited = edited.to(value.dtype)
+    if view[0] == "heads":
+        return edited.flatten(-2)
+    if view[0] == "fused":
+        parts = value.unflatten(-1, (3, view[2], -1)).clone()
+        parts[..., view[1], :, :] = edited
+        return parts.flatten(-3)
+    return edited
+
+
+def perform(actions, value, out, here):
+    """Run the actions of one event on its tensor. Returns the tensor, the same object where nothing was edited."""
+    for action in actions:
+        verb = action["verb"]
+        if verb == "tap":
+            out[action["name"]] = viewed(value, action["view"])
+        elif verb == "hold":
+            here["held"][action["name"]] = viewed(value, action["view"])
+        elif verb == "reduce":
+            out[action["name"]] = action["kernel"](here["held"], here, **action["params"])
+        elif acts(action, here["step"]):
+            if verb == "edit":
+                before = viewed(value, action["view"])
+                after = action["kernel"](before, here, **action["params"])
+                if after is not before:
+                    value = unviewed(value, action["view"], after)
+            elif verb == "edit_sum":
+                stream = here["held"][action["held"]] + value
+                value = value + (action["kernel"](stream, here, **action["params"]) - stream)
+    return value
+
+
+def visit_tensor(root, event, out, here):
+    """Read a module's input or output, act on it, and write it back where an edit replaced it."""
+    envoy = root.get(event["path"])
+    here["module"] = envoy
+    if event["port"] == "input":
+        value = envoy.input
+        edited = perform(event["actions"], value, out, here)
+        if edited is not value:
+            envoy.input = edited
+        return
+    if event["needs_input"]:
+        here["input"] = envoy.input
+    raw = envoy.output
+    value = unwrapped(raw)
+    edited = perform(event["actions"], value, out, here)
+    if edited is not value:
+        envoy.output = rewrapped(raw, edited)
+
+
+def active(edits, step: int):
+    """The edits of a list that act at this step."""
+    return [edit for edit in edits if acts(edit, step)]
+
+
+def moved_heads(value):
+    """``[batch, head, pos, d]`` <-> ``[batch, pos, head, d]``: between the kernel's layout and a hook point's."""
+    return value.transpose(1, 2)
+
+
+def visit_attention(root, event, out, here):
+    """At one call of the attention interface: taps of q and k, then edited rows added to the kernel's output."""
+    operation = getattr(root.get(event["path"]).source, event["operation"])
+    arguments, keywords = operation.inputs
+    query, key, value, mask, scaling, causal = call_arguments(arguments, keywords)
+    if event["inputs"]:
+        new_query = moved_heads(perform(event["inputs"]["query"], moved_heads(query), out, here))
+        new_key = moved_heads(perform(event["inputs"]["key"], moved_heads(key), out, here))
+        if event["inputs"]["edits"]:
+            query, key = new_query, new_key
+            operation.inputs = ((arguments[0], query, key, *arguments[3:]), keywords)
+    if event["geometry"] is not None:
+        out[event["geometry"]] = {"mask": mask, "causal": causal, "scaling": scaling, "lengths": None}
+    score_edits = active(event["scores"], here["step"])
+    pattern_edits = active(event["patterns"], here["step"])
+    if not (score_edits or pattern_edits or event["taps"]):
+        return
+    n_queries, n_keys = query.shape[2], key.shape[2]
+    if event["taps"]:
+        rows = torch.arange(n_queries, device=query.device)
+    else:
+        rows = wanted_rows([*score_edits, *pattern_edits], n_keys, n_queries, query.device)
+    if len(rows) == 0:
+        return
+    scores, visible = attention_scores(query, key, mask, causal, scaling, rows)
+    scores, before, after = edited_rows(scores, visible, rows, score_edits, pattern_edits, n_queries, here)
+    keep(event["taps"], scores, after, out)
+    if score_edits or pattern_edits:
+        raw = operation.output
+        edited = add_difference(raw[0], after - before, value, rows)
+        if edited is not raw[0]:
+            operation.output = (edited, *raw[1:])
+
+
+def keep(taps, scores, pattern, out):
+    """Keep scores and patterns under their names."""
+    for name, what in taps:
+        out[name] = scores if what == "scores" else pattern
+
+
+def visit_lengths(root, event, here):
+    """Remember how a windowed attention module cuts its sequence: the lengths of its windows."""
+    bounds = root.get(event["path"]).inputs[1]["cu_seqlens"]
+    here["lengths"] = bounds[1:] - bounds[:-1]
+
+
+def visit_windows(root, tracer, event, out, here):
+    """A tower that calls its attention once per window: collect the windows, then edit before the output map.
+
+    The windows are laid end to end again, so a pattern is one ``[1, head, patch, patch]`` matrix whose windows
+    do not see each other, and an edit may be written without knowing about them.
+    """
+    operation = getattr(root.get(event["path"]).source, event["operation"])
+    parts = []
+    for _ in tracer.iter[: len(here["lengths"])]:
+        arguments, keywords = operation.inputs
+        parts.append(call_arguments(arguments, keywords))
+    query = torch.cat([part[0] for part in parts], dim=2)
+    key = torch.cat([part[1] for part in parts], dim=2)
+    value = torch.cat([part[2] for part in parts], dim=2)
+    scaling = parts[0][4]
+    perform(event["inputs"]["query"] if event["inputs"] else [], moved_heads(query), out, here)
+    perform(event["inputs"]["key"] if event["inputs"] else [], moved_heads(key), out, here)
+    if event["geometry"] is not None:
+        out[event["geometry"]] = {"mask": None, "causal": False, "scaling": scaling, "lengths": here["lengths"]}
+    edits = [*event["scores"], *event["patterns"]]
+    if not (edits or event["taps"]):
+        return
+    rows = torch.arange(query.shape[2], device=query.device)
+    scores, visible = attention_scores(query, key, None, False, scaling, rows, here["lengths"])
+    scores, before, after = edited_rows(scores, visible, rows, event["scores"], event["patterns"], len(rows), here)
+    keep(event["taps"], scores, after, out)
+    if edits:
+        envoy = root.get(event["out"])
+        flat = envoy.input
+        heads = flat.unflatten(-1, (query.shape[1], -1))[None].clone()
+        envoy.input = add_difference(heads, after - before, value, rows)[0].flatten(-2)
+
+
+def run_pass(root, tracer, program, memory, step: int):
+    """One forward pass of a program: step 0 is the prefill. Returns what was kept, by name."""
+    out = {}
+    here = {"step": step, "held": {}, "memory": memory}
+    for event in program:
+        if step > 0 and event["once"]:
+            continue
+        kind = event["kind"]
+        if kind == "tensor":
+            visit_tensor(root, event, out, here)
+        elif kind == "attention":
+            visit_attention(root, event, out, here)
+        elif kind == "lengths":
+            visit_lengths(root, event, here)
+        elif kind == "windows":
+            visit_windows(root, tracer, event, out, here)
+    return out

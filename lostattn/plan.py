@@ -1,0 +1,205 @@
+"""The plan: everything that one call wants from a forward pass, written down before the pass runs.
+
+Edits, taps and reductions are put into the slots of the model in forward order; at each point the edits come
+first, in the order given, then the taps. The result is a *program* of plain dicts that
+:mod:`lostattn.kernels.walker` executes inside one nnsight trace, here or on a remote server.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from lostattn.names import split_block
+from lostattn.sites import Sites, Slot
+
+Positions = tuple[Any, bool]  # a mask [batch, prompt], and whether generated tokens belong to it
+
+
+@dataclass(frozen=True)
+class Edit:
+    """One compiled edit: a kernel, what it needs, and where and when it acts.
+
+    ``kernel(value, here, **params)`` edits a tensor; at the attention boundary it is
+    ``kernel(rows, cells, here, **params)`` on ``[batch, head, row, key]`` with the cells that it may touch.
+    ``None`` for queries, keys or heads means all of them.
+    """
+
+    name: str
+    kernel: Callable[..., Any]
+    params: Mapping[str, Any] = field(default_factory=dict)
+    steps: tuple[int, int | None] = (0, None)
+    queries: Positions | None = None
+    keys: Positions | None = None
+    heads: tuple[int, ...] | None = None
+    reads_input: bool = False
+
+
+@dataclass(frozen=True)
+class Reduction:
+    """Numbers made inside the pass: ``kernel(held, here, **params)`` over the values of the points ``needs``.
+
+    The values stand in ``held`` under their canonical names.
+    """
+
+    name: str
+    needs: tuple[str, ...]
+    kernel: Callable[..., Any]
+    params: Mapping[str, Any] = field(default_factory=dict)
+
+
+Program = list[dict[str, Any]]
+
+
+def write(
+    sites: Sites,
+    operations: Mapping[str, str],
+    taps: Iterable[str] = (),
+    edits: Sequence[Edit] = (),
+    reductions: Sequence[Reduction] = (),
+) -> Program:
+    """Write the program of one pass.
+
+    Args:
+        sites: the model's hook points.
+        operations: nnsight's name of the attention operation, by attention module path.
+        taps: canonical names to keep. A derived point keeps what it is derived from, except where it is edited:
+            then the pass itself must show it.
+        edits: compiled edits, in the order in which they were given.
+        reductions: what to reduce to numbers inside the pass.
+    """
+    asked = set(taps)
+    edited_boundaries = {_boundary(e.name) for e in edits if _of_pattern(e.name)}
+    direct = {name for name in asked if _of_pattern(name) and _boundary(name) in edited_boundaries}
+    kept = {name for name in asked if name in sites.at}
+    geometries = set()
+    for name in asked - kept - direct:
+        kept.update(sites.derived[name].needs)
+        if sites.derived[name].kind in ("attn_scores", "pattern"):
+            geometries.add(_boundary(name))
+    program: Program = []
+    held = {need for reduction in reductions for need in reduction.needs}
+    last_need = {r.name: max(sites.at[need] for need in r.needs) for r in reductions}
+    edited_mid = {e.name.replace("hook_resid_mid", "hook_resid_pre") for e in edits if _of_mid(e.name)}
+    for index, slot in enumerate(sites.slots):
+        due = [r for r in reductions if last_need[r.name] == index]
+        if slot.kind == "tensor":
+            actions = _tensor_actions(slot, kept, edits, held, edited_mid, due)
+            if actions:
+                needs_input = any(action.get("reads_input") for action in actions)
+                program.append(
+                    {
+                        "kind": "tensor",
+                        "path": slot.path,
+                        "port": slot.port,
+                        "actions": actions,
+                        "needs_input": needs_input,
+                        "once": slot.once,
+                    }
+                )
+        elif slot.kind in ("attention", "windows"):
+            event = _attention_event(slot, operations[slot.path], kept, direct, edits, geometries)
+            if event is not None:
+                program.append(event)
+    return _with_lengths(program)
+
+
+def _tensor_actions(
+    slot: Slot, kept: set[str], edits: Sequence[Edit], held: set[str], mid: set[str], due: Sequence[Reduction]
+) -> list[dict[str, Any]]:
+    actions: list[dict[str, Any]] = []
+    for name, view in slot.views.items():
+        here = [e for e in edits if e.name == name and not _of_mid(name)]
+        actions += [{"verb": "edit", "view": view, **_edit(e)} for e in here]
+        if name in kept:
+            actions.append({"verb": "tap", "name": name, "view": view})
+        if name in held or name in mid:
+            actions.append({"verb": "hold", "name": name, "view": view})
+        if name.endswith("hook_attn_out"):
+            # The stream after attention exists in no module's output: it is edited where its second summand is.
+            stream = name.replace("hook_attn_out", "hook_resid_mid")
+            pre = name.replace("hook_attn_out", "hook_resid_pre")
+            actions += [{"verb": "edit_sum", "held": pre, **_edit(e)} for e in edits if e.name == stream]
+    actions += [{"verb": "reduce", "name": r.name, "kernel": r.kernel, "params": dict(r.params)} for r in due]
+    return actions
+
+
+def _attention_event(
+    slot: Slot,
+    operation: str,
+    kept: set[str],
+    direct: set[str],
+    edits: Sequence[Edit],
+    geometries: set[str],
+) -> dict[str, Any] | None:
+    rot_q = next(iter(slot.views))
+    boundary = _boundary(rot_q)
+    names = {what: f"{boundary}.hook_{what}" for what in ("rot_q", "rot_k", "attn_scores", "pattern")}
+
+    def inputs(name: str) -> list[dict[str, Any]]:
+        acts: list[dict[str, Any]] = [{"verb": "edit", "view": ("plain",), **_edit(e)} for e in edits if e.name == name]
+        return acts + ([{"verb": "tap", "name": name, "view": ("plain",)}] if name in kept else [])
+
+    query, key = inputs(names["rot_q"]), inputs(names["rot_k"])
+    scores = [_edit(e) for e in edits if e.name == names["attn_scores"]]
+    patterns = [_edit(e) for e in edits if e.name == names["pattern"]]
+    taps = [(names[k], short) for k, short in (("attn_scores", "scores"), ("pattern", "pattern")) if names[k] in direct]
+    geometry = f"{boundary}.geometry" if boundary in geometries else None
+    if not (query or key or scores or patterns or taps or geometry):
+        return None
+    rewritten = any(action["verb"] == "edit" for action in (*query, *key))
+    return {
+        "kind": slot.kind,
+        "path": slot.path,
+        "operation": operation,
+        "inputs": {"query": query, "key": key, "edits": rewritten} if query or key else None,
+        "scores": scores,
+        "patterns": patterns,
+        "taps": taps,
+        "geometry": geometry,
+        "out": slot.out,
+        "once": slot.once,
+    }
+
+
+def _with_lengths(program: Program) -> Program:
+    """Before the first event of a windowed attention module, read how it cuts its sequence.
+
+    The lengths are an argument of the module's own call, which comes before everything inside it.
+    """
+    complete: Program = []
+    for event in program:
+        if event["kind"] == "windows":
+            inside = f"{event['path']}."
+            at = len(complete)
+            while at and complete[at - 1]["path"].startswith(inside):
+                at -= 1
+            complete.insert(at, {"kind": "lengths", "path": event["path"], "once": True})
+        complete.append(event)
+    return complete
+
+
+def _edit(edit: Edit) -> dict[str, Any]:
+    return {
+        "kernel": edit.kernel,
+        "params": dict(edit.params),
+        "steps": edit.steps,
+        "queries": edit.queries,
+        "keys": edit.keys,
+        "heads": edit.heads,
+        "reads_input": edit.reads_input,
+    }
+
+
+def _of_pattern(name: str) -> bool:
+    return name.endswith(("attn.hook_pattern", "attn.hook_attn_scores"))
+
+
+def _of_mid(name: str) -> bool:
+    return name.endswith("hook_resid_mid")
+
+
+def _boundary(name: str) -> str:
+    inside = split_block(name)
+    return f"{inside[0]}.{inside[1]}.attn" if inside else name

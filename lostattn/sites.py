@@ -1,0 +1,205 @@
+"""Hook points in nnsight: for every name, where it is read, where it is written, and in which order.
+
+A model's hook points lie in :class:`Slot` s, the places at which the forward pass is met, listed in forward
+order. Several points may share a slot (q, k, scores and pattern all live at the attention boundary). Some
+points are not values of the forward pass but follow from ones that are (the pattern from q and k, a head's
+result from z); they are *derived*, and are made when they are looked at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+
+from lostattn.architecture import Architecture, Block, Stack, Vision
+from lostattn.errors import InputError, UnknownName, nearest
+from lostattn.names import canonical, split_block
+
+View = tuple[str | int, ...]
+NamesFilter = str | Iterable[str] | Callable[[str], bool] | None
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One place of the forward pass: a module's input or output, or a call of the attention interface."""
+
+    kind: str  # "tensor" | "attention" | "windows" (attention called once per window)
+    path: str
+    port: str = "output"
+    once: bool = False  # at prefill only
+    views: Mapping[str, View] = field(default_factory=dict)  # hook name -> how it looks at the value
+    out: str = ""  # windows: where edited rows are written
+
+
+@dataclass(frozen=True)
+class Derived:
+    """A point made from others: ``kind`` says how, ``needs`` from which, ``path`` with which module's weights."""
+
+    kind: str
+    needs: tuple[str, ...]
+    path: str = ""
+
+
+class Sites:
+    """Every hook point of one model."""
+
+    def __init__(self, architecture: Architecture) -> None:
+        self.architecture = architecture
+        slots: list[Slot] = []
+        self.derived: dict[str, Derived] = {}
+        vision = _vision_slots(architecture.vision, self.derived) if architecture.vision else []
+        embed = [Slot("tensor", architecture.embed, views={"hook_embed": ("plain",)})]
+        early = architecture.vision is not None and architecture.vision.before_embed
+        slots += [*vision, *embed] if early else [*embed, *vision]
+        for i, block in enumerate(architecture.stack.blocks):
+            slots += _block_slots(architecture.stack, i, block, False, self.derived)
+        slots += [
+            Slot("tensor", architecture.final_norm, "input", views={"ln_final.hook_in": ("plain",)}),
+            Slot("tensor", architecture.final_norm, views={"ln_final.hook_out": ("plain",)}),
+            Slot("tensor", architecture.unembed, views={"hook_unembed": ("plain",)}),
+        ]
+        _derive_norm(self.derived, "ln_final", "ln_final.hook_in", architecture.final_norm)
+        self.slots: tuple[Slot, ...] = tuple(slots)
+        self.at: dict[str, int] = {name: i for i, slot in enumerate(slots) for name in slot.views}
+        self.names: tuple[str, ...] = _ordered(self.at, self.derived)
+
+    def find(self, name: str) -> str:
+        """The canonical key of a hook name, alias or shorthand.
+
+        Raises:
+            UnknownName: nothing answers to it; the message holds the nearest names.
+        """
+        vision = self.architecture.vision
+        stack = self.architecture.stack
+        key = canonical(
+            name,
+            len(stack.blocks),
+            len(vision.stack.blocks) if vision else 0,
+            vision.stack.prefix if vision else "vision_encoder.blocks",
+        )
+        if key in self.at or key in self.derived:
+            return key
+        inside = split_block(key)
+        if inside is not None:
+            blocks = stack.blocks if inside[0] == "blocks" else (vision.stack.blocks if vision else ())
+            if not 0 <= inside[1] < len(blocks):
+                raise UnknownName(
+                    f"{name!r}: layer {inside[1]} is out of range; {inside[0]} has {len(blocks)} layers "
+                    f"(0 to {len(blocks) - 1}, or negative from the end)."
+                )
+        raise UnknownName(f"no hook point is called {name!r}.{nearest(key, self.names)}")
+
+    def match(self, names_filter: NamesFilter) -> tuple[str, ...]:
+        """The canonical names that a TransformerLens ``names_filter`` asks for, in forward order.
+
+        ``None`` asks for all; a string for one; a list for those; a function ``name -> bool`` chooses.
+        """
+        if names_filter is None:
+            return self.names
+        if callable(names_filter):
+            return tuple(name for name in self.names if names_filter(name))
+        asked = [names_filter] if isinstance(names_filter, str) else list(names_filter)
+        keys = {self.find(name) for name in asked}
+        return tuple(name for name in self.names if name in keys)
+
+    def editable(self, name: str) -> str:
+        """``name`` as a canonical key, refused where a write would change nothing that the model reads."""
+        key = self.find(name)
+        if key.endswith(("hook_scale", "hook_normalized")):
+            norm = key.rpartition(".")[0]
+            raise InputError(
+                f"{key!r} can be read but not edited: the model never holds it. Edit {norm + '.hook_out'!r} instead."
+            )
+        if key.endswith("attn.hook_result"):
+            raise InputError(f"{key!r} can be read but not edited. Edit {key.replace('result', 'z')!r} instead.")
+        self._refuse_vision(key)
+        return key
+
+    def _refuse_vision(self, key: str) -> None:
+        vision = self.architecture.vision
+        if vision is None:
+            return
+        if key == "vision_encoder.hook_vision_out":
+            raise InputError(f"{key!r} can be read but not edited. Edit 'vision_projector.hook_in' instead.")
+        inside = split_block(key)
+        if inside is None or inside[0] == "blocks":
+            return
+        if inside[1] >= vision.n_read:
+            raise InputError(
+                f"{key!r} comes after the layer whose output this model reads: an edit there would change nothing. "
+                f"The decoder sees vision layers 0 to {vision.n_read - 1}."
+            )
+        if vision.stack.blocks[inside[1]].attn.windows and inside[2] in ("attn.hook_rot_q", "attn.hook_rot_k"):
+            raise InputError(
+                f"{key!r} is handed to the kernel window by window and can be read but not edited. "
+                f"Edit {key.replace('rot_', '')!r} instead."
+            )
+
+
+def _ordered(real: Mapping[str, int], derived: Mapping[str, Derived]) -> tuple[str, ...]:
+    """All names in forward order; a derived point stands with the last point that it needs."""
+    place = {name: (index, 0) for name, index in real.items()}
+    for name, how in derived.items():
+        place[name] = (max(real[need] for need in how.needs), 1)
+    return tuple(sorted(place, key=lambda name: place[name]))
+
+
+def _derive_norm(derived: dict[str, Derived], norm: str, source: str, path: str) -> None:
+    derived[f"{norm}.hook_scale"] = Derived("scale", (source,), path)
+    derived[f"{norm}.hook_normalized"] = Derived("normalized", (source,), path)
+
+
+def _block_slots(stack: Stack, i: int, block: Block, once: bool, derived: dict[str, Derived]) -> list[Slot]:
+    """The slots of one block in forward order, with its derived points noted."""
+    at = f"{stack.prefix}.{i}"
+    heads: View = ("heads", stack.n_heads)
+    kv_heads: View = ("heads", stack.n_key_value_heads)
+    plain: View = ("plain",)
+
+    def tensor(path: str, port: str, **views: View) -> Slot:
+        named = {f"{at}.{name.replace('__', '.')}": view for name, view in views.items()}
+        return Slot("tensor", path, port, once, named)
+
+    slots = [tensor(block.path, "input", hook_resid_pre=plain), tensor(block.ln1, "output", ln1__hook_out=plain)]
+    attn = block.attn
+    for path in attn.order:
+        if path == attn.qkv:
+            parts: dict[str, View] = {f"attn__hook_{p}": ("fused", n, stack.n_heads) for n, p in enumerate("qkv")}
+            slots.append(tensor(path, "output", **parts))
+        else:
+            letter = "q" if path == attn.q else "k" if path == attn.k else "v"
+            slots.append(tensor(path, "output", **{f"attn__hook_{letter}": heads if letter == "q" else kv_heads}))
+    boundary = {f"{at}.attn.hook_rot_q": plain, f"{at}.attn.hook_rot_k": plain}
+    slots += [
+        Slot("windows" if attn.windows else "attention", attn.path, once=once, views=boundary, out=attn.o),
+        tensor(attn.o, "input", attn__hook_z=heads),
+        tensor(attn.path, "output", hook_attn_out=plain),
+        tensor(block.ln2, "input", hook_resid_mid=plain),
+        tensor(block.ln2, "output", ln2__hook_out=plain),
+    ]
+    for kind, path in block.mlp_order:
+        slots.append(tensor(path, "output", **{f"mlp__hook_{kind}": plain}))
+    slots += [
+        tensor(block.mlp_out, "input", mlp__hook_post=plain),
+        tensor(block.mlp, "output", hook_mlp_out=plain),
+        tensor(block.path, "output", hook_resid_post=plain),
+    ]
+    for what in ("attn_scores", "pattern"):
+        derived[f"{at}.attn.hook_{what}"] = Derived(what, (f"{at}.attn.hook_rot_q", f"{at}.attn.hook_rot_k"))
+    derived[f"{at}.attn.hook_result"] = Derived("result", (f"{at}.attn.hook_z",), attn.o)
+    _derive_norm(derived, f"{at}.ln1", f"{at}.hook_resid_pre", block.ln1)
+    _derive_norm(derived, f"{at}.ln2", f"{at}.hook_resid_mid", block.ln2)
+    return slots
+
+
+def _vision_slots(vision: Vision, derived: dict[str, Derived]) -> list[Slot]:
+    plain: View = ("plain",)
+    slots = [Slot("tensor", vision.embed, once=True, views={"vision_encoder.hook_vision_embed": plain})]
+    for i, block in enumerate(vision.stack.blocks):
+        slots += _block_slots(vision.stack, i, block, True, derived)
+    tower = Slot("tensor", vision.path, once=True, views={"vision_encoder.hook_vision_out": plain})
+    projector = [
+        Slot("tensor", vision.projector, "input", True, {"vision_projector.hook_in": plain}),
+        Slot("tensor", vision.projector, "output", True, {"vision_projector.hook_out": plain}),
+    ]
+    return [*slots, *projector, tower] if vision.projector_inside else [*slots, tower, *projector]
