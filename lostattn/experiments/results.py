@@ -1,0 +1,336 @@
+"""Tables of an experiment, with everything needed to draw them again, written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lostattn.errors import InputError
+from lostattn.experiments import statistics
+
+if TYPE_CHECKING:
+    import pandas
+
+UNTOUCHED = "untouched"
+"""The condition that all others are compared with."""
+
+PathLike = str | os.PathLike[str]
+
+_KEY = b"lostattn"  # of the metadata in a parquet file's schema
+_NOT_VALUES = ("seed", "layer", "head", "n")  # numbers that say which row it is, not what was measured
+_GROUPS = ("model", "condition", "update", "layer", "head")
+
+
+@dataclass
+class Results:
+    """A tidy table, one row per question × condition (× layer × seed), and where it comes from.
+
+    Attributes:
+        table: a `pandas.DataFrame`. `summary` reads the columns ``condition``, ``kind``, ``id`` (the
+            question), ``scene`` (what questions share), ``seed`` and ``correct``, or ``layer``, ``update``
+            and columns of numbers.
+        meta: model id and revision, library versions, the interventions' JSON, seed, command: anything that
+            JSON can hold.
+    """
+
+    table: pandas.DataFrame
+    meta: dict[str, Any] = field(default_factory=dict)
+
+    def summary(
+        self, values: Sequence[str] | None = None, by: Sequence[str] | None = None, seed: int = 0
+    ) -> pandas.DataFrame:
+        """What a reader wants first: accuracies where the table has ``correct``, else means of numbers.
+
+        Args:
+            values: the columns to average; every column of fractional numbers where None.
+            by: the columns to group by; those of model, condition, update, layer, head that are there.
+            seed: of the bootstrap.
+
+        Returns:
+            See `accuracy_summary` and `mean_summary`.
+        """
+        from pandas.api.types import is_float_dtype
+
+        if "correct" in self.table.columns and values is None and by is None:
+            return accuracy_summary(self.table, seed=seed)
+        if values is None:
+            columns = [c for c in self.table.columns if is_float_dtype(self.table[c])]
+            values = [c for c in columns if c not in _NOT_VALUES]
+        if by is None:
+            by = [c for c in _GROUPS if c in self.table.columns]
+        return mean_summary(self.table, values, by, seed=seed)
+
+    def save(self, path: PathLike, name: str = "results") -> dict[str, Path]:
+        """Write the table as parquet and CSV, and the metadata as JSON (and inside the parquet).
+
+        All three are complete beside their places before the first is put there, so a run that is stopped
+        leaves what was there before, or all of the new.
+
+        Args:
+            path: a folder, in which the files are called ``name``, or a file ending in .parquet, .csv or
+                .json, beside which the other two are written.
+            name: of the files in a folder.
+
+        Returns:
+            The written paths by "parquet", "csv" and "json".
+
+        Raises:
+            InputError: the folder cannot be written to, or ``meta`` holds what JSON cannot.
+        """
+        path = Path(path)
+        if path.suffix in (".parquet", ".csv", ".json"):
+            path, name = path.parent, path.stem
+        folder = writable_folder(path)
+        table = self.table.reset_index(drop=True)
+        text = _to_json(self.meta)
+        paths = {ending: folder / f"{name}.{ending}" for ending in ("parquet", "csv", "json")}
+        with write_together(*paths.values()) as (parquet, csv, json_):
+            _write_parquet(table, text, parquet)
+            table.to_csv(csv, index=False)
+            json_.write_text(text + "\n", encoding="utf-8")
+        return paths
+
+    @classmethod
+    def load(cls, path: PathLike, name: str = "results") -> Results:
+        """Read what `save` wrote: a folder, or the .parquet file, which alone holds everything.
+
+        Raises:
+            InputError: there is no such file, it is not parquet, or it was not written by `save`.
+        """
+        import pyarrow
+        import pyarrow.parquet
+
+        path = Path(path)
+        if path.is_dir():
+            path = path / f"{name}.parquet"
+        if not path.is_file():
+            raise InputError(
+                f"There are no results at {str(path)!r}. Pass the folder or file of a saved run."
+            )
+        try:
+            stored = pyarrow.parquet.read_table(path)
+        except (pyarrow.ArrowInvalid, OSError) as error:
+            raise InputError(
+                f"{str(path)!r} cannot be read as parquet ({error}). Pass a .parquet file."
+            ) from error
+        raw = (stored.schema.metadata or {}).get(_KEY)
+        if raw is None:
+            raise InputError(
+                f"{str(path)!r} does not say where it comes from. Pass a file written by Results.save, or "
+                "read the table alone with pandas.read_parquet."
+            )
+        return cls(stored.to_pandas(), json.loads(raw))
+
+
+def accuracy_summary(
+    table: pandas.DataFrame, baseline: str = UNTOUCHED, level: float | int = 0.95, seed: int = 0
+) -> pandas.DataFrame:
+    """Accuracy by condition and kind of question, each compared with ``baseline`` on the same questions.
+
+    The p is exact (McNemar's test) where each question was asked once and stands by itself; where questions
+    share scenes or a condition was drawn with several seeds, signs of whole scenes are flipped.
+
+    Args:
+        table: rows with ``condition``, ``id``, ``correct``; ``kind``, ``scene``, ``model``, ``seed`` if there
+            are any.
+        baseline: the condition to compare with.
+        level: the coverage of the intervals.
+        seed: of the bootstrap and the flips.
+
+    Returns:
+        One row per condition and kind ("all" too): condition, kind, n (questions), seeds, accuracy, low,
+        high, difference, difference_low, difference_high, p; with several models, model first.
+
+    Raises:
+        InputError: a column is missing, the table is empty, or a condition was asked other questions.
+    """
+    import pandas as pd
+
+    _check_columns(table, ("condition", "id", "correct"))
+    if "model" in table.columns:
+        parts = []
+        for model, rows in table.groupby("model", sort=False):
+            part = accuracy_summary(rows.drop(columns="model"), baseline, level, seed)
+            part.insert(0, "model", model)
+            parts.append(part)
+        return pd.concat(parts, ignore_index=True)
+    if baseline not in set(table["condition"]):
+        known = ", ".join(map(repr, table["condition"].unique()))
+        raise InputError(f"The table has no condition {baseline!r} to compare with, only {known}.")
+    kinds: list[Any] = ["all"]
+    if "kind" in table.columns:
+        kinds += [k for k in table["kind"].unique() if k != "all"]
+    out = []
+    for condition in [baseline, *(c for c in table["condition"].unique() if c != baseline)]:
+        for kind in kinds:
+            part = table if kind == "all" else table[table["kind"] == kind]
+            reference, rows = (part[part["condition"] == c] for c in (baseline, condition))
+            out.append({"condition": condition, "kind": kind} | _compare(rows, reference, level, seed))
+    return pd.DataFrame(out)
+
+
+def mean_summary(
+    table: pandas.DataFrame,
+    values: Sequence[str],
+    by: Sequence[str],
+    level: float | int = 0.95,
+    seed: int = 0,
+) -> pandas.DataFrame:
+    """Means of numbers by group, with bootstrap intervals over questions (over scenes where they share any).
+
+    Args:
+        table: rows with the columns named; ``scene`` or ``id`` says which rows hang together.
+        values: the columns to average.
+        by: the columns to group by.
+        level: the coverage of the intervals.
+        seed: of the bootstrap.
+
+    Returns:
+        One row per group: the columns of ``by``, n (questions), then for each value v: v, v_low, v_high.
+
+    Raises:
+        InputError: a column is missing, the table is empty, or a value is NaN.
+    """
+    import pandas as pd
+
+    if not by or not values:
+        raise InputError(f"Nothing to average: values={list(values)}, by={list(by)}. Name a column of each.")
+    _check_columns(table, (*values, *by))
+    out = []
+    for group, rows in table.groupby(list(by), sort=False, dropna=False):
+        row: dict[str, Any] = dict(zip(by, group, strict=True)) | {"n": _questions(rows)}
+        for value in values:
+            estimate = statistics.mean_interval(rows[value], _clusters(rows), level=level, seed=seed)
+            row |= {value: estimate.value, f"{value}_low": estimate.low, f"{value}_high": estimate.high}
+        out.append(row)
+    return pd.DataFrame(out)
+
+
+def environment() -> dict[str, str | None]:
+    """The versions that a result depends on, None for what is not installed."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    def installed(package: str) -> str | None:
+        try:
+            return version(package)
+        except PackageNotFoundError:
+            return None
+
+    packages = ("torch", "transformers", "nnsight", "lostattn")
+    return {"python": platform.python_version()} | {package: installed(package) for package in packages}
+
+
+def writable_folder(path: PathLike) -> Path:
+    """Make ``path`` a folder that can be written to, or say at once why it cannot be one.
+
+    Raises:
+        InputError: a part of the path is a file, or nothing may be written there.
+    """
+    folder = Path(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        # Permission bits do not tell the whole story (root, read-only mounts): only writing does.
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise InputError(
+            f"Cannot write to the folder {str(folder)!r} ({reason}). Pass a folder that can be written to."
+        ) from error
+    return folder
+
+
+@contextmanager
+def write_together(*paths: Path) -> Iterator[list[Path]]:
+    """Names beside ``paths`` to write to; all are put in place when the block ends, none if it raises."""
+    beside = [path.with_name(f".{path.name}.{os.getpid()}.tmp") for path in paths]
+    try:
+        yield beside
+        for temporary in beside:
+            with open(temporary, "rb") as file:
+                os.fsync(file.fileno())
+        for temporary, path in zip(beside, paths, strict=True):
+            os.replace(temporary, path)
+    finally:
+        for temporary in beside:
+            temporary.unlink(missing_ok=True)
+
+
+def _compare(
+    rows: pandas.DataFrame, reference: pandas.DataFrame, level: float | int, seed: int
+) -> dict[str, Any]:
+    """Accuracy of ``rows``, and its difference from ``reference`` question by question."""
+    accuracy = statistics.proportion_interval(rows["correct"], _clusters(rows), level)
+    here, there = (part.groupby("id", sort=False)["correct"].mean() for part in (rows, reference))
+    if set(here.index) != set(there.index):
+        names = " and ".join(repr(part["condition"].iloc[0]) for part in (rows, reference))
+        raise InputError(
+            f"Conditions {names} were asked other questions: {len(here)} and {len(there)}, "
+            f"{len(set(here.index) & set(there.index))} of them the same. Run both on one set of questions."
+        )
+    seeds = int(rows.groupby("id").size().max())
+    out: dict[str, Any] = {"n": len(here), "seeds": seeds, "accuracy": accuracy.value}
+    out |= {"low": accuracy.low, "high": accuracy.high}
+    a, b = here.to_numpy(dtype=float), there.loc[here.index].to_numpy(dtype=float)
+    scenes = _clusters(rows.drop_duplicates("id"))
+    difference = statistics.paired_difference(a, b, scenes, level=level, seed=seed)
+    alone = scenes is None or len(set(scenes)) == len(a)
+    if alone and seeds == 1:
+        p = statistics.mcnemar(a, b)
+    else:
+        p = statistics.sign_flip(a, b, scenes, seed=seed)
+    return out | {
+        "difference": difference.value,
+        "difference_low": difference.low,
+        "difference_high": difference.high,
+        "p": p,
+    }
+
+
+def _clusters(rows: pandas.DataFrame) -> list[Any] | None:
+    """What hangs together: rows of one scene, or else of one question."""
+    for column in ("scene", "id"):
+        if column in rows.columns:
+            return rows[column].tolist()
+    return None
+
+
+def _questions(rows: pandas.DataFrame) -> int:
+    return int(rows["id"].nunique()) if "id" in rows.columns else len(rows)
+
+
+def _check_columns(table: pandas.DataFrame, columns: Sequence[str]) -> None:
+    missing = [c for c in columns if c not in table.columns]
+    if missing:
+        raise InputError(
+            f"The table has no column {missing[0]!r}, only {', '.join(map(repr, table.columns))}."
+        )
+    if table.empty:
+        raise InputError(
+            "The table is empty: there is nothing to summarise. Run it on at least one question."
+        )
+
+
+def _to_json(meta: dict[str, Any]) -> str:
+    try:
+        return json.dumps(meta, indent=2, ensure_ascii=False, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"The metadata cannot be written as JSON ({error}). Pass strings, numbers, lists and dicts."
+        ) from error
+
+
+def _write_parquet(table: pandas.DataFrame, meta: str, path: Path) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    stored = pyarrow.Table.from_pandas(table, preserve_index=False)
+    stored = stored.replace_schema_metadata({**(stored.schema.metadata or {}), _KEY: meta.encode()})
+    pyarrow.parquet.write_table(stored, path)
