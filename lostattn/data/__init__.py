@@ -1,0 +1,109 @@
+"""Questions with pictures: the bundled generator, and folders of one's own.
+
+>>> import lostattn as la
+>>> la.data.load("shapes", split="test", n=7, seed=0)
+Questions(7 of shapes; ...)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from lostattn.data.asking import KINDS
+from lostattn.data.question import Question, Questions
+from lostattn.data.scene import SPLITS
+from lostattn.errors import InputError, UnknownName, nearest
+
+__all__ = ["Question", "Questions", "load", "names", "register"]
+
+Source = Callable[[str, int, int, Sequence[str]], Questions]
+_SOURCES: dict[str, tuple[Source, tuple[str, ...]]] = {}
+
+
+def register(name: str, source: Source, kinds: Sequence[str]) -> None:
+    """Make `load(name)` call `source(split, n, seed, kinds)`.
+
+    Args:
+        name: what to call the data set; a name already taken is an error.
+        source: returns exactly `n` questions of these kinds from that split.
+        kinds: the kinds of questions that it can give.
+    """
+    if name in _SOURCES:
+        raise InputError(f"A data set called {name!r} is registered already; choose another name.")
+    _SOURCES[name] = source, tuple(kinds)
+
+
+def names() -> tuple[str, ...]:
+    """The data sets that `load` knows by name."""
+    return tuple(_SOURCES)
+
+
+def load(
+    name: str | Path,
+    split: str = "test",
+    n: int | None = None,
+    seed: int = 0,
+    kinds: Sequence[str] | None = None,
+) -> Questions:
+    """Questions of a data set known by name, or of a folder.
+
+    Args:
+        name: a name (see `names`), or a folder with a `questions.jsonl` (see `lostattn.data.folder`).
+        split: `"train"`, `"val"` or `"test"`; the same scene is never in two of them. Folders have none.
+        n: how many questions; 200 by default, all of a folder.
+        seed: the same seed gives the same questions and pixels. A folder is read in its own order.
+        kinds: only these kinds of questions; None means all.
+
+    Raises:
+        UnknownName: no such data set or folder; the message names the nearest.
+        InputError: a bad split, number or kind, or a folder that cannot be read.
+    """
+    if n is not None and (isinstance(n, bool) or not isinstance(n, int) or n <= 0):
+        raise InputError(f"n is how many questions to load, a whole number above 0; got {n!r}.")
+    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+        raise InputError(f"seed is a whole number, 0 or above; got {seed!r}.")
+    if isinstance(kinds, str):
+        kinds = (kinds,)
+    if kinds is not None and not kinds:
+        raise InputError("kinds is empty; name at least one kind of question, or leave it out for all.")
+    if str(name) not in _SOURCES:
+        return _load_folder(name, n, kinds)
+    if split not in SPLITS:
+        raise InputError(
+            f"There is no split {split!r}; there are {', '.join(SPLITS)}.{nearest(str(split), SPLITS)}"
+        )
+    source, known = _SOURCES[str(name)]
+    for kind in kinds or ():
+        if kind not in known:
+            raise InputError(
+                f"{name} has no questions of kind {kind!r}; it has {', '.join(known)}."
+                f"{nearest(str(kind), known)}"
+            )
+    return source(split, 200 if n is None else n, seed, tuple(kinds or known))
+
+
+def _load_folder(name: str | Path, n: int | None, kinds: Sequence[str] | None) -> Questions:
+    if not Path(name).is_dir():
+        raise UnknownName(
+            f"No data set or folder is called {str(name)!r}; the data sets are {', '.join(_SOURCES)}."
+            f"{nearest(str(name), _SOURCES)}"
+        )
+    from lostattn.data.folder import read
+
+    questions = read(name)
+    if kinds is not None:
+        questions = questions.only(*kinds)
+    if n is not None and n > len(questions):
+        raise InputError(f"{name} holds {len(questions)} such questions; {n} were asked for.")
+    return questions if n is None else questions[:n]
+
+
+def _register_bundled() -> None:
+    from lostattn.data.shapes import shapes, shapes_wide
+
+    register("shapes", shapes, KINDS)
+    register("shapes-wide", shapes_wide, KINDS)
+
+
+_register_bundled()

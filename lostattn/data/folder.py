@@ -1,0 +1,133 @@
+"""Questions in a folder: `questions.jsonl`, one question a line, beside the picture files that it names."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from lostattn.data.question import Question, Questions
+from lostattn.errors import InputError
+
+FILE = "questions.jsonl"
+_NEEDED = ("text", "images", "answer")
+
+
+def save(questions: Iterable[Question], folder: str | Path) -> Path:
+    """Write questions to a folder that does not exist yet, or is empty; whole or not at all.
+
+    Raises:
+        InputError: the folder holds something already, or cannot be written.
+    """
+    folder = Path(folder)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"{folder} exists and is not an empty folder; name a new one to save questions to.")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    except OSError as error:
+        raise InputError(
+            f"Cannot write to {folder.parent}: {error.strerror}. Name a folder you may write to."
+        ) from error
+    try:
+        (scratch / "images").mkdir()
+        with (scratch / FILE).open("w", encoding="utf-8") as lines:
+            for i, question in enumerate(questions):
+                names = []
+                for k, image in enumerate(question.images):
+                    names.append(f"images/{i:05d}-{k}.png")
+                    image.save(scratch / names[-1])
+                entry = {
+                    "id": question.id,
+                    "text": question.text,
+                    "images": names,
+                    "answer": question.answer,
+                    "choices": list(question.choices),
+                    "kind": question.kind,
+                    "group": question.group,
+                }
+                lines.write(json.dumps(entry, ensure_ascii=False) + "\n")
+        scratch.chmod(0o755)
+        os.replace(scratch, folder)
+    except BaseException:
+        shutil.rmtree(scratch, ignore_errors=True)
+        raise
+    return folder
+
+
+def read(folder: str | Path) -> Questions:
+    """The questions of a folder.
+
+    A line of `questions.jsonl` needs `text`, `images` (paths relative to the folder) and `answer`; `id`,
+    `choices`, `kind` and `group` may be left out.
+
+    Raises:
+        InputError: no such folder or file, a line that is no such question, a picture that cannot be read.
+    """
+    folder = Path(folder)
+    path = folder / FILE
+    if not path.is_file():
+        raise InputError(f"{folder} holds no {FILE}. Write one question a line there, or use Questions.save.")
+    questions = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        if line.strip():
+            questions.append(_question(folder, number, line))
+    answers: dict[str, set[str]] = {}
+    for entry, _ in questions:
+        answers.setdefault(entry["kind"], set()).add(entry["answer"])
+    # Where a line names no choices, whatever is right for some question of its kind is admissible.
+    return Questions(
+        (
+            Question(images=images, **{**e, "choices": tuple(e["choices"] or sorted(answers[e["kind"]]))})
+            for e, images in questions
+        ),
+        folder.name,
+    )
+
+
+def _question(folder: Path, number: int, line: str) -> tuple[dict[str, Any], tuple[Image.Image, ...]]:
+    where = f"{folder / FILE}, line {number}"
+    try:
+        entry = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise InputError(f"{where} is not JSON: {error.msg} at column {error.colno}.") from error
+    if not isinstance(entry, dict) or any(key not in entry for key in _NEEDED):
+        raise InputError(f"{where}: a question needs the keys {', '.join(_NEEDED)}; got {line[:80]!r}.")
+    name = str(entry.get("id", f"{number:05d}"))
+    paths = [entry["images"]] if isinstance(entry["images"], str) else list(entry["images"])
+    fields = {
+        "id": name,
+        "text": str(entry["text"]),
+        "answer": str(entry["answer"]),
+        "choices": tuple(str(c) for c in entry.get("choices") or ()),
+        "kind": str(entry.get("kind", "question")),
+        "group": str(entry.get("group", "+".join(str(p) for p in paths) or name)),
+    }
+    return fields, tuple(read_image(folder / str(p), name) for p in paths)
+
+
+def read_image(path: Path, question_id: str) -> Image.Image:
+    """The picture, read whole, as RGB.
+
+    Raises:
+        InputError: it is missing or corrupted; the message names the file and the question.
+    """
+    try:
+        with Image.open(path) as image:
+            return image.convert("RGB")
+    except FileNotFoundError as error:
+        raise InputError(
+            f"Question {question_id!r} names the image file {path}, which does not exist."
+        ) from error
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise InputError(
+            f"The image file {path} of question {question_id!r} cannot be read: it is corrupted or of no "
+            f"known format. "
+            "Replace the file, or drop the question."
+        ) from error

@@ -1,0 +1,158 @@
+"""One schema for all questions, and the sequence that holds them."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import overload
+
+from PIL import Image
+
+from lostattn.errors import InputError, nearest
+
+_SHOWN = 12
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question about one or more pictures, with its right answer.
+
+    Attributes:
+        id: unique within its data set.
+        text: the question alone, without chat template or image placeholder. Multiple choice holds its
+            lettered `Options:` and the request to answer with the letter.
+        images: the pictures, in the order in which they are shown.
+        answer: the right answer, one of `choices`.
+        choices: the admissible answers.
+        kind: what sort of question it is.
+        group: the scene(s) it is about; questions that share one are not independent, so bootstraps draw
+            groups.
+    """
+
+    id: str
+    text: str
+    images: tuple[Image.Image, ...]
+    answer: str
+    choices: tuple[str, ...]
+    kind: str
+    group: str
+
+    def __post_init__(self) -> None:
+        if self.answer not in self.choices:
+            raise InputError(
+                f"Question {self.id!r}: the answer {self.answer!r} is none of the choices {self.choices}. "
+                "Add it to `choices`."
+            )
+
+    def __repr__(self) -> str:
+        sizes = ", ".join(f"{i.width}x{i.height}" for i in self.images)
+        return (
+            f"Question({self.id!r}, {self.kind}, {self.text!r} -> {self.answer!r}, images: {sizes or 'none'})"
+        )
+
+    def _repr_html_(self) -> str:
+        return Questions([self])._repr_html_()
+
+
+class Questions(Sequence[Question]):
+    """A sequence of questions; a slice of it is one again.
+
+    >>> Questions([])
+    Questions(0)
+    """
+
+    def __init__(self, questions: Iterable[Question], name: str = "") -> None:
+        """`name` says where they come from, for tables and figures."""
+        self._questions = tuple(questions)
+        self.name = name
+        if strangers := {type(q).__name__ for q in self._questions if not isinstance(q, Question)}:
+            raise InputError(f"Questions holds Question objects; got {', '.join(sorted(strangers))}.")
+        counts = Counter(q.id for q in self._questions)
+        if twice := [i for i, n in counts.items() if n > 1]:
+            raise InputError(f"Question ids must be unique; {twice[0]!r} comes {counts[twice[0]]} times.")
+
+    def __len__(self) -> int:
+        return len(self._questions)
+
+    @overload
+    def __getitem__(self, index: int) -> Question: ...
+    @overload
+    def __getitem__(self, index: slice) -> Questions: ...
+    def __getitem__(self, index: int | slice) -> Question | Questions:
+        if isinstance(index, slice):
+            return Questions(self._questions[index], self.name)
+        return self._questions[index]
+
+    def __iter__(self) -> Iterator[Question]:
+        return iter(self._questions)
+
+    def __eq__(self, other: object) -> bool:
+        """Equal questions in the same order; pictures are compared by their pixels."""
+        return isinstance(other, Questions) and self._questions == other._questions
+
+    def __hash__(self) -> int:
+        return hash(tuple(q.id for q in self._questions))
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The kinds that occur, in order of first appearance."""
+        return tuple(dict.fromkeys(q.kind for q in self._questions))
+
+    def only(self, *kinds: str) -> Questions:
+        """The questions of these kinds.
+
+        Raises:
+            InputError: no question is of such a kind.
+        """
+        for kind in kinds:
+            if kind not in self.kinds:
+                raise InputError(
+                    f"There is no question of kind {kind!r} here; "
+                    f"the kinds are {', '.join(self.kinds) or 'none'}.{nearest(kind, self.kinds)}"
+                )
+        return Questions((q for q in self._questions if q.kind in kinds), self.name)
+
+    def save(self, folder: str | Path) -> Path:
+        """Write `questions.jsonl` and the pictures into a folder, which `lostattn.data.load` reads."""
+        from lostattn.data.folder import save
+
+        return save(self, folder)
+
+    def __repr__(self) -> str:
+        counts = Counter(q.kind for q in self._questions)
+        inside = ", ".join(f"{kind}: {n}" for kind, n in counts.items())
+        of = f" of {self.name}" if self.name else ""
+        return f"Questions({len(self)}{of}{'; ' + inside if inside else ''})"
+
+    def _repr_html_(self) -> str:
+        rows = "".join(_row(q) for q in self._questions[:_SHOWN])
+        more = f"<p>… and {len(self) - _SHOWN} more.</p>" if len(self) > _SHOWN else ""
+        head = "".join(f"<th>{h}</th>" for h in ("pictures", "kind", "question", "answer", "id"))
+        return f"<p>{html.escape(repr(self))}</p><table><tr>{head}</tr>{rows}</table>{more}"
+
+
+def _row(question: Question) -> str:
+    pictures = "".join(_thumbnail(i) for i in question.images)
+    text = html.escape(question.text).replace("\n", "<br>")
+    cells = (
+        pictures,
+        html.escape(question.kind),
+        text,
+        html.escape(question.answer),
+        html.escape(question.id),
+    )
+    return "<tr>" + "".join(f"<td style='text-align:left'>{c}</td>" for c in cells) + "</tr>"
+
+
+def _thumbnail(image: Image.Image, edge: int = 72) -> str:
+    small = image.convert("RGB")
+    small.thumbnail((edge, edge))
+    buffer = io.BytesIO()
+    small.save(buffer, format="PNG")
+    data = base64.b64encode(buffer.getvalue()).decode()
+    return f"<img src='data:image/png;base64,{data}' alt='{image.width}x{image.height} picture'> "
