@@ -1,1 +1,116 @@
-"""Mechanistic interpretability for large vision-language models."""
+"""Mechanistic interpretability for large vision-language models.
+
+::
+
+    import lostattn as la
+
+    model = la.load("tiny-llava")                      # or a Hugging Face id, a folder, a loaded model
+    prompt = model.prompt("How many squares?", images=[image])
+    logits, cache = model.run_with_cache(prompt)       # cache["pattern", 3], cache.delta("attn", 3)
+    edit = la.ReplaceAttention(la.Gaussian(seed=0)) + la.Ablate("mlp", layers=[5])
+    model.generate(prompt, interventions=edit).text
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+# Where each export lives; modules are imported when they are first asked for.
+_EXPORTS = {
+    "LVLM": "lostattn.model",
+    "load": "lostattn.model",
+    "ActivationCache": "lostattn.cache",
+    "Prompt": "lostattn.prompt",
+    "TokenMap": "lostattn.prompt",
+    **dict.fromkeys(
+        (
+            "Ablate",
+            "Complexity",
+            "Composition",
+            "Dirichlet",
+            "Fixed",
+            "FromCache",
+            "Gaussian",
+            "Intervention",
+            "KnockOut",
+            "NoiseUpdate",
+            "NoiseWeights",
+            "Released",
+            "ReplaceAttention",
+            "ScaleAttention",
+            "Uniform",
+            "VisionPrior",
+        ),
+        "lostattn.interventions",
+    ),
+}
+_MODULES = ("data", "experiments", "interventions", "metrics", "view", "zoo")
+
+if TYPE_CHECKING:
+    from lostattn import data, experiments, interventions, metrics, view, zoo
+    from lostattn.cache import ActivationCache
+    from lostattn.interventions import (
+        Ablate,
+        Complexity,
+        Composition,
+        Dirichlet,
+        Fixed,
+        FromCache,
+        Gaussian,
+        Intervention,
+        KnockOut,
+        NoiseUpdate,
+        NoiseWeights,
+        Released,
+        ReplaceAttention,
+        ScaleAttention,
+        Uniform,
+        VisionPrior,
+    )
+    from lostattn.model import LVLM, load
+    from lostattn.prompt import Prompt, TokenMap
+
+__all__ = [
+    "LVLM",
+    "Ablate",
+    "ActivationCache",
+    "Complexity",
+    "Composition",
+    "Dirichlet",
+    "Fixed",
+    "FromCache",
+    "Gaussian",
+    "Intervention",
+    "KnockOut",
+    "NoiseUpdate",
+    "NoiseWeights",
+    "Prompt",
+    "Released",
+    "ReplaceAttention",
+    "ScaleAttention",
+    "TokenMap",
+    "Uniform",
+    "VisionPrior",
+    "data",
+    "experiments",
+    "interventions",
+    "load",
+    "metrics",
+    "view",
+    "zoo",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _EXPORTS:
+        return getattr(importlib.import_module(_EXPORTS[name]), name)
+    if name in _MODULES:
+        return importlib.import_module(f"lostattn.{name}")
+    raise AttributeError(f"module 'lostattn' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -99,7 +99,9 @@ class ActivationCache(Mapping[str, Tensor]):
         before, after = ends[update]
         return self[after, layer] - self[before, layer]
 
-    def to(self, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> ActivationCache:
+    def to(
+        self, device: str | torch.device | None = None, dtype: torch.dtype | None = None
+    ) -> ActivationCache:
         """The same cache on another device or in another floating-point dtype."""
 
         def move(value: Any) -> Any:
@@ -111,7 +113,9 @@ class ActivationCache(Mapping[str, Tensor]):
 
         return ActivationCache(move(self._kept), self._names, self._sites, self._model, self.prompt)
 
-    def map(self, metric: Callable[..., Any], update: str | None = None, point: str = "resid_post") -> dict[int, Any]:
+    def map(
+        self, metric: Callable[..., Any], update: str | None = None, point: str = "resid_post"
+    ) -> dict[int, Any]:
         """Run a metric over every layer: ``metric(before, after)`` of an update, or ``metric(state)`` of a point.
 
         >>> cache.map(la.metrics.rid, update="mlp")     # {layer: Float[Tensor, "batch"]}  # doctest: +SKIP

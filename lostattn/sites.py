@@ -111,7 +111,9 @@ class Sites:
                 f"{key!r} can be read but not edited: the model never holds it. Edit {norm + '.hook_out'!r} instead."
             )
         if key.endswith("attn.hook_result"):
-            raise InputError(f"{key!r} can be read but not edited. Edit {key.replace('result', 'z')!r} instead.")
+            raise InputError(
+                f"{key!r} can be read but not edited. Edit {key.replace('result', 'z')!r} instead."
+            )
         self._refuse_vision(key)
         return key
 
@@ -129,7 +131,10 @@ class Sites:
                 f"{key!r} comes after the layer whose output this model reads: an edit there would change nothing. "
                 f"The decoder sees vision layers 0 to {vision.n_read - 1}."
             )
-        if vision.stack.blocks[inside[1]].attn.windows and inside[2] in ("attn.hook_rot_q", "attn.hook_rot_k"):
+        if vision.stack.blocks[inside[1]].attn.windows and inside[2] in (
+            "attn.hook_rot_q",
+            "attn.hook_rot_k",
+        ):
             raise InputError(
                 f"{key!r} is handed to the kernel window by window and can be read but not edited. "
                 f"Edit {key.replace('rot_', '')!r} instead."
@@ -160,15 +165,22 @@ def _block_slots(stack: Stack, i: int, block: Block, once: bool, derived: dict[s
         named = {f"{at}.{name.replace('__', '.')}": view for name, view in views.items()}
         return Slot("tensor", path, port, once, named)
 
-    slots = [tensor(block.path, "input", hook_resid_pre=plain), tensor(block.ln1, "output", ln1__hook_out=plain)]
+    slots = [
+        tensor(block.path, "input", hook_resid_pre=plain),
+        tensor(block.ln1, "output", ln1__hook_out=plain),
+    ]
     attn = block.attn
     for path in attn.order:
         if path == attn.qkv:
-            parts: dict[str, View] = {f"attn__hook_{p}": ("fused", n, stack.n_heads) for n, p in enumerate("qkv")}
+            parts: dict[str, View] = {
+                f"attn__hook_{p}": ("fused", n, stack.n_heads) for n, p in enumerate("qkv")
+            }
             slots.append(tensor(path, "output", **parts))
         else:
             letter = "q" if path == attn.q else "k" if path == attn.k else "v"
-            slots.append(tensor(path, "output", **{f"attn__hook_{letter}": heads if letter == "q" else kv_heads}))
+            slots.append(
+                tensor(path, "output", **{f"attn__hook_{letter}": heads if letter == "q" else kv_heads})
+            )
     boundary = {f"{at}.attn.hook_rot_q": plain, f"{at}.attn.hook_rot_k": plain}
     slots += [
         Slot("windows" if attn.windows else "attention", attn.path, once=once, views=boundary, out=attn.o),
@@ -181,7 +193,7 @@ def _block_slots(stack: Stack, i: int, block: Block, once: bool, derived: dict[s
         slots.append(tensor(path, "output", **{f"mlp__hook_{kind}": plain}))
     slots += [
         tensor(block.mlp_out, "input", mlp__hook_post=plain),
-        tensor(block.mlp, "output", hook_mlp_out=plain),
+        tensor(block.mlp_out, "output", hook_mlp_out=plain),
         tensor(block.path, "output", hook_resid_post=plain),
     ]
     for what in ("attn_scores", "pattern"):

@@ -182,13 +182,20 @@ def visit_windows(root, tracer, event, out, here):
     perform(event["inputs"]["query"] if event["inputs"] else [], moved_heads(query), out, here)
     perform(event["inputs"]["key"] if event["inputs"] else [], moved_heads(key), out, here)
     if event["geometry"] is not None:
-        out[event["geometry"]] = {"mask": None, "causal": False, "scaling": scaling, "lengths": here["lengths"]}
+        out[event["geometry"]] = {
+            "mask": None,
+            "causal": False,
+            "scaling": scaling,
+            "lengths": here["lengths"],
+        }
     edits = [*event["scores"], *event["patterns"]]
     if not (edits or event["taps"]):
         return
     rows = torch.arange(query.shape[2], device=query.device)
     scores, visible = attention_scores(query, key, None, False, scaling, rows, here["lengths"])
-    scores, before, after = edited_rows(scores, visible, rows, event["scores"], event["patterns"], len(rows), here)
+    scores, before, after = edited_rows(
+        scores, visible, rows, event["scores"], event["patterns"], len(rows), here
+    )
     keep(event["taps"], scores, after, out)
     if edits:
         envoy = root.get(event["out"])

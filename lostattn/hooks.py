@@ -1,0 +1,74 @@
+"""TransformerLens' ``fwd_hooks``: pairs of a name (or filter) and a function, as edits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from lostattn.errors import InputError
+from lostattn.kernels.edits import call_hook, call_rows
+from lostattn.names import split_block
+from lostattn.plan import Edit
+from lostattn.sites import Sites
+
+HookFunction = Callable[..., Tensor | None]
+FwdHook = tuple[str | Callable[[str], bool], HookFunction]
+
+
+class HookPoint:
+    """What a hook function is told about where it is: ``hook.name``, ``hook.layer()``, and a ``ctx`` of its own."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.ctx: dict[str, Any] = {}
+
+    def layer(self) -> int:
+        """The layer that this point lies in.
+
+        Raises:
+            InputError: it lies in none.
+        """
+        inside = split_block(self.name)
+        if inside is None:
+            raise InputError(f"{self.name!r} lies in no layer.")
+        return inside[1]
+
+    def __repr__(self) -> str:
+        return f"HookPoint({self.name!r})"
+
+
+def hook_edits(sites: Sites, fwd_hooks: Sequence[FwdHook]) -> list[Edit]:
+    """The edits that ``fwd_hooks`` mean. A filter takes every point that it accepts and that can be edited.
+
+    Raises:
+        InputError: a pair of another form, or a named point that cannot be edited.
+        UnknownName: a name that nothing answers to, or a filter that accepts nothing.
+    """
+    edits = []
+    for pair in fwd_hooks:
+        if not (isinstance(pair, tuple | list) and len(pair) == 2 and callable(pair[1])):
+            raise InputError(f"fwd_hooks holds {pair!r}; expected pairs (name or filter, function).")
+        chosen, function = pair
+        names = [sites.editable(chosen)] if isinstance(chosen, str) else _accepted(sites, chosen)
+        for name in names:
+            at_boundary = name.endswith(("attn.hook_pattern", "attn.hook_attn_scores"))
+            params = {"function": function, "hook": HookPoint(name)}
+            edits.append(Edit(name, call_rows if at_boundary else call_hook, params))
+    return edits
+
+
+def _accepted(sites: Sites, accepts: Callable[[str], bool]) -> list[str]:
+    accepted = [name for name in sites.names if accepts(name)]
+    editable = []
+    for name in accepted:
+        try:
+            editable.append(sites.editable(name))
+        except InputError:
+            continue
+    if not editable:
+        raise InputError(
+            f"a filter in fwd_hooks accepts {len(accepted)} points, of which none can be edited."
+        )
+    return editable

@@ -1,0 +1,38 @@
+"""Interventions: values that say where they act and how; ``a + b`` composes them."""
+
+from __future__ import annotations
+
+from lostattn.interventions.ablation import Ablate
+from lostattn.interventions.attention import KnockOut, Released, ReplaceAttention, ScaleAttention
+from lostattn.interventions.base import Composition, Intervention
+from lostattn.interventions.noise import NoiseUpdate, NoiseWeights
+from lostattn.interventions.sources import (
+    Complexity,
+    Dirichlet,
+    Fixed,
+    FromCache,
+    Gaussian,
+    Source,
+    Uniform,
+    VisionPrior,
+)
+
+__all__ = [
+    "Ablate",
+    "Complexity",
+    "Composition",
+    "Dirichlet",
+    "Fixed",
+    "FromCache",
+    "Gaussian",
+    "Intervention",
+    "KnockOut",
+    "NoiseUpdate",
+    "NoiseWeights",
+    "Released",
+    "ReplaceAttention",
+    "ScaleAttention",
+    "Source",
+    "Uniform",
+    "VisionPrior",
+]

@@ -1,0 +1,190 @@
+"""Interventions at the attention boundary: replace weights or scores, scale them, knock edges out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from lostattn.errors import InputError
+from lostattn.interventions.base import Intervention, Layers, Steps, checked_layers, checked_steps, choice
+from lostattn.interventions.sources import Complexity, Dirichlet, Source, VisionPrior
+from lostattn.kernels import edits as kernels
+from lostattn.plan import Edit
+
+if TYPE_CHECKING:
+    from lostattn.interventions.setting import Setting
+
+
+def _normalise(self: Any) -> None:
+    for name in ("layers", "heads"):
+        object.__setattr__(self, name, checked_layers(getattr(self, name)))
+    object.__setattr__(self, "steps", checked_steps(self.steps))
+
+
+def _boundary_edits(
+    self: Any, setting: Setting, point: str, kernel: Any, params: dict[str, Any]
+) -> list[Edit]:
+    queries = setting.positions(self.queries)
+    keys = setting.positions(self.keys)
+    return [
+        Edit(f"blocks.{i}.attn.{point}", kernel, params, self.steps, queries, keys, setting.heads(self.heads))
+        for i in setting.layers(self.layers)
+    ]
+
+
+@dataclass(frozen=True, eq=False)
+class ReplaceAttention(Intervention):
+    """Put predefined values in the place of learned attention over some keys (stochastic attention probing).
+
+    Where: in the decoder, at the chosen layers, heads, query rows and key columns, only where a row may see the key;
+    at prefill and at every decoding step (``steps``).
+
+    Args:
+        source: what to put there: :class:`Gaussian`, :class:`Dirichlet`, :class:`Uniform`, :class:`VisionPrior`,
+            :class:`Complexity`, :class:`Fixed` or :class:`FromCache`.
+        layers, heads: which (None: all).
+        queries, keys: positions by name, index, slice or mask.
+        mix: ``(1 - mix) * learned + mix * new``.
+        space: ``"weights"`` (after the softmax) or ``"scores"`` (before it, so that text keys share in the change).
+        keep_mass: weights only: new weights share out the mass that the row had on these keys. Without it the values
+            are put in as they are, and a row need not sum to one.
+        steps: ``"all"``, ``"prefill"``, ``"decode"`` or ``(first, end)``.
+
+    In score space a source's values take the mean and standard deviation of the scores that they replace.
+    When it is weak: a head that puts little weight on the keys has little to lose, and with ``keep_mass`` it keeps
+    that little.
+    """
+
+    source: Source
+    layers: Layers = None
+    heads: Layers = None
+    queries: Any = "last"
+    keys: Any = "image"
+    mix: float = 1.0
+    space: str = "weights"
+    keep_mass: bool = True
+    steps: Steps = "all"
+
+    def __post_init__(self) -> None:
+        _normalise(self)
+        choice("space", self.space, ("weights", "scores"))
+        if not isinstance(self.source, Source):
+            raise InputError(
+                f"source is {self.source!r}; expected a source such as Gaussian(seed=0) or Uniform()."
+            )
+        if not 0.0 <= self.mix <= 1.0:
+            raise InputError(f"mix is {self.mix!r}; expected a number from 0 (learned) to 1 (replaced).")
+
+    def compile(self, setting: Setting) -> list[Edit]:
+        """One edit for each layer, after the edits that its source relies on."""
+        return _replacing(self, setting, align="moments", percentiles=None)
+
+
+@dataclass(frozen=True, eq=False)
+class Released(Intervention):
+    """What the paper's public code does, setting by setting.
+
+    It edits the *scores* of the *last query row* at the columns of the visual tokens, at prefill and at every decoding
+    step: ``new = (1 - mix) * old + mix * prior * |mean(old)| / (2 |mean(prior)|)``, and only in heads whose mean score
+    on the other columns lies between two percentiles over the heads.
+
+    ``prior``: ``"gaussian_noise"`` (one Dirichlet draw over the visual tokens, shared by layers and heads of a call),
+    ``"vision_encoder"``, ``"image_complexity"``, or a source. Layers used there: all for Qwen2.5-VL; 18 to 23 for
+    LLaVA-1.5-7B; 21 to 27 for LLaVA-OneVision-7B.
+    """
+
+    prior: Any = "gaussian_noise"
+    layers: Layers = None
+    mix: float = 1.0
+    percentiles: tuple[float, float] = (0.3, 0.9)
+    seed: int = 0
+    queries: Any = "last"
+    keys: Any = "image"
+    heads: Layers = None
+    steps: Steps = "all"
+
+    def __post_init__(self) -> None:
+        _normalise(self)
+        low, high = self.percentiles
+        if not 0.0 <= low < high <= 1.0:
+            raise InputError(
+                f"percentiles is {self.percentiles!r}; expected (low, high) with 0 <= low < high <= 1."
+            )
+        if not isinstance(self.prior, Source):
+            choice("prior", self.prior, ("gaussian_noise", "vision_encoder", "image_complexity"))
+
+    @property
+    def source(self) -> Source:
+        """The source that ``prior`` names."""
+        if isinstance(self.prior, Source):
+            return self.prior
+        if self.prior == "gaussian_noise":
+            return Dirichlet(seed=self.seed, shared=True)
+        return VisionPrior() if self.prior == "vision_encoder" else Complexity()
+
+    def compile(self, setting: Setting) -> list[Edit]:
+        """One edit of the scores for each layer."""
+        return _replacing(self, setting, align="released", percentiles=tuple(self.percentiles))
+
+
+def _replacing(self: Any, setting: Setting, align: str, percentiles: Any) -> list[Edit]:
+    queries = setting.positions(self.queries)
+    keys = setting.positions(self.keys)
+    heads = setting.heads(self.heads)
+    weights = getattr(self, "space", "scores") == "weights"
+    observers: list[Edit] = []
+    out: list[Edit] = []
+    for i in setting.layers(self.layers):
+        drawn = self.source.draw(setting, i, self.keys)
+        observers += [e for e in drawn.observers if e.name not in {o.name for o in observers}]
+        params: dict[str, Any] = {"draw": drawn.kernel, "draw_params": drawn.params, "mix": self.mix}
+        if weights:
+            kernel, point = kernels.replace_weights, "hook_pattern"
+            params["keep_mass"] = self.keep_mass
+        else:
+            kernel, point = kernels.replace_scores, "hook_attn_scores"
+            params |= {"align": align, "percentiles": percentiles}
+        steps = (0, 1) if drawn.prefill_only else self.steps
+        out.append(Edit(f"blocks.{i}.attn.{point}", kernel, params, steps, queries, keys, heads))
+    return observers + out
+
+
+@dataclass(frozen=True, eq=False)
+class KnockOut(Intervention):
+    """Cut attention from some queries to some keys: their scores become -inf before the softmax.
+
+    The row's other keys share the freed mass; a row that has no other key reads nothing (zeros).
+    """
+
+    queries: Any
+    keys: Any
+    layers: Layers = None
+    heads: Layers = None
+    steps: Steps = "all"
+
+    def __post_init__(self) -> None:
+        _normalise(self)
+
+    def compile(self, setting: Setting) -> list[Edit]:
+        """One edit of the scores for each layer."""
+        return _boundary_edits(self, setting, "hook_attn_scores", kernels.block_cells, {})
+
+
+@dataclass(frozen=True, eq=False)
+class ScaleAttention(Intervention):
+    """Multiply attention weights on some keys by a factor, after the softmax and without renormalising."""
+
+    factor: float
+    queries: Any = "last"
+    keys: Any = "image"
+    layers: Layers = None
+    heads: Layers = None
+    steps: Steps = "all"
+
+    def __post_init__(self) -> None:
+        _normalise(self)
+
+    def compile(self, setting: Setting) -> list[Edit]:
+        """One edit of the pattern for each layer."""
+        params = {"factor": float(self.factor)}
+        return _boundary_edits(self, setting, "hook_pattern", kernels.scale_cells, params)

@@ -1,0 +1,59 @@
+"""Image complexity per patch: the paper's prior that looks at the picture alone."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+
+from lostattn.errors import InputError
+
+if TYPE_CHECKING:
+    from lostattn.prompt import Prompt
+
+
+def patch_complexity(image: Image.Image, boxes: Float[Tensor, "patch 4"]) -> Float[Tensor, " patch"]:
+    """Complexity of each pixel box of a picture, softmaxed over the boxes.
+
+    ``mean |∂x| + mean |∂y| + variance`` of the grey picture (0 to 1) in the box, scaled to [0, 1] over the boxes.
+    """
+    grey = np.asarray(image.convert("L"), dtype=np.float64) / 255.0
+    raw = []
+    for x0, y0, x1, y1 in boxes.round().long().tolist():
+        patch = grey[y0 : max(y1, y0 + 1), x0 : max(x1, x0 + 1)]
+        across = np.abs(np.diff(patch, axis=1)).mean() if patch.shape[1] > 1 else 0.0
+        down = np.abs(np.diff(patch, axis=0)).mean() if patch.shape[0] > 1 else 0.0
+        raw.append(across + down + patch.var())
+    values = torch.tensor(raw, dtype=torch.float64)
+    span = values.max() - values.min()
+    scaled = (values - values.min()) / span if span > 0 else torch.zeros_like(values)
+    return torch.softmax(scaled, 0).float()
+
+
+def prompt_complexity(prompt: Prompt) -> Float[Tensor, "batch pos"]:
+    """Complexity of every image token's place, laid onto the prompt's positions (0 elsewhere).
+
+    Raises:
+        InputError: the prompt has image tokens but not the pictures, or no place is known for a token.
+    """
+    token_map = prompt.token_map
+    if not bool(token_map["image"].any()):
+        raise InputError(
+            "Complexity looks at the picture, and this prompt holds none. Give one with images=[...]."
+        )
+    out = torch.zeros(token_map["image"].shape)
+    for b, pictures in enumerate(prompt.images):
+        for k, picture in enumerate(pictures):
+            grid = token_map.grids[b][k]
+            mine = (token_map.image_index[b] == k) & token_map["image"][b]
+            values = patch_complexity(picture, grid.boxes())
+            out[b, mine.cpu()] = values[token_map.patch_index[b, mine].cpu()]
+        if not pictures and bool(token_map["image"][b].any()):
+            raise InputError(
+                f"Complexity looks at the picture, and item {b} of this prompt came without its pixels."
+            )
+    return out

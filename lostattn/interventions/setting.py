@@ -1,0 +1,85 @@
+"""What an intervention is compiled against: one model, one prompt, one call."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from lostattn.errors import InputError
+from lostattn.plan import Positions
+from lostattn.sites import Sites
+
+if TYPE_CHECKING:
+    from lostattn.prompt import Prompt
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A model's hook points and a prompt, with the few questions that interventions ask of them."""
+
+    sites: Sites
+    model: nn.Module
+    prompt: Prompt
+    place: tuple[int, ...] = ()  # of a part in its composition: keeps the memories of two equal parts apart
+
+    def numbered(self, i: int) -> Setting:
+        """The setting of the ``i``-th part of a composition."""
+        return replace(self, place=(*self.place, i))
+
+    def slot(self, name: str) -> str:
+        """A key for what an edit remembers during a generation, its own even where two equal parts are composed."""
+        return ".".join([*map(str, self.place), name])
+
+    def layers(self, layers: Sequence[int] | None) -> list[int]:
+        """The layers meant, as indices from 0; negative ones count from the end.
+
+        Raises:
+            InputError: a layer is out of range.
+        """
+        return _in_range("layer", layers, len(self.sites.architecture.stack.blocks))
+
+    def heads(self, heads: Sequence[int] | None) -> tuple[int, ...] | None:
+        """The heads meant; ``None`` for all.
+
+        Raises:
+            InputError: a head is out of range.
+        """
+        return (
+            None if heads is None else tuple(_in_range("head", heads, self.sites.architecture.stack.n_heads))
+        )
+
+    def positions(self, spec: Any) -> Positions:
+        """A choice of positions as a mask over the prompt, and whether generated tokens belong to it.
+
+        Raises:
+            InputError: a mask of the wrong shape, or a choice that nothing answers to (image keys of a prompt without
+                an image): an edit of nothing is never let pass.
+        """
+        token_map = self.prompt.token_map
+        extends = token_map.extends(spec)
+        return token_map.resolve(spec, need=not extends), extends
+
+    def seeds(self, seed: int, *parts: Any) -> list[int]:
+        """One seed for each item of the batch, from its identity and ``parts``, whatever its batch mates are."""
+        return [stable_seed(seed, item, *parts) for item in self.prompt.ids]
+
+
+def stable_seed(*parts: Any) -> int:
+    """A non-negative 62-bit seed that is the same on every machine and in every process."""
+    digest = hashlib.sha256("\x1f".join(map(repr, parts)).encode()).digest()
+    return int.from_bytes(digest[:8], "little") >> 2
+
+
+def _in_range(what: str, asked: Sequence[int] | None, n: int) -> list[int]:
+    if asked is None:
+        return list(range(n))
+    bad = [i for i in asked if not -n <= i < n]
+    if bad:
+        raise InputError(
+            f"{what} {bad[0]} is out of range: the model has {n} {what}s (0 to {n - 1}, or negative)."
+        )
+    return [i % n for i in asked]

@@ -1,0 +1,78 @@
+"""What is put in the place of learned attention: values ``[batch, head | 1, row | 1, key]`` for the chosen cells."""
+
+from __future__ import annotations
+
+import torch
+
+
+def gaussian(x, cells, here, seeds):
+    """Normal draws with the mean and standard deviation of what they replace, row by row and head by head.
+
+    Each item draws for its own rows and keys from its own seed, so neither padding nor batch mates change them.
+    """
+    count = cells.sum(-1, keepdim=True).clamp_min(1)
+    inside = torch.where(cells, x, 0.0)
+    mean = inside.sum(-1, keepdim=True) / count
+    std = (torch.where(cells, (x - mean) ** 2, 0.0).sum(-1, keepdim=True) / count).sqrt()
+    return mean + std * draws(cells, seeds, here["step"], False)
+
+
+def dirichlet(x, cells, here, seeds, shared: bool):
+    """Dirichlet(1, …, 1) over the chosen keys: one draw for all rows and heads if ``shared``, else one for each."""
+    drawn = draws(cells, seeds, here["step"], True, shared)
+    exponential = torch.where(cells, -torch.log(drawn.clamp_min(1e-30)), 0.0)
+    return exponential / exponential.sum(-1, keepdim=True).clamp_min(1e-30)
+
+
+def draws(cells, seeds, step: int, uniform: bool, shared: bool = False):
+    """Standard normal (or uniform) numbers on the cells, from one seed for each item of the batch."""
+    out = torch.zeros(cells.shape, device=cells.device)
+    for b in range(cells.shape[0]):
+        rows = cells[b].any(0).any(-1).nonzero()[:, 0]
+        keys = cells[b].any(0).any(0).nonzero()[:, 0]
+        if len(rows) == 0:
+            continue
+        size = (1, 1, len(keys)) if shared else (cells.shape[1], len(rows), len(keys))
+        generator = torch.Generator().manual_seed(seeds[b] + step)
+        noise = torch.rand(size, generator=generator) if uniform else torch.randn(size, generator=generator)
+        noise = noise.to(cells.device).expand(cells.shape[1], len(rows), len(keys))
+        out[b, :, rows[:, None], keys[None, :]] = noise
+    return out
+
+
+def given(x, cells, here, values):
+    """Values made before the pass, ``[batch, head | 1, row | 1, key of the prompt]``; generated keys get nothing."""
+    values = values.to(x)
+    if values.shape[2] > 1:
+        if here["step"] > 0:
+            return x  # rows that the prompt did not have are left as they are
+        values = values[:, :, here["rows"]]
+    missing = x.shape[-1] - values.shape[-1]
+    return torch.nn.functional.pad(values, (0, missing)) if missing else values
+
+
+def remembered(x, cells, here, slot, image_mask):
+    """A prior that an observer left in memory earlier in the same pass: one number per image token, in order."""
+    image_mask = image_mask.to(x.device)
+    values = torch.zeros(image_mask.shape, dtype=x.dtype, device=x.device)
+    values[image_mask] = here["memory"][slot].to(x)
+    missing = x.shape[-1] - values.shape[-1]
+    return torch.nn.functional.pad(values, (0, missing))[:, None, None, :]
+
+
+def observe_vision(x, cells, here, slot, skip: int, merge: int, order):
+    """Leave the vision tower's attention, averaged over heads and queries, in memory as one number per token.
+
+    ``skip`` leading tokens (a class token) are dropped as keys. With ``merge`` > 1 patches stand in groups that one
+    token is made of, and the largest of a group counts; ``order`` puts the groups back into the picture's order.
+    The pattern itself is not changed.
+    """
+    seen = (x > 0).any(1).sum(1)  # how many queries give a key any weight
+    prior = x.mean(1).sum(1) / seen.clamp_min(1)
+    prior = prior[:, skip:].flatten()
+    if merge > 1:
+        prior = prior.unflatten(0, (-1, merge)).max(-1).values
+    if order is not None:
+        prior = prior[order.to(prior.device)]
+    here["memory"][slot] = prior
+    return x

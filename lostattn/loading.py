@@ -1,0 +1,85 @@
+"""Finding a model and its processor: bundled, on the hub, in a folder, or loaded already."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from lostattn.errors import InputError, UnknownName, UnsupportedModel, nearest
+
+
+def load_module(
+    model: str | Path | nn.Module,
+    processor: Any,
+    dtype: torch.dtype | str | None,
+    device_map: Any,
+    attn_implementation: str,
+    revision: str | None,
+    trust_remote_code: bool,
+    keywords: dict[str, Any],
+) -> tuple[nn.Module, Any, str]:
+    """The Hugging Face model, its processor (``None`` where a loaded model names none), and a name for it.
+
+    Raises:
+        UnknownName: nothing is called that.
+        UnsupportedModel: there is such a checkpoint, but it is no image-text-to-text model.
+    """
+    if isinstance(model, nn.Module):
+        name = getattr(model, "name_or_path", "") or type(model).__name__
+        return model, processor if processor is not None else _processor_of_loaded(name), name
+    source, name = _source(str(model))
+    from transformers import AutoConfig, AutoModelForImageTextToText
+
+    from lostattn.processors import load_processor
+
+    known = {"revision": revision, "trust_remote_code": trust_remote_code}
+    try:
+        config = AutoConfig.from_pretrained(source, **known)
+    except OSError as error:
+        from lostattn.zoo import names
+
+        raise UnknownName(
+            f"no model is called {name!r}: not among the bundled {list(names())}, no folder, and not found on the hub "
+            f"({str(error).splitlines()[0]}).{nearest(name, names())}"
+        ) from error
+    if type(config) not in AutoModelForImageTextToText._model_mapping and not hasattr(config, "auto_map"):
+        raise UnsupportedModel(
+            f"{name!r} is a {config.model_type!r} model; expected an image-text-to-text model."
+        )
+    options = {
+        "dtype": "auto" if dtype is None else dtype,
+        "attn_implementation": attn_implementation,
+        **keywords,
+    }
+    if device_map is not None:
+        options["device_map"] = device_map
+    loaded = AutoModelForImageTextToText.from_pretrained(source, **known, **options)
+    return loaded, processor if processor is not None else load_processor(source, **known), name
+
+
+def _source(name: str) -> tuple[str, str]:
+    """Where to load from: the package's own folder for a bundled model, else the name itself."""
+    from lostattn.zoo import names, path
+
+    if name in names():
+        return str(path(name)), name
+    if not name.strip():
+        raise InputError("the model's name is empty; give 'tiny-llava', a Hugging Face id or a folder.")
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise InputError(f"{folder} has no config.json; expected a folder that save_pretrained wrote.")
+        return str(folder), folder.name
+    return name, name
+
+
+def _processor_of_loaded(name: str) -> Any:
+    """The processor that lies beside a loaded model's weights, if any does."""
+    from lostattn.processors import load_processor
+
+    if not Path(name).is_dir():
+        return None
+    return load_processor(name)

@@ -1,0 +1,298 @@
+"""LVLM: a vision-language model with every hook point in reach."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import nnsight
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from lostattn.architecture import resolve
+from lostattn.cache import ActivationCache
+from lostattn.config import Config, config_of
+from lostattn.errors import InputError, UnsupportedModel
+from lostattn.generation import Generation, generate_under
+from lostattn.hooks import FwdHook, hook_edits
+from lostattn.interventions.base import Intervention
+from lostattn.interventions.setting import Setting
+from lostattn.kernels.walker import run_pass
+from lostattn.plan import Edit, Reduction, write
+from lostattn.point import Point
+from lostattn.prompt import Prompt, build_prompt
+from lostattn.sites import NamesFilter, Sites
+
+if TYPE_CHECKING:
+    from lostattn.selftest import Report
+
+
+class LVLM:
+    """A Hugging Face vision-language model, wrapped for looking into; its weights and modules stay untouched.
+
+    Make one with :func:`lostattn.load`. ``cfg`` holds the sizes under TransformerLens' names, ``hf`` the Hugging Face
+    model, ``nn`` the nnsight model around it, ``processor`` the processor, ``hook_names`` every hook point.
+    """
+
+    def __init__(self, module: nn.Module, processor: Any, name: str) -> None:
+        self.hf = module
+        self.processor = processor
+        self.architecture = resolve(module)
+        self.sites = Sites(self.architecture)
+        self.nn = nnsight.TransformersModel(module, task="image-text-to-text", **_preprocessors(processor))
+        self.operations = _operations(self)
+        self.name = name
+
+    @property
+    def cfg(self) -> Config:
+        """The model's sizes, dtype, device and kernel as they are now."""
+        return config_of(self.hf, self.architecture, self.name)
+
+    @property
+    def hook_names(self) -> tuple[str, ...]:
+        """Every hook point of this model, in forward order."""
+        return self.sites.names
+
+    def __repr__(self) -> str:
+        c = self.cfg
+        return (
+            f"LVLM {self.name!r}: {type(self.hf).__name__}, {c.n_layers} layers of {c.n_heads} heads "
+            f"({c.n_key_value_heads} key/value), d_model {c.d_model}, {c.n_vision_layers} vision layers; "
+            f"{c.attn_implementation}, {str(c.dtype).removeprefix('torch.')} on {c.device}; "
+            f"{len(self.hook_names)} hook points"
+        )
+
+    def prompt(self, question: Any = None, images: Any = None, **keywords: Any) -> Prompt:
+        """A prompt of this model: from a question, a text with ``images=[…]``, lists of them, or ``inputs=``.
+
+        See :func:`lostattn.prompt.build_prompt` for everything that it takes and refuses.
+        """
+        if self.processor is None and keywords.get("inputs") is None:
+            raise InputError(
+                "this model was loaded without a processor, so a prompt can only be made of inputs that are ready: "
+                "model.prompt(inputs=…). Or load it with processor=."
+            )
+        return build_prompt(self.processor, self.hf.config, question, images, **keywords)
+
+    def run_with_cache(
+        self,
+        prompt: Prompt | Any,
+        names_filter: NamesFilter = None,
+        interventions: Intervention | None = None,
+        device: str | torch.device | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> tuple[Float[Tensor, "batch pos d_vocab"], ActivationCache]:
+        """One forward pass, with what it computed on the way.
+
+        Args:
+            prompt: a prompt, or what :meth:`prompt` makes one of.
+            names_filter: which points to keep: a name, names, or ``name -> bool``. ``None`` keeps all; patterns are
+                then made when they are looked at.
+            interventions: what to change on the way. The cache shows the values after it.
+            device, dtype: where and how to keep the cache (default: as the model computed it).
+
+        Returns:
+            The logits and the cache.
+
+        Raises:
+            InputError: before anything runs, where a name, a layer, a head or a position does not exist here.
+        """
+        prompt = self._prompted(prompt)
+        names = self.sites.match(names_filter)
+        logits, kept = self._run(prompt, names, self._compiled(interventions, prompt))
+        cache = ActivationCache(kept, names, self.sites, self.hf, prompt)
+        return logits, cache if device is None and dtype is None else cache.to(device, dtype)
+
+    def run_with_hooks(
+        self,
+        prompt: Prompt | Any,
+        fwd_hooks: Sequence[FwdHook] = (),
+        interventions: Intervention | None = None,
+    ) -> Float[Tensor, "batch pos d_vocab"]:
+        """One forward pass under hook functions, in TransformerLens' manner.
+
+        Args:
+            prompt: a prompt, or what :meth:`prompt` makes one of.
+            fwd_hooks: pairs ``(name or filter, function)``. ``function(value, hook)`` returns the new value, or
+                ``None`` after changing ``value`` in place; ``hook.name`` says which point it is.
+            interventions: run before the hooks at every point that they share.
+
+        Raises:
+            InputError: a point that cannot be edited, or a name that does not exist (with the nearest names).
+        """
+        prompt = self._prompted(prompt)
+        edits = [*self._compiled(interventions, prompt), *hook_edits(self.sites, fwd_hooks)]
+        return self._run(prompt, (), edits)[0]
+
+    def forward(self, prompt: Prompt | Any) -> Float[Tensor, "batch pos d_vocab"]:
+        """The logits of the untouched model."""
+        return self.run_with_hooks(prompt)
+
+    __call__ = forward
+
+    def generate(
+        self,
+        prompt: Prompt | Any,
+        interventions: Intervention | None = None,
+        max_new_tokens: int = 20,
+        **keywords: Any,
+    ) -> Generation:
+        """Generate under interventions, which act at the prefill and at every decoding step (see their ``steps``).
+
+        Args:
+            prompt: a prompt, or what :meth:`prompt` makes one of; a batch generates side by side.
+            interventions: what to change on the way.
+            max_new_tokens: how many tokens to add at the most.
+            keywords: passed on to the Hugging Face ``generate`` (``do_sample=``, ``num_beams=1``, …).
+                Greedy unless it says otherwise.
+
+        Returns:
+            A :class:`Generation` with ``.text`` (one a prompt), ``.tokens`` and ``.sequences``.
+        """
+        prompt = self._prompted(prompt)
+        program = write(self.sites, self.operations, (), self._compiled(interventions, prompt))
+        return generate_under(self, prompt, program, max_new_tokens, keywords)
+
+    def reduce(
+        self,
+        prompt: Prompt | Any,
+        reductions: Sequence[Reduction],
+        interventions: Intervention | None = None,
+    ) -> dict[str, Any]:
+        """One forward pass that keeps numbers instead of activations: what each reduction makes, by its name."""
+        prompt = self._prompted(prompt)
+        return self._run(prompt, (), self._compiled(interventions, prompt), reductions)[1]
+
+    def trace(self, prompt: Prompt | Any, **keywords: Any) -> AbstractContextManager[Any]:
+        """The real nnsight context, for what the toolkit does not cover.
+
+        Modules are at ``model.nn``, hook points at ``model.point(name)``::
+
+            with model.trace(prompt):
+                resid = model.point("resid_mid", 3).value.save()
+                model.point("mlp_out", 4).value = 0 * resid
+                logits = model.nn.output.logits.save()
+        """
+        return self.nn.trace(**self._inputs(self._prompted(prompt)), **keywords)
+
+    def point(self, name: str, layer: int | None = None) -> Point:
+        """A hook point for use inside :meth:`trace`: ``.value`` reads it, and assigning to it writes it."""
+        return Point.of(self, name, layer)
+
+    def selftest(self, prompt: Prompt | Any | None = None) -> Report:
+        """Prove on this model that every hook point is read and written as it says; see :mod:`lostattn.selftest`.
+
+        Raises:
+            UnsupportedModel: a point failed; the message names it.
+        """
+        from lostattn.selftest import selftest
+
+        return selftest(self, None if prompt is None else self._prompted(prompt))
+
+    def _prompted(self, prompt: Any) -> Prompt:
+        return prompt if isinstance(prompt, Prompt) else self.prompt(prompt)
+
+    def _inputs(self, prompt: Prompt) -> dict[str, Any]:
+        device = next(self.hf.parameters()).device
+        dtype = self.hf.dtype
+        moved = {}
+        for name, value in prompt.inputs.items():
+            if isinstance(value, Tensor):
+                value = value.to(device, dtype if value.is_floating_point() else None)
+            moved[name] = value
+        return moved
+
+    def _compiled(self, interventions: Intervention | None, prompt: Prompt) -> list[Edit]:
+        if interventions is None:
+            return []
+        if not isinstance(interventions, Intervention):
+            raise InputError(
+                f"interventions is {type(interventions).__name__}; expected an intervention such as "
+                "la.KnockOut('last', 'image'), or several joined with +."
+            )
+        edits = interventions.compile(Setting(self.sites, self.hf, prompt))
+        for edit in edits:
+            self.sites.editable(edit.name)
+        return edits
+
+    def _run(
+        self,
+        prompt: Prompt,
+        names: Sequence[str],
+        edits: Sequence[Edit],
+        reductions: Sequence[Reduction] = (),
+    ) -> tuple[Tensor, dict[str, Any]]:
+        program = write(self.sites, self.operations, names, edits, reductions)
+        inputs = self._inputs(prompt)
+        with torch.no_grad():
+            with self.nn.trace(**inputs, use_cache=False) as tracer:
+                kept = nnsight.save(run_pass(self.nn, tracer, program, {}, 0))
+                logits = nnsight.save(self.nn.output.logits)
+        return logits, kept
+
+
+def load(
+    model: str | Path | nn.Module,
+    *,
+    dtype: torch.dtype | str | None = None,
+    device_map: Any = None,
+    attn_implementation: str = "sdpa",
+    processor: Any = None,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    selftest: bool = True,
+    **keywords: Any,
+) -> LVLM:
+    """Load a vision-language model.
+
+    Args:
+        model: ``"tiny-llava"`` or ``"tiny-qwen2_5-vl"`` (bundled, trained on ``shapes``), a Hugging Face id, a folder,
+            or a model that is loaded already.
+        dtype: of the weights; default as they are stored.
+        device_map: where to put them, as transformers takes it (``"auto"``, ``"cuda"``, …).
+        attn_implementation: the kernel; every hook point works under all that transformers has.
+        processor: a processor to use instead of the checkpoint's own. With a loaded model and none given, it is
+            looked up under the model's ``name_or_path``; where there is none, prompts are made of ready inputs only.
+        revision: of a Hugging Face id.
+        trust_remote_code: off unless asked for.
+        selftest: prove the hook points on a small picture before handing the model out (skipped without a processor).
+        keywords: passed on to ``from_pretrained``.
+
+    Raises:
+        UnknownName: no bundled model, folder or hub model is called that.
+        UnsupportedModel: the model's parts cannot be found, or one of them fails the self-test.
+    """
+    from lostattn.loading import load_module
+
+    module, found, name = load_module(
+        model, processor, dtype, device_map, attn_implementation, revision, trust_remote_code, keywords
+    )
+    wrapped = LVLM(module.eval(), found, name)
+    if selftest and found is not None:
+        wrapped.selftest()
+    return wrapped
+
+
+def _preprocessors(processor: Any) -> dict[str, Any]:
+    if processor is None:
+        return {}
+    return {"processor": processor, "tokenizer": processor.tokenizer}
+
+
+def _operations(model: LVLM) -> dict[str, str]:
+    """nnsight's name of the attention call of every attention module, read from its instrumented source."""
+    architecture = model.architecture
+    stacks = [architecture.stack, *([architecture.vision.stack] if architecture.vision else [])]
+    found = {}
+    for stack in stacks:
+        for block in stack.blocks:
+            path = block.attn.path
+            names = [n for n in model.nn.get(path).source.names if n.startswith("attention_interface_")]
+            if not names:
+                raise UnsupportedModel(f"{path}: nnsight sees no call of attention_interface in its forward.")
+            found[path] = names[-1]
+    return found

@@ -1,0 +1,123 @@
+"""Making prompts: from questions, from texts with images, from a processor's output."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from PIL import Image
+from torch import Tensor
+
+from lostattn.errors import InputError
+from lostattn.pictures import load_pictures
+from lostattn.prompt_batch import Prompt
+from lostattn.prompt_inputs import assemble, content_id, from_inputs, placeholder
+from lostattn.rendering import render
+from lostattn.segments import Rendered
+from lostattn.token_map import TokenMap
+
+__all__ = ["Prompt", "TokenMap", "build_prompt"]
+
+
+def build_prompt(
+    processor: Any,
+    config: Any,
+    question_or_text: Any = None,
+    images: Any = None,
+    *,
+    inputs: Mapping[str, Any] | None = None,
+    system: str | None = None,
+    answer: str | Sequence[str] | None = None,
+) -> Prompt:
+    """A prompt from a question, a text with images, lists of either, or inputs made elsewhere.
+
+    The processor's chat template is applied to one user turn, the images first and then the text, unless the
+    text holds the processor's image placeholder itself. Batches are padded on the left.
+
+    Args:
+        processor: the model's processor; nothing of it is changed.
+        config: the model's config.
+        question_or_text: a `Question`, a str, or a list of either. With `inputs`, the texts of their items,
+            if known.
+        images: for a str, its pictures (PIL images, paths, arrays; see `lostattn.pictures.load_picture`);
+            for a list of str, a list of them for each. A `Question` brings its own.
+        inputs: a processor's output, ``return_tensors="pt"``, made elsewhere.
+        system: a system text to put before the user's turn.
+        answer: the answer so far, one for all items or one for each.
+
+    Raises:
+        InputError: placeholders and images differ in number; a picture that cannot be read (named);
+            arguments that do not go together; inputs that are no processor's output.
+    """
+    if inputs is not None:
+        if system is not None or answer is not None:
+            raise InputError(
+                "inputs= are a finished prompt: neither system= nor answer= can be added to them."
+            )
+        return from_inputs(processor, config, inputs, question_or_text, images)
+    texts, pictures, ids = _items(question_or_text, images)
+    answers = list(answer) if isinstance(answer, (list, tuple)) else [answer] * len(texts)
+    if len(answers) != len(texts):
+        raise InputError(
+            f"{len(answers)} answers were given for {len(texts)} prompts; give one for each, or one str."
+        )
+    mark = placeholder(processor, config)
+    rendered = [
+        render(processor, text, len(own), mark, system, said)
+        for text, own, said in zip(texts, pictures, answers, strict=True)
+    ]
+    given = _process(processor, rendered, [p for own in pictures for p in own])
+    names = [i or content_id(text, own) for i, text, own in zip(ids, texts, pictures, strict=True)]
+    return assemble(processor, config, given, rendered, texts, pictures, names)
+
+
+def _items(given: Any, images: Any) -> tuple[list[str], list[tuple[Image.Image, ...]], list[str | None]]:
+    """Texts, pictures and ids of what the caller gave, one or several."""
+    if isinstance(given, (list, tuple)):
+        if not given:
+            raise InputError("An empty list makes no prompt; give at least one question.")
+        if images is not None and (not isinstance(images, (list, tuple)) or len(images) != len(given)):
+            n = len(images) if isinstance(images, (list, tuple)) else 1
+            raise InputError(
+                f"{len(given)} texts were given with images for {n}; give a list of images for each text:"
+                " images=[[a, b], [c]]."
+            )
+        own = [None] * len(given) if images is None else images
+        items = [_item(one, pictures, i) for i, (one, pictures) in enumerate(zip(given, own, strict=True))]
+    else:
+        items = [_item(given, images, 0)]
+    texts, pictures, ids = zip(*items, strict=True)
+    return list(texts), list(pictures), list(ids)
+
+
+def _item(given: Any, images: Any, i: int) -> tuple[str, tuple[Image.Image, ...], str | None]:
+    if isinstance(given, str):
+        return given, load_pictures(images, i), None
+    if hasattr(given, "text") and hasattr(given, "images"):
+        if images is not None:
+            raise InputError("A question brings its own images; give images= only with a text.")
+        own = getattr(given, "id", None)
+        return given.text, load_pictures(given.images, i), None if own is None else str(own)
+    raise InputError(
+        f"A prompt is made from a question, a text, or a list of these; got {type(given).__name__}"
+        f"{f' as item {i}' if i else ''}. A processor's output goes to inputs=."
+    )
+
+
+def _process(processor: Any, rendered: list[Rendered], pictures: list[Image.Image]) -> dict[str, Tensor]:
+    tokenizer = processor.tokenizer
+    if tokenizer.pad_token is None and len(rendered) > 1:
+        raise InputError(
+            "A batch needs padding, but the tokenizer has no pad token; set processor.tokenizer.pad_token."
+        )
+    keywords: dict[str, Any] = {} if rendered[0].add_specials else {"add_special_tokens": False}
+    if tokenizer.pad_token is not None:
+        # Left: the last position of every item is then the one that the answer follows.
+        keywords |= {"padding": True, "padding_side": "left"}
+    try:
+        out = processor(
+            text=[r.text for r in rendered], images=pictures or None, return_tensors="pt", **keywords
+        )
+    except ValueError as error:
+        raise InputError(f"The processor refuses this prompt: {error}") from error
+    return dict(out)

@@ -1,0 +1,113 @@
+"""A batch of prompts: the processor's inputs whole, and what every token of them is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from lostattn.errors import InputError
+from lostattn.image_rows import per_image
+from lostattn.token_map import TokenMap
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Prompt:
+    """What a model is run on, as made by `build_prompt`.
+
+    Attributes:
+        inputs: the processor's output, whole, ready for ``model(**prompt.inputs)``.
+        token_map: what every position is; see `TokenMap`.
+        texts: the question of each item (of inputs made elsewhere: as far as it can be told from the ids).
+        images: the pictures of each item, as RGB PIL images; empty where only their tensor is known.
+        ids: the identity of each item: the question's id, or a hash of its text and pixels. Random
+            interventions are seeded with it, so that what is drawn for an item does not depend on its batch
+            mates.
+        str_tokens: for each item, the text of the token at each position; ``"<image>"`` for an image's.
+
+    `prompt[i]`, `prompt[1:3]` and `prompt[[0, 2]]` are prompts of those items, without the padding that the
+    others needed; iterating gives one prompt an item.
+    """
+
+    inputs: dict[str, Tensor]
+    token_map: TokenMap
+    texts: tuple[str, ...]
+    images: tuple[tuple[Image.Image, ...], ...]
+    ids: tuple[str, ...]
+    str_tokens: tuple[tuple[str, ...], ...]
+
+    @property
+    def batch(self) -> int:
+        """The number of items."""
+        return int(self.inputs["input_ids"].shape[0])
+
+    @property
+    def n_pos(self) -> int:
+        """The number of positions, padding included."""
+        return int(self.inputs["input_ids"].shape[1])
+
+    def __len__(self) -> int:
+        return self.batch
+
+    def __iter__(self) -> Iterator[Prompt]:
+        return (self[i] for i in range(len(self)))
+
+    def __getitem__(self, items: int | slice | Sequence[int]) -> Prompt:
+        """Raises `IndexError` out of range, `InputError` where the inputs cannot be taken apart by item."""
+        chosen = (
+            range(len(self))[items]
+            if isinstance(items, (int, slice))
+            else [range(len(self))[i] for i in items]
+        )
+        rows = [chosen] if isinstance(chosen, int) else list(chosen)
+        if not rows:
+            raise InputError(f"No item is chosen by {items!r} from a prompt of {len(self)}.")
+        columns = self.token_map.real[rows].any(0).nonzero().flatten()
+        cut = slice(int(columns[0]), int(columns[-1]) + 1)
+        return replace(
+            self,
+            inputs=self._inputs_of(rows, cut),
+            token_map=self.token_map.select(rows, cut),
+            **{name: tuple(getattr(self, name)[i] for i in rows) for name in ("texts", "images", "ids")},
+            str_tokens=tuple(self.str_tokens[i][cut] for i in rows),
+        )
+
+    def to(self, device: torch.device | str) -> Prompt:
+        """The same prompt with its tensors on another device."""
+        moved = {name: value.to(device) for name, value in self.inputs.items()}
+        return replace(self, inputs=moved, token_map=self.token_map.to(device))
+
+    def _inputs_of(self, items: list[int], columns: slice) -> dict[str, Tensor]:
+        counts = self.token_map.n_images
+        starts = [sum(counts[:i]) for i in range(len(counts))]
+        wanted = [starts[i] + k for i in items for k in range(counts[i])]
+        by_image = per_image(self.inputs, sum(counts))
+        out = {}
+        for name, value in self.inputs.items():
+            if name not in by_image:
+                out[name] = value[items][:, columns]
+            elif wanted:  # An input of no image is left out: a model takes its presence for a picture.
+                pieces = value.split(by_image[name])
+                out[name] = torch.cat([pieces[k] for k in wanted])
+        return out
+
+    def __repr__(self) -> str:
+        lines = [f"Prompt(batch={self.batch}, n_pos={self.n_pos}, inputs={', '.join(self.inputs)})"]
+        for i, text in enumerate(self.texts[:3]):
+            counts = ", ".join(f"{n} {name}" for name, n in self.token_map.counts(i).items())
+            lost = "" if self.token_map.located[i] else "; question not located"
+            lines.append(f"  {self.ids[i]}: {_short(text)!r} ({counts}{lost})")
+        return "\n".join(lines + [f"  and {self.batch - 3} more"] * (self.batch > 3))
+
+    def _repr_html_(self) -> str:
+        from lostattn.prompt_html import prompt_html
+
+        return prompt_html(self)
+
+
+def _short(text: str, limit: int = 60) -> str:
+    one_line = " ".join(text.split())
+    return one_line if len(one_line) <= limit else one_line[: limit - 3] + "..."

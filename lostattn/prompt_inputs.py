@@ -1,0 +1,229 @@
+"""From the processor's output to a `Prompt`: token map, token texts, identities."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from jaxtyping import Bool
+from PIL import Image
+from torch import Tensor
+
+from lostattn.errors import InputError
+from lostattn.image_layout import ImageLayout, image_layouts
+from lostattn.image_rows import split_layouts
+from lostattn.pictures import load_pictures
+from lostattn.prompt_batch import Prompt
+from lostattn.rendering import recover
+from lostattn.segments import Rendered, build_token_map
+
+Pictures = Sequence[tuple[Image.Image, ...]]
+
+
+def image_token_id(processor: Any, config: Any) -> int | None:
+    """The id of the token that stands for a piece of a picture; None where config and processor name none."""
+    for holder, name in (
+        (config, "image_token_id"),
+        (config, "image_token_index"),
+        (processor, "image_token_id"),
+    ):
+        value = getattr(holder, name, None)
+        if isinstance(value, int):
+            return value
+    return None
+
+
+def placeholder(processor: Any, config: Any) -> str:
+    """What the text of a prompt holds in an image's place.
+
+    Raises:
+        InputError: where config and processor name no image token.
+    """
+    own = getattr(processor, "image_token", None)
+    if isinstance(own, str) and own:
+        return own
+    if (token := image_token_id(processor, config)) is None:
+        raise InputError(
+            f"Neither {type(config).__name__} nor {type(processor).__name__} names an image token"
+            " (image_token_id, image_token_index); this model takes no images in its text."
+        )
+    return str(processor.tokenizer.convert_ids_to_tokens(token))
+
+
+def assemble(
+    processor: Any,
+    config: Any,
+    inputs: dict[str, Tensor],
+    rendered: Sequence[Rendered],
+    texts: Sequence[str],
+    pictures: Pictures,
+    names: Sequence[str],
+) -> Prompt:
+    """A prompt of inputs whose texts and pictures are known.
+
+    Raises:
+        InputError: where image tokens and pixel values do not add up.
+    """
+    ids, real = inputs["input_ids"], real_positions(inputs)
+    image_id = image_token_id(processor, config)
+    layouts = _images_of(processor, config, inputs, pictures, _rows(inputs))
+    token_map = build_token_map(processor.tokenizer, ids.cpu(), real.cpu(), image_id, rendered, layouts)
+    return Prompt(
+        inputs,
+        token_map.to(ids.device),
+        tuple(texts),
+        tuple(pictures),
+        tuple(names),
+        _token_texts(processor.tokenizer, ids, image_id),
+    )
+
+
+def real_positions(inputs: Mapping[str, Tensor]) -> Bool[Tensor, "batch pos"]:
+    """Every position that is not padding; all of them where there is no attention mask.
+
+    Raises:
+        InputError: a mask that is not of the ids' shape; an item without a real position.
+    """
+    ids, mask = inputs["input_ids"], inputs.get("attention_mask")
+    if mask is None:
+        return torch.ones_like(ids, dtype=torch.bool)
+    if mask.shape != ids.shape:
+        raise InputError(f"attention_mask is of shape {tuple(mask.shape)}, input_ids of {tuple(ids.shape)}.")
+    if not (mask != 0).any(-1).all():
+        raise InputError("An item of the inputs has no real position: its attention_mask is zero throughout.")
+    return mask != 0
+
+
+def content_id(text: str, pictures: Sequence[Image.Image]) -> str:
+    """The identity of an item that has no id of its own: a hash of its text and its pixels."""
+    return _digest([text, *(part for p in pictures for part in (str(p.size), p.tobytes()))])
+
+
+def _digest(parts: Sequence[str | bytes]) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        raw = part.encode() if isinstance(part, str) else part
+        digest.update(f"{len(raw)}:".encode() + raw)
+    return digest.hexdigest()[:16]
+
+
+def from_inputs(
+    processor: Any, config: Any, inputs: Mapping[str, Any], given: Any = None, images: Any = None
+) -> Prompt:
+    """A prompt of a processor's output that was made elsewhere, with everything that can be known from it.
+
+    The question is what stands where the chat template puts one. The original pictures are not in the inputs:
+    without `images` the grids have no pixel boxes.
+
+    Args:
+        processor: the model's processor.
+        config: the model's config.
+        inputs: the processor's whole output, as tensors.
+        given: the text of each item, where known.
+        images: the pictures of each item, where known.
+
+    Raises:
+        InputError: inputs that are no processor's output; texts or images for another number of items.
+    """
+    tensors = _tensors(inputs)
+    n = len(tensors["input_ids"])
+    texts = [given] if isinstance(given, str) else [None] * n if given is None else list(given)
+    if images is None:
+        images = [None] * n
+    elif n == 1 and not (
+        isinstance(images, (list, tuple)) and images and isinstance(images[0], (list, tuple))
+    ):
+        images = [images]
+    if len(texts) != n or len(images) != n:
+        raise InputError(
+            f"inputs= hold {n} items, but {len(texts)} texts and images for {len(images)} were given."
+        )
+    pictures = [load_pictures(p, i) for i, p in enumerate(images)]
+    image_id = image_token_id(processor, config)
+    rows = _rows(tensors)
+    rendered = []
+    for row, own, text in zip(
+        rows, _images_of(processor, config, tensors, pictures, rows), texts, strict=True
+    ):
+        decoded = _decode_collapsed(processor.tokenizer, row, image_id, [m.tokens for m in own])
+        rendered.append(recover(processor, decoded, text, len(own), placeholder(processor, config)))
+    told = [
+        r.text[slice(*(r.question or (0, None)))] if t is None else t
+        for t, r in zip(texts, rendered, strict=True)
+    ]
+    prompt = assemble(processor, config, tensors, rendered, told, pictures, [""] * n)
+    return replace(prompt, ids=tuple(_inputs_id(prompt, i) for i in range(n)))
+
+
+def _tensors(inputs: Mapping[str, Any]) -> dict[str, Tensor]:
+    tensors = {}
+    for name, value in inputs.items():
+        try:
+            tensors[name] = value if isinstance(value, Tensor) else torch.as_tensor(value)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise InputError(
+                f"inputs[{name!r}] is no tensor; call the processor with return_tensors='pt'."
+            ) from error
+    ids = tensors.get("input_ids")
+    if ids is None or ids.ndim != 2 or 0 in ids.shape:
+        got = (
+            f"missing among {', '.join(tensors) or 'nothing'}"
+            if ids is None
+            else f"of shape {tuple(ids.shape)}"
+        )
+        raise InputError(
+            f"inputs= needs input_ids [batch, pos], but they are {got}; give a processor's whole output."
+        )
+    return tensors
+
+
+def _rows(inputs: Mapping[str, Tensor]) -> list[list[int]]:
+    """The real ids of each item."""
+    return [row[real].tolist() for row, real in zip(inputs["input_ids"], real_positions(inputs), strict=True)]
+
+
+def _images_of(
+    processor: Any, config: Any, inputs: Mapping[str, Tensor], pictures: Pictures, rows: list[list[int]]
+) -> list[list[ImageLayout]]:
+    """The layout of every image of every item."""
+    image_id = image_token_id(processor, config)
+    tokens = sum(row.count(image_id) for row in rows if image_id is not None)
+    sizes = [p.size for own in pictures for p in own]
+    layouts = image_layouts(inputs, config, processor, sizes or None, tokens)
+    return split_layouts(layouts, rows, image_id, [len(own) for own in pictures] if sizes else None)
+
+
+def _decode_collapsed(tokenizer: Any, row: list[int], image_id: int | None, counts: list[int]) -> str:
+    """The text of an item with each image's tokens written as one placeholder."""
+    firsts = {sum(counts[:k]) for k in range(len(counts))}
+    kept, seen = [], 0
+    for token in row:
+        if token != image_id:
+            kept.append(token)
+        else:
+            kept += [token] * (seen in firsts)
+            seen += 1
+    return str(tokenizer.decode(kept, skip_special_tokens=False, clean_up_tokenization_spaces=False))
+
+
+def _inputs_id(prompt: Prompt, i: int) -> str:
+    """A hash of an item's real ids and of its rows of the pixel inputs."""
+    ids = prompt.inputs["input_ids"][i][prompt.token_map.real[i]]
+    try:
+        own = prompt[i].inputs
+    except InputError:  # Which rows are its own is not known: those of all, and its place among them.
+        own = {**prompt.inputs, "place": torch.tensor(i)}
+    pixels = [v for k, v in sorted(own.items()) if k.startswith(("pixel", "image", "place"))]
+    return _digest([str(ids.tolist()), *(v.cpu().float().numpy().tobytes() for v in pixels)])
+
+
+def _token_texts(tokenizer: Any, ids: Tensor, image_id: int | None) -> tuple[tuple[str, ...], ...]:
+    texts = {
+        i: tokenizer.decode([i], clean_up_tokenization_spaces=False) for i in set(ids.flatten().tolist())
+    }
+    if image_id is not None:
+        texts[image_id] = "<image>"
+    return tuple(tuple(texts[i] for i in row) for row in ids.tolist())

@@ -1,0 +1,148 @@
+"""A question as the text that the tokenizer is given: one user turn through the processor's chat template."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lostattn.errors import InputError
+from lostattn.segments import Rendered
+
+_MARK = "lostattn-puts-the-question-here"
+"""Rendered in the question's place, it shows what the template puts before and after a question."""
+
+
+def render(
+    processor: Any,
+    text: str,
+    n_images: int,
+    placeholder: str,
+    system: str | None = None,
+    answer: str | None = None,
+) -> Rendered:
+    """One user turn, images first and then the text, followed by the template's opening of an answer.
+
+    Placeholders that the text itself holds are honoured where they stand; then none is put first. Without a chat
+    template the text is taken as the whole prompt, placeholders and all.
+
+    Args:
+        processor: the model's processor.
+        text: the question.
+        n_images: how many images it comes with.
+        placeholder: the processor's image placeholder.
+        system: a system turn to put before it.
+        answer: the answer so far, put where the model's answer would begin, with the template's own spacing.
+
+    Raises:
+        InputError: as many placeholders as images are not there; the template refuses the turn.
+    """
+    if not _has_template(processor):
+        if system is not None:
+            raise InputError(
+                "This processor has no chat template to put a system text into; write it in the text."
+            )
+        rendered = Rendered(text + (answer or ""), 0, (0, len(text)), len(text) if answer else None)
+    else:
+        rendered = _through_template(processor, text, 0 if placeholder in text else n_images, system, answer)
+    found = rendered.text.count(placeholder)
+    if found != n_images:
+        hint = (
+            "Without a chat template the text must hold them itself."
+            if not _has_template(processor)
+            else f"Write {placeholder!r} once for each image, or not at all: the images are then put first."
+        )
+        raise InputError(
+            f"{found} image placeholder{'s' * (found != 1)} {placeholder!r} in the prompt, but {n_images}"
+            f" image{'s' * (n_images != 1)} given. {hint}"
+        )
+    return rendered
+
+
+def recover(processor: Any, decoded: str, text: str | None, n_images: int, placeholder: str) -> Rendered:
+    """Where the parts are in a prompt that was rendered elsewhere.
+
+    Args:
+        processor: the model's processor.
+        decoded: the prompt's text, one placeholder an image, special tokens written out.
+        text: the question, if it is known; otherwise it is what stands where the template puts one.
+        n_images: how many images the prompt holds.
+        placeholder: the processor's image placeholder.
+    """
+    if _has_template(processor):
+        # The images stand where the template puts them, or the text held its own placeholders.
+        for shown in dict.fromkeys((n_images, 0)):
+            before, after = _around(processor, shown, None)
+            start = decoded.find(before)
+            end = decoded.rfind(after) if start >= 0 else -1
+            if start >= 0 and end >= start + len(before) and (text is None or text.strip() in decoded):
+                rest = end + len(after)
+                content = start + _content(processor, before, None)
+                return Rendered(
+                    decoded, content, (start + len(before), end), rest if rest < len(decoded) else None, False
+                )
+    start = -1 if text is None else decoded.rfind(text.strip())
+    found = None if text is None or start < 0 else (start, start + len(text.strip()))
+    first = decoded.find(placeholder)
+    return Rendered(decoded, max(0, start if first < 0 else min(first, start)), found, None, False)
+
+
+def _through_template(
+    processor: Any, text: str, shown: int, system: str | None, answer: str | None
+) -> Rendered:
+    full = _apply(processor, text, shown, system)
+    before, after = _around(processor, shown, system)
+    if full.startswith(before) and full.endswith(after) and len(full) >= len(before) + len(after):
+        question: tuple[int, int] | None = (len(before), len(full) - len(after))
+    else:  # The template rewrites the text; it may still hold it word for word.
+        start = full.rfind(text.strip())
+        question = (start, start + len(text.strip())) if start >= 0 and text.strip() else None
+    content = _content(processor, full, system)
+    begins = None
+    if answer:
+        begins = len(full)
+        # A template has its own spacing before an answer ("ASSISTANT: yes"), kept where it only adds to the prompt.
+        continued = _apply(processor, text, shown, system, answer.lstrip() or answer)
+        full = continued if continued.startswith(full) else full + answer
+    bos = getattr(processor.tokenizer, "bos_token", None)
+    return Rendered(full, content, question, begins, add_specials=not (bos and full.startswith(bos)))
+
+
+def _around(processor: Any, shown: int, system: str | None) -> tuple[str, str]:
+    """What the template puts before and after a question's text."""
+    before, mark, after = _apply(processor, _MARK, shown, system).partition(_MARK)
+    if not mark:
+        raise InputError(
+            "The processor's chat template drops the user's text; set another processor.chat_template."
+        )
+    return before, after
+
+
+def _content(processor: Any, full: str, system: str | None) -> int:
+    """Where the user's content begins: as far as prompts with and without images are the same."""
+    bare, _ = _around(processor, 0, system)
+    same = 0
+    while same < min(len(bare), len(full)) and bare[same] == full[same]:
+        same += 1
+    return same
+
+
+def _apply(processor: Any, text: str, n_images: int, system: str | None, answer: str | None = None) -> str:
+    def turn(role: str, said: str, images: int = 0) -> dict[str, Any]:
+        content: list[dict[str, str]] = [{"type": "image"}] * images
+        return {"role": role, "content": [*content, {"type": "text", "text": said}]}
+
+    turns = [] if system is None else [turn("system", system)]
+    turns.append(turn("user", text, n_images))
+    from jinja2 import TemplateError
+
+    try:
+        if answer is None:
+            return str(processor.apply_chat_template(turns, add_generation_prompt=True, tokenize=False))
+        turns.append(turn("assistant", answer))
+        return str(processor.apply_chat_template(turns, continue_final_message=True, tokenize=False))
+    except TemplateError as error:
+        raise InputError(f"The processor's chat template refuses this prompt: {error}.") from error
+
+
+def _has_template(processor: Any) -> bool:
+    own = getattr(processor, "chat_template", None)
+    return bool(own or getattr(getattr(processor, "tokenizer", None), "chat_template", None))

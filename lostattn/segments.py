@@ -1,0 +1,189 @@
+"""From the rendered text of a prompt to the part of every position of its input ids.
+
+The rendered text has one placeholder an image; the ids have a run of image tokens in its stead. The text is
+tokenised with character offsets, and the two id sequences are walked together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from lostattn.image_layout import ImageLayout
+from lostattn.token_map import PARTS, TokenMap
+
+_CODE = {name: code for code, name in enumerate(PARTS)}
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """The text of one prompt, one placeholder an image, and where its parts are in it (character indices).
+
+    Attributes:
+        text: what the tokenizer is given.
+        content: where the user's content begins; what is before it is the system part.
+        question: start and end of the question's own text; None where it could not be found.
+        answer: where the answer so far begins; None where there is none.
+        add_specials: whether the tokenizer adds its own special tokens (a BOS) to the text.
+    """
+
+    text: str
+    content: int
+    question: tuple[int, int] | None
+    answer: int | None = None
+    add_specials: bool = True
+
+
+def align(
+    compact: Sequence[int], row: Sequence[int], image_id: int | None, counts: Sequence[int] | None
+) -> list[int] | None:
+    """The place in `row` of every token of `compact`.
+
+    Args:
+        compact: the ids of the text with one placeholder (`image_id`) an image.
+        row: the ids in which each placeholder has become its image's tokens, perhaps among separators.
+        image_id: the id of an image token.
+        counts: how many image tokens each image has; None where unknown (then an image is one unbroken run).
+
+    Returns:
+        For a placeholder, the place where its expansion begins. None where the two do not fit together whole.
+    """
+    pieces: list[list[int]] = [[]]
+    for token in compact:
+        if token == image_id:
+            pieces.append([])
+        else:
+            pieces[-1].append(token)
+    if counts is not None and len(counts) != len(pieces) - 1:
+        return None
+    places: list[int] = []
+    at = 0
+    for k, piece in enumerate(pieces):
+        if k:
+            places.append(at)
+            end = _after_image(row, at, image_id, None if counts is None else counts[k - 1])
+            if end is None:
+                return None
+            at = end
+        start = _find(piece, row, at, first=k == 0, last=k == len(pieces) - 1)
+        if start is None or image_id in row[at:start]:
+            return None
+        places += range(start, start + len(piece))
+        at = start + len(piece)
+    return places
+
+
+def _after_image(row: Sequence[int], at: int, image_id: int | None, count: int | None) -> int | None:
+    """The place after the last token of the image that comes next."""
+    seen = 0
+    for place in range(at, len(row)):
+        if row[place] == image_id:
+            seen += 1
+            if seen == count:
+                return place + 1
+        elif seen and count is None:
+            return place
+    return len(row) if seen and count is None else None
+
+
+def _find(piece: list[int], row: Sequence[int], at: int, first: bool, last: bool) -> int | None:
+    """Where the text between two images stands: at the very start, at the very end, or at the next match."""
+    ends = len(row) - len(piece)
+    starts = [0] if first else range(ends, ends + 1) if last else range(at, ends + 1)
+    if first and last and ends != 0:
+        return None
+    return next((s for s in starts if s >= at and list(row[s : s + len(piece)]) == piece), None)
+
+
+def text_codes(
+    tokenizer: Any, rendered: Rendered, row: list[int], image_id: int | None, counts: list[int] | None
+) -> tuple[list[int], bool]:
+    """The part (index in `PARTS`) of every real position of one item, and whether its text was located.
+
+    Where the walk does not come out even (a tokenizer without offsets, an expansion that rewrites the text around
+    it), the question is looked for as its own tokens in the ids; failing that, text is left as "template" and the
+    item counts as not located.
+    """
+    codes = [_CODE["image"] if image_id is not None and t == image_id else _CODE["template"] for t in row]
+    if not getattr(tokenizer, "is_fast", False):
+        return _search(tokenizer, rendered, row, codes)
+    special = special_ids(tokenizer)
+    out = tokenizer(rendered.text, add_special_tokens=rendered.add_specials, return_offsets_mapping=True)
+    places = align(out["input_ids"], row, image_id, counts)
+    if places is None:
+        return _search(tokenizer, rendered, row, codes)
+    begun = (
+        False  # Special tokens that the tokenizer adds have no characters: BOS comes before any, EOS after.
+    )
+    for token, (start, end), place in zip(out["input_ids"], out["offset_mapping"], places, strict=True):
+        begun = begun or end > start
+        if token != image_id:
+            codes[place] = _CODE[_part(rendered, start, end, token in special, begun)]
+    return codes, rendered.question is not None
+
+
+def _part(rendered: Rendered, start: int, end: int, special: bool, begun: bool) -> str:
+    if start == end:
+        return "template" if begun else "system"
+    if rendered.answer is not None and end > rendered.answer:
+        return "answer"
+    if rendered.question is not None and start < rendered.question[1] and end > rendered.question[0]:
+        return "template" if special else "question"
+    return "system" if start < rendered.content else "template"
+
+
+def _search(tokenizer: Any, rendered: Rendered, row: list[int], codes: list[int]) -> tuple[list[int], bool]:
+    if rendered.question is None:
+        return codes, False
+    text = rendered.text[slice(*rendered.question)]
+    for form in (text, " " + text):
+        wanted = tokenizer(form, add_special_tokens=False)["input_ids"]
+        for start in range(len(row) - len(wanted), -1, -1):
+            if wanted and row[start : start + len(wanted)] == wanted:
+                first = min((i for i, c in enumerate(codes) if c == _CODE["image"]), default=start)
+                codes[: min(first, start)] = [_CODE["system"]] * min(first, start)
+                codes[start : start + len(wanted)] = [_CODE["question"]] * len(wanted)
+                if rendered.answer is not None:
+                    return codes, False
+                return codes, True
+    return codes, False
+
+
+def special_ids(tokenizer: Any) -> set[int]:
+    """The ids that stand for no text: BOS, turns, image delimiters."""
+    added = getattr(tokenizer, "added_tokens_decoder", {})
+    return set(tokenizer.all_special_ids) | {i for i, token in added.items() if token.special}
+
+
+def build_token_map(
+    tokenizer: Any,
+    input_ids: Int[Tensor, "batch pos"],
+    real: Tensor,
+    image_id: int | None,
+    rendered: Sequence[Rendered],
+    layouts: Sequence[Sequence[ImageLayout]],
+) -> TokenMap:
+    """The token map of a batch, from its ids and what is known of its texts and images."""
+    part = torch.zeros(input_ids.shape, dtype=torch.int8)
+    image_index, patch_index = torch.full_like(input_ids, -1), torch.full_like(input_ids, -1)
+    located = []
+    for i, (text, images) in enumerate(zip(rendered, layouts, strict=True)):
+        places = real[i].nonzero().flatten()
+        row = input_ids[i, places].tolist()
+        counts = [m.tokens for m in images]
+        codes, found = text_codes(tokenizer, text, row, image_id, counts if all(counts) else None)
+        located.append(found)
+        part[i, places] = torch.tensor(codes, dtype=torch.int8)
+        tokens = places[part[i, places] == _CODE["image"]]
+        for k, image in enumerate(images):
+            mine, tokens = tokens[: image.tokens], tokens[image.tokens :]
+            image_index[i, mine] = k
+            if image.grid:
+                patch_index[i, mine[image.lead :]] = torch.arange(len(mine) - image.lead)
+    grids = tuple(tuple(m.grid for m in images) for images in layouts)
+    return TokenMap(part, image_index, patch_index, grids, tuple(located))

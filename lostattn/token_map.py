@@ -1,0 +1,252 @@
+"""What every position of a prompt is, and the names by which positions are chosen."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from lostattn.errors import InputError, UnknownName, nearest
+from lostattn.image_layout import PatchGrid, UnknownGrid
+
+PARTS = ("padding", "system", "image", "question", "answer", "template")
+"""The parts of a prompt; every position is of exactly one. The order is that of `TokenMap.part`."""
+NAMES = (*PARTS, "text", "last", "all", "image:0")
+"""Every name a position can be chosen by; ``image:k`` for any k."""
+_PADDING, _SYSTEM, _IMAGE, _QUESTION, _ANSWER, _TEMPLATE = range(len(PARTS))
+
+Spec = Any
+"""A name, names joined with ``|``, an int, a slice, a list of ints, a mask, or a tuple of these."""
+
+
+@dataclass(frozen=True, eq=False)
+class TokenMap:
+    """Which positions of a batch of prompts are system, image, question, answer so far, template, padding.
+
+    `token_map[spec]` gives a mask over positions. A spec is
+
+    - a name: ``"system"`` (what the chat template puts before the user's content), ``"image"`` (positions whose
+      embedding is a picture's), ``"image:0"`` (the first picture's alone), ``"question"`` (the tokens of the
+      question's own text), ``"answer"`` (the answer so far), ``"template"`` (real positions that are none of
+      these), ``"padding"``, ``"text"`` (real, not image), ``"last"`` (the last real position), ``"all"`` (every
+      real position); several joined with ``|``
+    - an int, a list of ints or a slice, counted over the *real* positions of each item, so that padding does not
+      shift them; negative ones count from the end
+    - a boolean mask ``[pos]`` or ``[batch, pos]``, taken as it is
+    - a tuple of any of these: their union; but ``("image", k)`` is ``"image:k"``
+
+    Attributes:
+        part: the index in `PARTS` of each position's part.
+        image_index: which image of its item a position belongs to; -1 where none.
+        patch_index: which patch of that image's grid, row by row; -1 where none, and where the grid is unknown.
+        grids: the grid of every image of every item.
+        located: for each item, whether its text could be told apart from the template around it.
+    """
+
+    part: Int[Tensor, "batch pos"]
+    image_index: Int[Tensor, "batch pos"]
+    patch_index: Int[Tensor, "batch pos"]
+    grids: tuple[tuple[PatchGrid | UnknownGrid, ...], ...]
+    located: tuple[bool, ...]
+
+    def __getitem__(self, spec: Spec) -> Bool[Tensor, "batch pos"]:
+        return self.resolve(spec)
+
+    @property
+    def real(self) -> Bool[Tensor, "batch pos"]:
+        """Every position that is not padding; the same as ``token_map["all"]``."""
+        return self.part != _PADDING
+
+    @property
+    def n_images(self) -> tuple[int, ...]:
+        """How many images each item holds."""
+        return tuple(len(grids) for grids in self.grids)
+
+    def resolve(self, spec: Spec, need: bool = False) -> Bool[Tensor, "batch pos"]:
+        """The mask of a spec (see the class).
+
+        Args:
+            spec: what to choose.
+            need: raise where nothing at all is chosen, rather than let an edit of nothing pass.
+
+        Raises:
+            UnknownName: a name that no position answers to.
+            InputError: a mask of the wrong shape, an int out of range, a spec of another type; the question of a
+                prompt whose text could not be located; with `need`, a spec that chooses no position.
+        """
+        mask = self._mask(spec)
+        if need and not mask.any():
+            raise InputError(self._nothing(spec))
+        return mask
+
+    def extends(self, spec: Spec) -> bool:
+        """Whether a token that is generated after the prompt belongs to a spec.
+
+        True for ``"last"``, ``"all"``, ``"text"``, ``"answer"``, for -1, for a slice with an open end, and for a
+        union with one of them. False for everything else: other parts end with the prompt, and a mask or an int
+        names positions of the prompt alone.
+        """
+        if isinstance(spec, str):
+            names = [_check_name(name) for name in spec.split("|")]
+            return any(name in ("last", "all", "text", "answer") for name in names)
+        if isinstance(spec, slice):
+            return spec.stop is None and spec.step in (None, 1)
+        if isinstance(spec, (int, np.integer)) and not isinstance(spec, bool):
+            return int(spec) == -1
+        if isinstance(spec, (Tensor, np.ndarray)):
+            return not _is_bool(spec) and bool((torch.as_tensor(spec) == -1).any())
+        if isinstance(spec, tuple) and _image_number(spec) is None:
+            return any(self.extends(one) for one in spec)
+        return isinstance(spec, list) and any(type(i) is int and i == -1 for i in spec)
+
+    def counts(self, item: int) -> dict[str, int]:
+        """How many positions of one item each part has, parts without any left out."""
+        found = torch.bincount(self.part[item].long(), minlength=len(PARTS)).tolist()
+        return {name: n for name, n in zip(PARTS, found, strict=True) if n}
+
+    def to(self, device: torch.device | str) -> TokenMap:
+        """The same map with its tensors on another device."""
+        moved = {name: getattr(self, name).to(device) for name in ("part", "image_index", "patch_index")}
+        return replace(self, **moved)
+
+    def select(self, items: Sequence[int], columns: slice) -> TokenMap:
+        """The map of some items, on some columns."""
+        rows = torch.as_tensor(list(items), device=self.part.device)
+        cut = {name: getattr(self, name)[rows][:, columns] for name in ("part", "image_index", "patch_index")}
+        return replace(
+            self,
+            **cut,
+            grids=tuple(self.grids[i] for i in items),
+            located=tuple(self.located[i] for i in items),
+        )
+
+    def _mask(self, spec: Spec) -> Bool[Tensor, "batch pos"]:
+        if isinstance(spec, str):
+            return self._union([self._named(_check_name(name)) for name in spec.split("|")])
+        if isinstance(spec, (int, np.integer)) and not isinstance(spec, (bool, np.bool_)):
+            return self._at([int(spec)])
+        if isinstance(spec, slice):
+            return self._sliced(spec)
+        if isinstance(spec, (Tensor, np.ndarray)):
+            return self._array(torch.as_tensor(spec, device=self.part.device))
+        if isinstance(spec, tuple):
+            k = _image_number(spec)
+            return self._union([self._mask(one) for one in spec]) if k is None else self._named(f"image:{k}")
+        if isinstance(spec, list):
+            if all(type(i) is int or isinstance(i, np.integer) for i in spec):
+                return self._at([int(i) for i in spec])
+            if _nested_bools(spec):
+                return self._array(torch.as_tensor(spec, device=self.part.device))
+        raise InputError(
+            f"Positions cannot be chosen by {spec!r}; give a name ({', '.join(NAMES)}), an int, a slice,"
+            " a list of ints, a boolean mask, or a tuple of these."
+        )
+
+    def _union(self, masks: list[Tensor]) -> Bool[Tensor, "batch pos"]:
+        out = torch.zeros_like(self.real)
+        for mask in masks:
+            out = out | mask
+        return out
+
+    def _named(self, name: str) -> Bool[Tensor, "batch pos"]:
+        if name == "all":
+            return self.real
+        if name == "text":
+            return self.real & (self.part != _IMAGE)
+        if name == "last":
+            return self._at([-1])
+        if name.startswith("image:"):
+            return self.image_index == int(name.removeprefix("image:"))
+        if name in ("system", "question", "answer", "template") and not all(self.located):
+            raise InputError(
+                f"The {name} of item {self.located.index(False)} could not be told apart from the text around it."
+                " Make the prompt from a question and its images, or name positions by int, slice or mask."
+            )
+        return self.part == PARTS.index(name)
+
+    def _at(self, places: list[int]) -> Bool[Tensor, "batch pos"]:
+        real = self.real
+        n, rank = real.sum(-1, keepdim=True), real.cumsum(-1) - 1
+        out = torch.zeros_like(real)
+        for place in places:
+            index = n + place if place < 0 else torch.full_like(n, place)
+            if ((index < 0) | (index >= n)).any():
+                item = int(((index < 0) | (index >= n)).flatten().nonzero()[0])
+                raise InputError(
+                    f"Position {place} is out of range: item {item} of the batch has {int(n[item])} real positions"
+                    " (padding is not counted)."
+                )
+            out |= real & (rank == index)
+        return out
+
+    def _sliced(self, spec: slice) -> Bool[Tensor, "batch pos"]:
+        out = torch.zeros_like(self.real)
+        for row, real in zip(out, self.real, strict=True):
+            row[real.nonzero().flatten()[list(range(int(real.sum())))[spec]]] = True
+        return out
+
+    def _array(self, values: Tensor) -> Bool[Tensor, "batch pos"]:
+        if values.dtype != torch.bool:
+            if values.ndim <= 1 and not values.is_floating_point() and not values.is_complex():
+                return self._at(values.reshape(-1).tolist())
+            raise InputError(
+                f"A mask of positions is boolean; got {values.dtype} of shape {tuple(values.shape)}."
+            )
+        batch, pos = self.part.shape
+        if tuple(values.shape) not in ((pos,), (batch, pos)):
+            raise InputError(
+                f"A mask of shape {tuple(values.shape)} does not fit a prompt of shape {(batch, pos)}"
+                f" [batch, pos]; give {(batch, pos)} or {(pos,)}."
+            )
+        return values.expand(batch, pos).clone()
+
+    def _nothing(self, spec: Spec) -> str:
+        names = (
+            spec.split("|")
+            if isinstance(spec, str)
+            else [str(s) for s in spec if isinstance(s, str)]
+            if isinstance(spec, tuple)
+            else []
+        )
+        if any(name.strip().startswith("image") for name in names):
+            if not any(self.n_images):
+                return (
+                    f"{spec!r} asks for image tokens, but the prompt holds no image; give one, for example"
+                    " prompt(text, images=[picture])."
+                )
+            return (
+                f"{spec!r} asks for an image that is not there: the items hold {list(self.n_images)} images."
+            )
+        if "answer" in names:
+            return f"{spec!r} names no position: the prompt holds no answer so far; give one with answer=."
+        return f"{spec!r} names no position of this prompt of shape {tuple(self.part.shape)} [batch, pos]."
+
+
+def _check_name(name: str) -> str:
+    name = name.strip()
+    if name in NAMES or re.fullmatch(r"image:\d+", name):
+        return name
+    raise UnknownName(
+        f"No positions are called {name!r}; there are {', '.join(NAMES)} (image:k for the k-th image)."
+        + nearest(name, NAMES)
+    )
+
+
+def _image_number(spec: tuple[Any, ...]) -> int | None:
+    """k of ``("image", k)``."""
+    pair = len(spec) == 2 and spec[0] == "image" if spec and isinstance(spec[0], str) else False
+    return spec[1] if pair and type(spec[1]) is int and spec[1] >= 0 else None
+
+
+def _is_bool(values: Tensor | np.ndarray) -> bool:
+    return values.dtype in (torch.bool, np.dtype(bool))
+
+
+def _nested_bools(spec: list[Any]) -> bool:
+    return bool(spec) and all(type(i) is bool or (isinstance(i, list) and _nested_bools(i)) for i in spec)
