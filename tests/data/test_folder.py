@@ -46,9 +46,7 @@ def test_a_picture_cut_short_is_corrupted_too(folder: Path) -> None:
 
 def test_a_missing_picture_is_named(folder: Path) -> None:
     (folder / "images" / "00000-0.png").unlink()
-    with pytest.raises(
-        InputError, match=r"'shapes-test-1-00000' names the image file .*00000-0\.png, which does not"
-    ):
+    with pytest.raises(InputError, match=r"'shapes-test-1-00000' names the image file .*00000-0\.png, which does not"):
         load(folder)
 
 
@@ -78,9 +76,7 @@ def test_a_line_may_be_short(tmp_path: Path) -> None:
     assert (len(two.images), two.images[0].mode, two.images[0].size) == (2, "RGB", (4, 6))
 
 
-def test_nothing_is_overwritten_and_nothing_half_written(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_nothing_is_overwritten_and_nothing_half_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.txt").write_text("mine")
     questions = load("shapes", n=3)

@@ -28,9 +28,7 @@ def test_a_question_is_a_value() -> None:
     assert _question() != _question(answer="no")
     with pytest.raises(AttributeError):
         _question().text = "other"  # type: ignore[misc]
-    assert repr(_question()) == (
-        "Question('q0', existence, 'Is <b>this</b> it?\\nOptions:' -> 'yes', images: 5x7)"
-    )
+    assert repr(_question()) == ("Question('q0', existence, 'Is <b>this</b> it?\\nOptions:' -> 'yes', images: 5x7)")
 
 
 def test_an_answer_outside_the_choices_is_refused() -> None:
@@ -56,9 +54,7 @@ def test_only_keeps_a_kind_and_names_what_there_is() -> None:
     assert questions.kinds == ("existence", "colour")
     assert [q.id for q in questions.only("existence")] == ["q0", "q2"]
     assert [q.id for q in questions.only("colour", "existence")] == ["q0", "q1", "q2"]
-    with pytest.raises(
-        InputError, match="no question of kind 'color'.*existence, colour.*Did you mean 'colour'"
-    ):
+    with pytest.raises(InputError, match="no question of kind 'color'.*existence, colour.*Did you mean 'colour'"):
         questions.only("color")
 
 

@@ -30,15 +30,13 @@ _PAINT = {"red": _RED, "green": _GREEN, "blue": _BLUE, "yellow": _YELLOW}
 
 
 def _look(image: Image.Image) -> list[Object]:
-    """What is to be seen, from the pixels alone: colour by the nearest paint, shape by how its box is filled."""
+    """What is to be seen by the pixels alone: colour by the nearest paint, shape by how its box is filled."""
     pixels = np.asarray(image).astype(int)
     height, width, _ = pixels.shape
     found = []
     for row in range(3):
         for column in range(3):
-            cell = pixels[
-                row * height // 3 : (row + 1) * height // 3, column * width // 3 : (column + 1) * width // 3
-            ]
+            cell = pixels[row * height // 3 : (row + 1) * height // 3, column * width // 3 : (column + 1) * width // 3]
             distance = np.stack([np.abs(cell - np.array(p)).sum(-1) for p in _PAINT.values()])
             inside = distance.min(0) < 12
             if not inside.any():
