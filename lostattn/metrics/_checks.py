@@ -100,7 +100,7 @@ def check_convention(convention: str) -> None:
         raise InputError(f"convention={convention!r}; expected 'paper' or 'released'.")
 
 
-def check_tol(tol: float | None) -> None:
+def check_tol(tol: float | int | None) -> None:
     """Refuse a relative tolerance outside [0, 1)."""
     if tol is not None and not 0 <= tol < 1:
         raise InputError(

@@ -20,7 +20,7 @@ from lostattn.metrics import _kernels
 from lostattn.metrics._checks import check_convention, check_pair, check_tol
 
 
-def _discrepancy(before: Tensor, after: Tensor, tol: float | None, mask: Tensor | None) -> dict[str, Tensor]:
+def _discrepancy(before: Tensor, after: Tensor, tol: float | int | None, mask: Tensor | None) -> dict[str, Tensor]:
     check_pair(before, after, mask)
     check_tol(tol)
     first = _kernels.decompose(before, mask, tol)
@@ -30,7 +30,7 @@ def _discrepancy(before: Tensor, after: Tensor, tol: float | None, mask: Tensor 
 def column_innovation(
     before: Float[Tensor, "*batch pos d_model"],
     after: Float[Tensor, "*batch pos d_model"],
-    tol: float | None = None,
+    tol: float | int | None = None,
     mask: Bool[Tensor, "*batch pos"] | None = None,
 ) -> Float[Tensor, "*batch"]:
     """``‖(I − P_C(X)) X'‖_F / ‖X'‖_F`` in [0, 1], float64: relations between tokens that were not there.
@@ -43,7 +43,7 @@ def column_innovation(
 def row_innovation(
     before: Float[Tensor, "*batch pos d_model"],
     after: Float[Tensor, "*batch pos d_model"],
-    tol: float | None = None,
+    tol: float | int | None = None,
     mask: Bool[Tensor, "*batch pos"] | None = None,
 ) -> Float[Tensor, "*batch"]:
     """``‖X' (I − P_R(X))‖_F / ‖X'‖_F`` in [0, 1], float64: directions of the model that were not in use.
@@ -56,7 +56,7 @@ def row_innovation(
 def subspace_innovation(
     before: Float[Tensor, "*batch pos d_model"],
     after: Float[Tensor, "*batch pos d_model"],
-    tol: float | None = None,
+    tol: float | int | None = None,
     mask: Bool[Tensor, "*batch pos"] | None = None,
 ) -> Float[Tensor, "*batch"]:
     """``ΔD``: the mean of ``column_innovation`` and ``row_innovation``, in [0, 1], float64. Arguments: as
@@ -68,7 +68,7 @@ def rid(
     before: Float[Tensor, "*batch pos d_model"],
     after: Float[Tensor, "*batch pos d_model"],
     convention: str = "paper",
-    tol: float | None = None,
+    tol: float | int | None = None,
     mask: Bool[Tensor, "*batch pos"] | None = None,
 ) -> Float[Tensor, "*batch"]:
     """``RID = ΔS + ΔD``, in [0, 2], float64: representation information discrepancy (arXiv 2605.05668).

@@ -21,7 +21,7 @@ from lostattn.metrics._checks import check_convention, check_pair, check_state
 
 
 def mixing_settings(
-    convention: str, power: float | None, normalise: bool | None, rows: str | None
+    convention: str, power: float | int | None, normalise: bool | None, rows: str | None
 ) -> tuple[float, bool, bool]:
     """``(power, normalise, last row only)``: a convention's own, where the caller does not say."""
     check_convention(convention)
@@ -46,7 +46,7 @@ def token_mixing_entropy(
     convention: str = "paper",
     mask: Bool[Tensor, "*batch pos"] | None = None,
     *,
-    power: float | None = None,
+    power: float | int | None = None,
     normalise: bool | None = None,
     rows: str | None = None,
 ) -> Float[Tensor, "*batch"]:
@@ -75,7 +75,7 @@ def mixig(
     convention: str = "paper",
     mask: Bool[Tensor, "*batch pos"] | None = None,
     *,
-    power: float | None = None,
+    power: float | int | None = None,
     normalise: bool | None = None,
     rows: str | None = None,
 ) -> Float[Tensor, "*batch"]:

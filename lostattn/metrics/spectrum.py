@@ -31,7 +31,7 @@ class Decomposition(NamedTuple):
 def decompose(
     x: Float[Tensor, "*batch pos d_model"],
     mask: Bool[Tensor, "*batch pos"] | None = None,
-    tol: float | None = None,
+    tol: float | int | None = None,
 ) -> Decomposition:
     """The singular values of a state and what else the metrics share, from one float64 Gram matrix.
 

@@ -16,10 +16,10 @@ from lostattn.metrics.mixing import mixing_settings
 def stream_metrics(
     states: Sequence[Float[Tensor, "*batch pos d_model"]],
     convention: str = "paper",
-    tol: float | None = None,
+    tol: float | int | None = None,
     mask: Bool[Tensor, "*batch pos"] | None = None,
     *,
-    power: float | None = None,
+    power: float | int | None = None,
     normalise: bool | None = None,
     rows: str | None = None,
 ) -> dict[str, Float[Tensor, "update *batch"]]:
@@ -67,10 +67,10 @@ def update_metrics(
     mid: Float[Tensor, "*batch pos d_model"],
     post: Float[Tensor, "*batch pos d_model"],
     convention: str = "paper",
-    tol: float | None = None,
+    tol: float | int | None = None,
     mask: Bool[Tensor, "*batch pos"] | None = None,
     *,
-    power: float | None = None,
+    power: float | int | None = None,
     normalise: bool | None = None,
     rows: str | None = None,
 ) -> dict[str, Float[Tensor, "update *batch"]]:

@@ -1,0 +1,74 @@
+"""A layer and a stream: the same numbers as the single metrics, each state decomposed once."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from metrics import definitions
+
+from lostattn import metrics
+from lostattn.metrics import _kernels
+
+
+def stream(n: int, *shape: int) -> list[torch.Tensor]:
+    states = [definitions.random(*shape)]
+    for i in range(1, n):
+        states.append(states[-1] + 0.4 * definitions.random(*shape, seed=i))
+    return states
+
+
+@pytest.mark.parametrize("shape", [(7, 13), (13, 7)])
+def test_the_paper_compares_neighbours(shape: tuple[int, int]) -> None:
+    states = stream(5, *shape)
+    found = metrics.stream_metrics(states)
+    for u in range(4):
+        expected = definitions.rid(states[u], states[u + 1])
+        expected["mixig"] = definitions.entropy_paper(states[u + 1]) - definitions.entropy_paper(states[u])
+        for name, value in expected.items():
+            assert found[name][u].item() == pytest.approx(value, rel=1e-6, abs=1e-12), (u, name)
+
+
+@pytest.mark.parametrize("shape", [(7, 13), (13, 7)])
+def test_the_released_code_compares_with_the_layer_input(shape: tuple[int, int]) -> None:
+    states = stream(5, *shape)
+    found = metrics.stream_metrics(states, "released")
+    for u, before in enumerate([0, 0, 2, 2]):
+        expected = definitions.rid(states[before], states[u + 1])
+        gain = definitions.entropy_released(states[u + 1]) - definitions.entropy_released(states[u])
+        expected["mixig"] = gain
+        for name, value in expected.items():
+            assert found[name][u].item() == pytest.approx(value, rel=1e-6, abs=1e-12), (u, name)
+
+
+def test_a_layer_is_a_stream_of_three() -> None:
+    pre, mid, post = stream(3, 2, 5, 11)
+    mask = torch.ones(2, 5, dtype=torch.bool)
+    mask[0, 0] = False
+    for convention in ("paper", "released"):
+        found = metrics.update_metrics(pre, mid, post, convention, 1e-3, mask, power=2)
+        whole = metrics.stream_metrics([pre, mid, post], convention, 1e-3, mask, power=2)
+        base = pre if convention == "released" else mid
+        assert found["rid"].shape == (2, 2)
+        assert {k: v.tolist() for k, v in found.items()} == {k: v.tolist() for k, v in whole.items()}
+        torch.testing.assert_close(found["rid"][0], metrics.rid(pre, mid, tol=1e-3, mask=mask))
+        torch.testing.assert_close(found["rid"][1], metrics.rid(base, post, tol=1e-3, mask=mask))
+        torch.testing.assert_close(found["mixig"][1], metrics.mixig(mid, post, convention, mask, power=2))
+
+
+@pytest.mark.parametrize(("convention", "supports"), [("paper", 4), ("released", 2)])
+def test_one_decomposition_per_state(monkeypatch: pytest.MonkeyPatch, convention: str, supports: int) -> None:
+    calls = {"decompose": 0, "support": 0}
+
+    def counted(name: str):
+        original = getattr(_kernels, name)
+
+        def count(*args):
+            calls[name] += 1
+            return original(*args)
+
+        return count
+
+    for name in calls:
+        monkeypatch.setattr(_kernels, name, counted(name))
+    metrics.stream_metrics(stream(5, 3, 7), convention)
+    assert calls == {"decompose": 5, "support": supports}
