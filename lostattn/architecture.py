@@ -102,7 +102,7 @@ class Architecture:
     vision: Vision | None
 
 
-def resolve(model: nn.Module) -> Architecture:
+def resolve(model: Any) -> Architecture:
     """Find the parts of a Hugging Face image-text-to-text model.
 
     Raises:
@@ -119,9 +119,7 @@ def resolve(model: nn.Module) -> Architecture:
     decoder = _innermost_decoder(model)
     head = model.get_output_embeddings()
     if id(decoder) not in paths or head is None or decoder is model:
-        raise UnsupportedModel(
-            f"{kind}: looked for a decoder below the model and an unembedding, found {type(head)}."
-        )
+        raise UnsupportedModel(f"{kind}: looked for a decoder below the model and an unembedding, found {type(head)}.")
     stacks = _attention_stacks(model)
     at = paths[id(decoder)]
     inside = {path: blocks for path, blocks in stacks.items() if path.startswith(f"{at}.")}
@@ -212,9 +210,7 @@ def _block(path: str, layer: nn.Module) -> Block:
     ffn = getattr(layer, after[1])
     linears = [n for n in children_in_order(ffn) if isinstance(getattr(ffn, n), nn.Linear)]
     if len(linears) not in (2, 3):
-        raise UnsupportedModel(
-            f"{path}.{after[1]} calls the linear maps {linears}: looked for two, or three if gated."
-        )
+        raise UnsupportedModel(f"{path}.{after[1]} calls the linear maps {linears}: looked for two, or three if gated.")
     kinds = ("pre", "pre_linear")[: len(linears) - 1]
     return Block(
         path=path,
@@ -229,9 +225,7 @@ def _block(path: str, layer: nn.Module) -> Block:
 
 def _attention(path: str, module: nn.Module) -> Attention:
     if not calls_attention(module):
-        raise UnsupportedModel(
-            f"{path}: the attention call stands in a submodule, which is not supported yet."
-        )
+        raise UnsupportedModel(f"{path}: the attention call stands in a submodule, which is not supported yet.")
     before, after = children_around_attention(module)
     separate = {name[0]: name for name in before if name in ("q_proj", "k_proj", "v_proj")}
     fused = next((name for name in before if name in FUSED_QKV), None)
@@ -270,9 +264,7 @@ def _vision(model: Any, stacks: dict[str, list[nn.Module]], decoder: str) -> Vis
     projector, inside = _projector(base, base_path, tower, tower_path)
     embed = next((n for n in EMBEDDINGS if hasattr(tower, n)), None)
     if embed is None:
-        raise UnsupportedModel(
-            f"{tower_path}: no patch embedding among {[n for n, _ in tower.named_children()]}."
-        )
+        raise UnsupportedModel(f"{tower_path}: no patch embedding among {[n for n, _ in tower.named_children()]}.")
     style = "blocks" if layers.endswith(".blocks") else "encoder_layers"
     calls = [name for name, _ in forward_calls(base)]
     return Vision(

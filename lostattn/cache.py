@@ -99,9 +99,7 @@ class ActivationCache(Mapping[str, Tensor]):
         before, after = ends[update]
         return self[after, layer] - self[before, layer]
 
-    def to(
-        self, device: str | torch.device | None = None, dtype: torch.dtype | None = None
-    ) -> ActivationCache:
+    def to(self, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> ActivationCache:
         """The same cache on another device or in another floating-point dtype."""
 
         def move(value: Any) -> Any:
@@ -113,9 +111,7 @@ class ActivationCache(Mapping[str, Tensor]):
 
         return ActivationCache(move(self._kept), self._names, self._sites, self._model, self.prompt)
 
-    def map(
-        self, metric: Callable[..., Any], update: str | None = None, point: str = "resid_post"
-    ) -> dict[int, Any]:
+    def map(self, metric: Callable[..., Any], update: str | None = None, point: str = "resid_post") -> dict[int, Any]:
         """Run a metric over every layer: ``metric(before, after)`` of an update, or ``metric(state)`` of a point.
 
         >>> cache.map(la.metrics.rid, update="mlp")     # {layer: Float[Tensor, "batch"]}  # doctest: +SKIP
@@ -131,7 +127,7 @@ class ActivationCache(Mapping[str, Tensor]):
         return {i: metric(self[ends[update][0], i], self[ends[update][1], i], mask=mask) for i in range(n)}
 
     def to_transformer_lens(self) -> transformer_lens.ActivationCache:
-        """The same activations as a ``transformer_lens.ActivationCache`` (direct look-ups; every derived point made)."""
+        """The same activations as a ``transformer_lens.ActivationCache``, every derived point made; direct look-ups only."""
         from transformer_lens import ActivationCache as TheirCache
 
         return TheirCache({name: self[name] for name in self}, model=None)
@@ -146,7 +142,7 @@ class ActivationCache(Mapping[str, Tensor]):
         if how.kind in ("attn_scores", "pattern"):
             return self._attention(name, how)
         value = self._kept[how.needs[0]]
-        module = self._model.get_submodule(how.path)
+        module: Any = self._model.get_submodule(how.path)
         if how.kind == "result":
             weight = module.weight.unflatten(1, (value.shape[-2], -1))  # [d_model, head, d_head]
             return torch.einsum("...hd,mhd->...hm", value, weight.to(value.dtype))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -30,7 +31,7 @@ class Config:
     device: str
 
 
-def config_of(module: torch.nn.Module, architecture: Architecture, name: str) -> Config:
+def config_of(module: Any, architecture: Architecture, name: str) -> Config:
     """Read the sizes off a resolved model."""
     stack, vision = architecture.stack, architecture.vision
     text = module.config.get_text_config()

@@ -43,9 +43,7 @@ def generate_under(
     if max_new_tokens < 1:
         raise InputError(f"max_new_tokens is {max_new_tokens}; expected at least 1.")
     if keywords.get("num_beams", 1) != 1:
-        raise InputError(
-            f"num_beams is {keywords['num_beams']}; interventions are defined for one beam only."
-        )
+        raise InputError(f"num_beams is {keywords['num_beams']}; interventions are defined for one beam only.")
     settings = {"do_sample": False, "max_new_tokens": max_new_tokens, **keywords}
     inputs = model._inputs(prompt)
     memory: dict[str, Any] = {}

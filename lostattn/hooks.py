@@ -68,7 +68,5 @@ def _accepted(sites: Sites, accepts: Callable[[str], bool]) -> list[str]:
         except InputError:
             continue
     if not editable:
-        raise InputError(
-            f"a filter in fwd_hooks accepts {len(accepted)} points, of which none can be edited."
-        )
+        raise InputError(f"a filter in fwd_hooks accepts {len(accepted)} points, of which none can be edited.")
     return editable

@@ -35,7 +35,7 @@ def load_module(
 
     from lostattn.processors import load_processor
 
-    known = {"revision": revision, "trust_remote_code": trust_remote_code}
+    known: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     try:
         config = AutoConfig.from_pretrained(source, **known)
     except OSError as error:
@@ -46,9 +46,7 @@ def load_module(
             f"({str(error).splitlines()[0]}).{nearest(name, names())}"
         ) from error
     if type(config) not in AutoModelForImageTextToText._model_mapping and not hasattr(config, "auto_map"):
-        raise UnsupportedModel(
-            f"{name!r} is a {config.model_type!r} model; expected an image-text-to-text model."
-        )
+        raise UnsupportedModel(f"{name!r} is a {config.model_type!r} model; expected an image-text-to-text model.")
     options = {
         "dtype": "auto" if dtype is None else dtype,
         "attn_implementation": attn_implementation,

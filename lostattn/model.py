@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,7 +37,7 @@ class LVLM:
     model, ``nn`` the nnsight model around it, ``processor`` the processor, ``hook_names`` every hook point.
     """
 
-    def __init__(self, module: nn.Module, processor: Any, name: str) -> None:
+    def __init__(self, module: Any, processor: Any, name: str) -> None:
         self.hf = module
         self.processor = processor
         self.architecture = resolve(module)

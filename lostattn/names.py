@@ -87,9 +87,7 @@ OUTER_ALIASES = {
     "vision_projector.hook_vision_proj_out": "vision_projector.hook_out",
 }
 
-_BLOCK = re.compile(
-    r"^(?P<stack>blocks|vision_encoder\.(?:blocks|encoder_layers))\.(?P<layer>-?\d+)\.(?P<point>.+)$"
-)
+_BLOCK = re.compile(r"^(?P<stack>blocks|vision_encoder\.(?:blocks|encoder_layers))\.(?P<layer>-?\d+)\.(?P<point>.+)$")
 _SHORT = re.compile(r"([a-z]+)(\d+)([a-z]?.*)")
 _LAYER_TYPES = {"a": "attn", "m": "mlp", "b": "", "block": "", "blocks": "", "attention": "attn"}
 _ACTIVATIONS = {
@@ -146,9 +144,7 @@ def split_block(name: str) -> tuple[str, int, str] | None:
     return (found["stack"], int(found["layer"]), found["point"]) if found else None
 
 
-def canonical(
-    name: str, n_layers: int, n_vision_layers: int = 0, vision_stack: str = "vision_encoder.blocks"
-) -> str:
+def canonical(name: str, n_layers: int, n_vision_layers: int = 0, vision_stack: str = "vision_encoder.blocks") -> str:
     """The canonical key that ``name`` (full, alias or shorthand) stands for; negative layers count from the end.
 
     The name need not exist: a point that nothing offers comes back as it was written, for the caller to

@@ -138,19 +138,13 @@ def _attention_event(
     names = {what: f"{boundary}.hook_{what}" for what in ("rot_q", "rot_k", "attn_scores", "pattern")}
 
     def inputs(name: str) -> list[dict[str, Any]]:
-        acts: list[dict[str, Any]] = [
-            {"verb": "edit", "view": ("plain",), **_edit(e)} for e in edits if e.name == name
-        ]
+        acts: list[dict[str, Any]] = [{"verb": "edit", "view": ("plain",), **_edit(e)} for e in edits if e.name == name]
         return acts + ([{"verb": "tap", "name": name, "view": ("plain",)}] if name in kept else [])
 
     query, key = inputs(names["rot_q"]), inputs(names["rot_k"])
     scores = [_edit(e) for e in edits if e.name == names["attn_scores"]]
     patterns = [_edit(e) for e in edits if e.name == names["pattern"]]
-    taps = [
-        (names[k], short)
-        for k, short in (("attn_scores", "scores"), ("pattern", "pattern"))
-        if names[k] in direct
-    ]
+    taps = [(names[k], short) for k, short in (("attn_scores", "scores"), ("pattern", "pattern")) if names[k] in direct]
     geometry = f"{boundary}.geometry" if boundary in geometries else None
     if not (query or key or scores or patterns or taps or geometry):
         return None

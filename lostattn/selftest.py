@@ -10,7 +10,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from PIL import Image
@@ -58,17 +58,17 @@ class Report:
         return "\n".join(lines)
 
 
-def unchanged(x, here):
+def unchanged(x: Any, here: Any) -> Any:
     """The identity edit of a tensor; a copy, so that the write itself is put to the test."""
     return x.clone()
 
 
-def unchanged_rows(x, cells, here):
+def unchanged_rows(x: Any, cells: Any, here: Any) -> Any:
     """The identity edit at the attention boundary."""
     return x
 
 
-def rotated_rows(x, cells, here):
+def rotated_rows(x: Any, cells: Any, here: Any) -> Any:
     """Weights moved one key on: a perturbation that keeps every row's sum."""
     return x.roll(1, dims=-1)
 
@@ -94,9 +94,7 @@ def selftest(model: LVLM, prompt: Prompt | None = None) -> Report:
     checks = [*_identities(model, prompt), *_patterns(model, prompt), *_stream(model, prompt)]
     report = Report(model.name, tuple(checks))
     if not report.passed:
-        raise UnsupportedModel(
-            f"{report!r}\nThis model would be edited in vain; load with selftest=False to look on."
-        )
+        raise UnsupportedModel(f"{report!r}\nThis model would be edited in vain; load with selftest=False to look on.")
     return report
 
 
@@ -115,9 +113,7 @@ def _identities(model: LVLM, prompt: Prompt) -> list[Check]:
         edits.append(Edit(name, unchanged_rows if rows else unchanged))
     same = model._run(prompt, (), edits)[0]
     return [
-        Check(
-            "the untouched pass is the bare model's", _worst(untouched, bare), torch.equal(untouched, bare)
-        ),
+        Check("the untouched pass is the bare model's", _worst(untouched, bare), torch.equal(untouched, bare)),
         Check(f"identity at {len(edits)} points", _worst(same, bare), torch.equal(same, bare)),
     ]
 
@@ -154,9 +150,7 @@ def _stream(model: LVLM, prompt: Prompt) -> list[Check]:
         checks.append(Check(f"blocks.{i}: pattern @ v = z", read, read < max(1e-4, 8 * eps)))
         total = cache["resid_pre", i] + cache["attn_out", i] + cache["mlp_out", i]
         gap = _relative(total[real], cache["resid_post", i][real])
-        checks.append(
-            Check(f"blocks.{i}: resid_pre + Δattn + Δmlp = resid_post", gap, gap < max(1e-5, 8 * eps))
-        )
+        checks.append(Check(f"blocks.{i}: resid_pre + Δattn + Δmlp = resid_post", gap, gap < max(1e-5, 8 * eps)))
     return checks
 
 

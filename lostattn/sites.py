@@ -111,9 +111,7 @@ class Sites:
                 f"{key!r} can be read but not edited: the model never holds it. Edit {norm + '.hook_out'!r} instead."
             )
         if key.endswith("attn.hook_result"):
-            raise InputError(
-                f"{key!r} can be read but not edited. Edit {key.replace('result', 'z')!r} instead."
-            )
+            raise InputError(f"{key!r} can be read but not edited. Edit {key.replace('result', 'z')!r} instead.")
         self._refuse_vision(key)
         return key
 
@@ -172,15 +170,11 @@ def _block_slots(stack: Stack, i: int, block: Block, once: bool, derived: dict[s
     attn = block.attn
     for path in attn.order:
         if path == attn.qkv:
-            parts: dict[str, View] = {
-                f"attn__hook_{p}": ("fused", n, stack.n_heads) for n, p in enumerate("qkv")
-            }
+            parts: dict[str, View] = {f"attn__hook_{p}": ("fused", n, stack.n_heads) for n, p in enumerate("qkv")}
             slots.append(tensor(path, "output", **parts))
         else:
             letter = "q" if path == attn.q else "k" if path == attn.k else "v"
-            slots.append(
-                tensor(path, "output", **{f"attn__hook_{letter}": heads if letter == "q" else kv_heads})
-            )
+            slots.append(tensor(path, "output", **{f"attn__hook_{letter}": heads if letter == "q" else kv_heads}))
     boundary = {f"{at}.attn.hook_rot_q": plain, f"{at}.attn.hook_rot_k": plain}
     slots += [
         Slot("windows" if attn.windows else "attention", attn.path, once=once, views=boundary, out=attn.o),

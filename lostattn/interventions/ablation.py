@@ -77,5 +77,5 @@ class Ablate(Intervention):
                 "reference": self.reference,
                 "slot": setting.slot(f"ablate.{name}"),
             }
-            out.append(Edit(name, kernels.ablate, params, self.steps))
+            out.append(Edit(name, kernels.ablate, params, checked_steps(self.steps)))
         return out

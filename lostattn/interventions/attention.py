@@ -21,9 +21,7 @@ def _normalise(self: Any) -> None:
     object.__setattr__(self, "steps", checked_steps(self.steps))
 
 
-def _boundary_edits(
-    self: Any, setting: Setting, point: str, kernel: Any, params: dict[str, Any]
-) -> list[Edit]:
+def _boundary_edits(self: Any, setting: Setting, point: str, kernel: Any, params: dict[str, Any]) -> list[Edit]:
     queries = setting.positions(self.queries)
     keys = setting.positions(self.keys)
     return [
@@ -69,9 +67,7 @@ class ReplaceAttention(Intervention):
         _normalise(self)
         choice("space", self.space, ("weights", "scores"))
         if not isinstance(self.source, Source):
-            raise InputError(
-                f"source is {self.source!r}; expected a source such as Gaussian(seed=0) or Uniform()."
-            )
+            raise InputError(f"source is {self.source!r}; expected a source such as Gaussian(seed=0) or Uniform().")
         if not 0.0 <= self.mix <= 1.0:
             raise InputError(f"mix is {self.mix!r}; expected a number from 0 (learned) to 1 (replaced).")
 
@@ -107,9 +103,7 @@ class Released(Intervention):
         _normalise(self)
         low, high = self.percentiles
         if not 0.0 <= low < high <= 1.0:
-            raise InputError(
-                f"percentiles is {self.percentiles!r}; expected (low, high) with 0 <= low < high <= 1."
-            )
+            raise InputError(f"percentiles is {self.percentiles!r}; expected (low, high) with 0 <= low < high <= 1.")
         if not isinstance(self.prior, Source):
             choice("prior", self.prior, ("gaussian_noise", "vision_encoder", "image_complexity"))
 
@@ -138,6 +132,7 @@ def _replacing(self: Any, setting: Setting, align: str, percentiles: Any) -> lis
         drawn = self.source.draw(setting, i, self.keys)
         observers += [e for e in drawn.observers if e.name not in {o.name for o in observers}]
         params: dict[str, Any] = {"draw": drawn.kernel, "draw_params": drawn.params, "mix": self.mix}
+        kernel: Any
         if weights:
             kernel, point = kernels.replace_weights, "hook_pattern"
             params["keep_mass"] = self.keep_mass

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from lostattn.plan import Edit
 
 Layers = Iterable[int] | int | None
-Steps = str | tuple[int, int | None]
+Span = tuple[int, int | None]
+Steps = str | Span
 
 
 class Serializable:
@@ -58,7 +59,7 @@ class Serializable:
         return _decode(data)
 
     def __eq__(self, other: object) -> bool:
-        return type(other) is type(self) and self.to_json() == other.to_json()  # type: ignore[attr-defined]
+        return type(other) is type(self) and self.to_json() == other.to_json()
 
     def __hash__(self) -> int:
         return hash(self.to_json())
@@ -141,9 +142,7 @@ def finite(name: str, values: Tensor) -> Tensor:
     """Refuse NaN and infinities in values that a user hands over."""
     if not torch.isfinite(values).all():
         bad = int((~torch.isfinite(values)).sum())
-        raise InputError(
-            f"{name} holds {bad} values that are NaN or infinite, of {values.numel()}; expected numbers."
-        )
+        raise InputError(f"{name} holds {bad} values that are NaN or infinite, of {values.numel()}; expected numbers.")
     return values
 
 
@@ -181,7 +180,5 @@ def _decode(data: Any) -> Any:
         return {_decode(k): _decode(v) for k, v in data["dict"]}
     kind = Serializable._known.get(data["type"])
     if kind is None:
-        raise UnknownName(
-            f"no intervention is called {data['type']!r}.{nearest(data['type'], Serializable._known)}"
-        )
+        raise UnknownName(f"no intervention is called {data['type']!r}.{nearest(data['type'], Serializable._known)}")
     return kind(**{k: _decode(v) for k, v in data.items() if k != "type"})

@@ -42,9 +42,7 @@ def prompt_complexity(prompt: Prompt) -> Float[Tensor, "batch pos"]:
     """
     token_map = prompt.token_map
     if not bool(token_map["image"].any()):
-        raise InputError(
-            "Complexity looks at the picture, and this prompt holds none. Give one with images=[...]."
-        )
+        raise InputError("Complexity looks at the picture, and this prompt holds none. Give one with images=[...].")
     out = torch.zeros(token_map["image"].shape)
     for b, pictures in enumerate(prompt.images):
         for k, picture in enumerate(pictures):
@@ -53,7 +51,5 @@ def prompt_complexity(prompt: Prompt) -> Float[Tensor, "batch pos"]:
             values = patch_complexity(picture, grid.boxes())
             out[b, mine.cpu()] = values[token_map.patch_index[b, mine].cpu()]
         if not pictures and bool(token_map["image"][b].any()):
-            raise InputError(
-                f"Complexity looks at the picture, and item {b} of this prompt came without its pixels."
-            )
+            raise InputError(f"Complexity looks at the picture, and item {b} of this prompt came without its pixels.")
     return out

@@ -36,9 +36,7 @@ class NoiseUpdate(Intervention):
         object.__setattr__(self, "layers", checked_layers(self.layers))
         object.__setattr__(self, "steps", checked_steps(self.steps))
         if self.std is not None and not self.std >= 0:
-            raise InputError(
-                f"std is {self.std!r}; expected a number >= 0, or None to match what is replaced."
-            )
+            raise InputError(f"std is {self.std!r}; expected a number >= 0, or None to match what is replaced.")
 
     def compile(self, setting: Setting) -> list[Edit]:
         """One edit for each layer."""
@@ -52,7 +50,7 @@ class NoiseUpdate(Intervention):
                 "std": self.std,
                 "seeds": setting.seeds(self.seed, "noise", self.what, i),
             }
-            out.append(Edit(f"blocks.{i}.{POINTS[self.what]}", kernels.noise_update, params, self.steps))
+            out.append(Edit(f"blocks.{i}.{POINTS[self.what]}", kernels.noise_update, params, checked_steps(self.steps)))
         return out
 
 
@@ -95,5 +93,7 @@ class NoiseWeights(Intervention):
             for point in points:
                 seed = stable_seed(self.seed, "weights", point, i)
                 kernel = kernels.noise_linear
-                out.append(Edit(f"blocks.{i}.{point}", kernel, {"seed": seed}, self.steps, reads_input=True))
+                out.append(
+                    Edit(f"blocks.{i}.{point}", kernel, {"seed": seed}, checked_steps(self.steps), reads_input=True)
+                )
         return out

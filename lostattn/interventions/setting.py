@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from torch import nn
-
 from lostattn.errors import InputError
+from lostattn.interventions.base import Layers
 from lostattn.plan import Positions
 from lostattn.sites import Sites
 
@@ -22,7 +20,7 @@ class Setting:
     """A model's hook points and a prompt, with the few questions that interventions ask of them."""
 
     sites: Sites
-    model: nn.Module
+    model: Any
     prompt: Prompt
     place: tuple[int, ...] = ()  # of a part in its composition: keeps the memories of two equal parts apart
 
@@ -34,7 +32,7 @@ class Setting:
         """A key for what an edit remembers during a generation, its own even where two equal parts are composed."""
         return ".".join([*map(str, self.place), name])
 
-    def layers(self, layers: Sequence[int] | None) -> list[int]:
+    def layers(self, layers: Layers) -> list[int]:
         """The layers meant, as indices from 0; negative ones count from the end.
 
         Raises:
@@ -42,15 +40,13 @@ class Setting:
         """
         return _in_range("layer", layers, len(self.sites.architecture.stack.blocks))
 
-    def heads(self, heads: Sequence[int] | None) -> tuple[int, ...] | None:
+    def heads(self, heads: Layers) -> tuple[int, ...] | None:
         """The heads meant; ``None`` for all.
 
         Raises:
             InputError: a head is out of range.
         """
-        return (
-            None if heads is None else tuple(_in_range("head", heads, self.sites.architecture.stack.n_heads))
-        )
+        return None if heads is None else tuple(_in_range("head", heads, self.sites.architecture.stack.n_heads))
 
     def positions(self, spec: Any) -> Positions:
         """A choice of positions as a mask over the prompt, and whether generated tokens belong to it.
@@ -74,12 +70,11 @@ def stable_seed(*parts: Any) -> int:
     return int.from_bytes(digest[:8], "little") >> 2
 
 
-def _in_range(what: str, asked: Sequence[int] | None, n: int) -> list[int]:
+def _in_range(what: str, asked: Layers, n: int) -> list[int]:
     if asked is None:
         return list(range(n))
+    asked = (asked,) if isinstance(asked, int) else tuple(asked)
     bad = [i for i in asked if not -n <= i < n]
     if bad:
-        raise InputError(
-            f"{what} {bad[0]} is out of range: the model has {n} {what}s (0 to {n - 1}, or negative)."
-        )
+        raise InputError(f"{what} {bad[0]} is out of range: the model has {n} {what}s (0 to {n - 1}, or negative).")
     return [i % n for i in asked]

@@ -91,8 +91,7 @@ class Fixed(Source):
         values = finite("Fixed(values)", torch.as_tensor(self.values, dtype=torch.float32))
         if not 1 <= values.dim() <= 3:
             raise InputError(
-                f"Fixed(values) has shape {tuple(values.shape)}; expected [key], [batch, key] or "
-                "[batch, head, key]."
+                f"Fixed(values) has shape {tuple(values.shape)}; expected [key], [batch, key] or [batch, head, key]."
             )
         object.__setattr__(self, "values", values)
 
@@ -142,9 +141,7 @@ class VisionPrior(Source):
         if vision is None:
             raise InputError("VisionPrior needs a vision tower, and this model has none.")
         if not -vision.n_read <= self.layer < vision.n_read:
-            raise InputError(
-                f"vision layer {self.layer} is out of range: the decoder depends on {vision.n_read}."
-            )
+            raise InputError(f"vision layer {self.layer} is out of range: the decoder depends on {vision.n_read}.")
         image = setting.positions("image")[0]
         at = self.layer % vision.n_read
         slot = f"vision_prior.{at}"
@@ -180,9 +177,7 @@ class FromCache(Source):
             InputError: the layer was not kept, or the pattern is of another prompt's shape.
         """
         if layer not in self.patterns:
-            raise InputError(
-                f"FromCache holds layers {sorted(self.patterns)}, not {layer}; pass layers= to match."
-            )
+            raise InputError(f"FromCache holds layers {sorted(self.patterns)}, not {layer}; pass layers= to match.")
         pattern = finite("FromCache", self.patterns[layer])
         n_pos = setting.prompt.n_pos
         expected = (len(setting.prompt), setting.sites.architecture.stack.n_heads, n_pos, n_pos)
@@ -225,12 +220,10 @@ def vision_order(setting: Setting, image: Tensor) -> dict[str, Any]:
     Raises:
         InputError: the tower's tokens cannot be matched one to one with the decoder's image tokens.
     """
-    config = setting.model.config.vision_config
+    config: Any = setting.model.config.vision_config
     grid = setting.prompt.inputs.get("image_grid_thw")
     if grid is None:
-        skip = (
-            1 if getattr(setting.model.config, "vision_feature_select_strategy", "full") == "default" else 0
-        )
+        skip = 1 if getattr(setting.model.config, "vision_feature_select_strategy", "full") == "default" else 0
         return {"skip": skip, "merge": 1, "order": None}
     merge = int(getattr(config, "spatial_merge_size", 1)) ** 2
     order = None
@@ -246,7 +239,5 @@ def vision_order(setting: Setting, image: Tensor) -> dict[str, Any]:
         order = torch.argsort(index)
     tokens = int(grid.prod(-1).sum()) // merge
     if tokens != int(image.sum()):
-        raise InputError(
-            f"the pictures make {tokens} tokens, but the prompt has {int(image.sum())} image positions."
-        )
+        raise InputError(f"the pictures make {tokens} tokens, but the prompt has {int(image.sum())} image positions.")
     return {"skip": 0, "merge": merge, "order": order}

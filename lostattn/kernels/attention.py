@@ -37,9 +37,7 @@ def visible_keys(
     or a padding mask ``[batch, key]``. ``lengths`` cuts the sequence into windows that do not see each other.
     """
     if lengths is not None:
-        window = torch.repeat_interleave(
-            torch.arange(len(lengths), device=rows.device), lengths.to(rows.device)
-        )
+        window = torch.repeat_interleave(torch.arange(len(lengths), device=rows.device), lengths.to(rows.device))
         return (window[rows][:, None] == window[None, :])[None, None]
     visible = torch.ones(1, 1, len(rows), n_keys, dtype=torch.bool, device=rows.device)
     if causal:
@@ -96,9 +94,7 @@ def now(positions, n_keys: int, n_queries: int):
     """
     mask, extends = positions
     if n_keys > mask.shape[1]:
-        more = torch.full(
-            (mask.shape[0], n_keys - mask.shape[1]), extends, dtype=torch.bool, device=mask.device
-        )
+        more = torch.full((mask.shape[0], n_keys - mask.shape[1]), extends, dtype=torch.bool, device=mask.device)
         mask = torch.cat([mask, more], dim=1)
     return mask[:, n_keys - n_queries : n_keys]
 

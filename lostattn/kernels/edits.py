@@ -26,9 +26,7 @@ def cell_std(x: Float[Tensor, "*rows key"], cells: Bool[Tensor, "..."]) -> Float
     return cell_mean(centred * centred, cells).sqrt()
 
 
-def heads_between(
-    x: Float[Tensor, "batch head row key"], cells: Bool[Tensor, "..."], low: float, high: float
-):
+def heads_between(x: Float[Tensor, "batch head row key"], cells: Bool[Tensor, "..."], low: float, high: float):
     """The heads whose mean score on the other visible keys lies between two quantiles over the heads."""
     others = ~cells & (x > float("-inf"))
     mean = cell_mean(torch.where(others, x, 0.0), others)

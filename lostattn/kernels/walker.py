@@ -193,9 +193,7 @@ def visit_windows(root, tracer, event, out, here):
         return
     rows = torch.arange(query.shape[2], device=query.device)
     scores, visible = attention_scores(query, key, None, False, scaling, rows, here["lengths"])
-    scores, before, after = edited_rows(
-        scores, visible, rows, event["scores"], event["patterns"], len(rows), here
-    )
+    scores, before, after = edited_rows(scores, visible, rows, event["scores"], event["patterns"], len(rows), here)
     keep(event["taps"], scores, after, out)
     if edits:
         envoy = root.get(event["out"])
