@@ -9,21 +9,16 @@ returns a list of `ImageLayout`, tried in `image_layouts`.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from lostattn.crop_geometry import Box, Size, covered_box
 from lostattn.errors import InputError
-
-Size = tuple[int, int]
-"""(width, height), as in Pillow."""
-Box = tuple[float, float, float, float]
-"""(left, top, right, bottom) in pixels."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +41,7 @@ class PatchGrid:
     size: Size | None = None
     merge: int = 1
     covers: Box | None = None
-    note: str = "the original picture is not known; give it with images="
+    note: str = field(default="the original picture is not known; give it with images=", repr=False)
 
     def __len__(self) -> int:
         return self.frames * self.rows * self.cols
@@ -69,7 +64,7 @@ class PatchGrid:
         return torch.stack([x[col], y[row], x[col + 1], y[row + 1]], -1).float().repeat(self.frames, 1)
 
     def to_map(self, values: Float[Tensor, "patch"]) -> Float[Tensor, "*frame row col"]:
-        """One value per token, laid out as the grid: ``[row, col]``, or ``[frame, row, col]`` of a moving picture.
+        """One value per token, laid out as the grid: ``[row, col]``; ``[frame, row, col]`` where it moves.
 
         Raises:
             InputError: where the number of values is not the number of tokens.
@@ -104,7 +99,7 @@ class UnknownGrid:
 
 @dataclass(frozen=True)
 class ImageLayout:
-    """One image in the token sequence: how many tokens, how many of them come before the grid (CLS), the grid."""
+    """One image in the tokens: how many there are, how many come before the grid (CLS), the grid."""
 
     tokens: int
     lead: int
@@ -145,11 +140,7 @@ def _aligned(sizes: Sequence[Size | None] | None, n: int) -> Sequence[Size | Non
 
 def _packed(thw: Tensor, config: Any, processor: Any, sizes: Sequence[Size | None]) -> list[ImageLayout]:
     """Pictures resized to whole tokens, each with its own number of them; the grid is in the inputs."""
-    merge = (
-        _first_int("merge_size", _images(processor))
-        or _first_int("spatial_merge_size", config.vision_config)
-        or 1
-    )
+    merge = _first_int("merge_size", _images(processor)) or _first_int("spatial_merge_size", config.vision_config) or 1
     layouts = []
     for (frames, high, wide), size in zip(thw.tolist(), sizes, strict=True):
         # The picture is resized to exactly these patches, so the grid covers all of it.
@@ -159,20 +150,15 @@ def _packed(thw: Tensor, config: Any, processor: Any, sizes: Sequence[Size | Non
     return layouts
 
 
-def _whole(
-    pixels: Tensor, config: Any, processor: Any, sizes: Sequence[Size | None], tokens: int
-) -> list[ImageLayout]:
-    """Pictures of one size, a row of `pixel_values` each: one token a patch, and perhaps a CLS token before."""
+def _whole(pixels: Tensor, config: Any, processor: Any, sizes: Sequence[Size | None], tokens: int) -> list[ImageLayout]:
+    """Pictures of one size, a row of `pixel_values` each: a token a patch, perhaps a CLS token before."""
     side = _first_int("patch_size", processor, _vision(config), _images(processor))
     strategy = getattr(processor, "vision_feature_select_strategy", None) or getattr(
         config, "vision_feature_select_strategy", None
     )
     height, width = pixels.shape[-2:]
     if side is None:
-        return [
-            ImageLayout(tokens, 0, UnknownGrid("neither processor nor config has a patch_size", s))
-            for s in sizes
-        ]
+        return [ImageLayout(tokens, 0, UnknownGrid("neither processor nor config has a patch_size", s)) for s in sizes]
     rows, cols = height // side, width // side
     lead = tokens - rows * cols
     extra = _first_int("num_additional_image_tokens", processor) or 0
@@ -183,7 +169,7 @@ def _whole(
     for size in sizes:
         grid = PatchGrid(rows, cols, size=size)
         if size is not None:
-            covers = _covers(_images(processor), size, (width, height), (cols * side, rows * side))
+            covers = covered_box(_images(processor), size, (width, height), (cols * side, rows * side))
             grid = (
                 PatchGrid(rows, cols, size=size, note=covers)
                 if isinstance(covers, str)
@@ -191,56 +177,6 @@ def _whole(
             )
         layouts.append(ImageLayout(tokens, lead, grid))
     return layouts
-
-
-def _covers(images: Any, size: Size, tensor: Size, grid: Size) -> Box | str:
-    """The box of the original picture under the grid's pixels, or why it cannot be said.
-
-    Follows transformers' common pipeline, resize then centre crop; a class with a pipeline of its own is not
-    second-guessed, and the sizes worked out must be those of the tensor.
-    """
-    for method in ("_preprocess", "resize", "center_crop"):
-        if (
-            getattr(getattr(type(images), method, None), "__module__", "")
-            != "transformers.image_processing_backends"
-        ):
-            return f"{type(images).__name__} prepares pictures in its own way ({method})"
-    if getattr(images, "do_pad", None):
-        return f"{type(images).__name__} pads pictures"
-    resized = _resized(images, size) if images.do_resize else size
-    cropped = (images.crop_size.width, images.crop_size.height) if images.do_center_crop else resized
-    if cropped != tensor:
-        return f"a picture of {size} should become one of {cropped}, but the tensor is {tensor}"
-    box = []
-    for axis in (0, 1):
-        spare = resized[axis] - cropped[axis]
-        # Where the crop is larger than the picture, the odd pixel of padding goes to one side: Pillow's to the
-        # left and top, torchvision's to the right and bottom.
-        rounded_up = spare < 0 and getattr(images, "backend", "pil") == "torchvision"
-        start = math.ceil(spare / 2) if rounded_up else math.floor(spare / 2)
-        scale = size[axis] / resized[axis]
-        box.append((start * scale, (start + grid[axis]) * scale))
-    (left, right), (top, bottom) = box
-    return (left, top, right, bottom)
-
-
-def _resized(images: Any, size: Size) -> Size:
-    from transformers import image_transforms
-
-    target, (width, height) = images.size, size
-    if target.shortest_edge and target.longest_edge:
-        high, wide = image_transforms.get_size_with_aspect_ratio(
-            (height, width), target.shortest_edge, target.longest_edge
-        )
-    elif target.shortest_edge:
-        short, long = sorted(size)
-        longer = int(target.shortest_edge * long / short)
-        high, wide = (longer, target.shortest_edge) if width <= height else (target.shortest_edge, longer)
-    elif target.height and target.width:
-        high, wide = target.height, target.width
-    else:  # The caller compares with the tensor, and says that they differ.
-        high, wide = height, width
-    return int(wide), int(high)
 
 
 def _first_int(name: str, *holders: Any) -> int | None:

@@ -74,23 +74,17 @@ def _from_array(array: np.ndarray, place: str) -> Image.Image:
         )
     if np.issubdtype(array.dtype, np.floating):
         if not (np.isfinite(array).all() and array.min() >= 0 and array.max() <= 1):
-            raise InputError(
-                f"{place} is a {array.dtype} array with values outside 0 to 1; scale it, or give uint8."
-            )
+            raise InputError(f"{place} is a {array.dtype} array with values outside 0 to 1; scale it, or give uint8.")
         array = np.round(array * 255).astype(np.uint8)
     if array.dtype != np.uint8:
-        raise InputError(
-            f"{place} is an array of {array.dtype}; expected uint8 (0 to 255) or floats (0 to 1)."
-        )
+        raise InputError(f"{place} is an array of {array.dtype}; expected uint8 (0 to 255) or floats (0 to 1).")
     return _as_rgb(Image.fromarray(array[..., 0] if array.ndim == 3 and channels == 1 else array), place)
 
 
 def _as_rgb(picture: Image.Image, place: str) -> Image.Image:
     if picture.mode not in _MODES:
         # Pillow would clip 16-bit and float pixels to 255 without a word.
-        raise InputError(
-            f"{place} has pixels of mode {picture.mode!r}; convert it to 8 bits a channel first."
-        )
+        raise InputError(f"{place} has pixels of mode {picture.mode!r}; convert it to 8 bits a channel first.")
     if 0 in picture.size:
         raise InputError(f"{place} has no pixels: its size is {picture.size}.")
     try:

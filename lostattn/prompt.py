@@ -51,16 +51,12 @@ def build_prompt(
     """
     if inputs is not None:
         if system is not None or answer is not None:
-            raise InputError(
-                "inputs= are a finished prompt: neither system= nor answer= can be added to them."
-            )
+            raise InputError("inputs= are a finished prompt: neither system= nor answer= can be added to them.")
         return from_inputs(processor, config, inputs, question_or_text, images)
     texts, pictures, ids = _items(question_or_text, images)
-    answers = list(answer) if isinstance(answer, (list, tuple)) else [answer] * len(texts)
+    answers = [answer] * len(texts) if answer is None or isinstance(answer, str) else list(answer)
     if len(answers) != len(texts):
-        raise InputError(
-            f"{len(answers)} answers were given for {len(texts)} prompts; give one for each, or one str."
-        )
+        raise InputError(f"{len(answers)} answers were given for {len(texts)} prompts; give one for each, or one str.")
     mark = placeholder(processor, config)
     rendered = [
         render(processor, text, len(own), mark, system, said)
@@ -115,9 +111,7 @@ def _process(processor: Any, rendered: list[Rendered], pictures: list[Image.Imag
         # Left: the last position of every item is then the one that the answer follows.
         keywords |= {"padding": True, "padding_side": "left"}
     try:
-        out = processor(
-            text=[r.text for r in rendered], images=pictures or None, return_tensors="pt", **keywords
-        )
+        out = processor(text=[r.text for r in rendered], images=pictures or None, return_tensors="pt", **keywords)
     except ValueError as error:
         raise InputError(f"The processor refuses this prompt: {error}") from error
     return dict(out)

@@ -57,11 +57,7 @@ class Prompt:
 
     def __getitem__(self, items: int | slice | Sequence[int]) -> Prompt:
         """Raises `IndexError` out of range, `InputError` where the inputs cannot be taken apart by item."""
-        chosen = (
-            range(len(self))[items]
-            if isinstance(items, (int, slice))
-            else [range(len(self))[i] for i in items]
-        )
+        chosen = range(len(self))[items] if isinstance(items, (int, slice)) else [range(len(self))[i] for i in items]
         rows = [chosen] if isinstance(chosen, int) else list(chosen)
         if not rows:
             raise InputError(f"No item is chosen by {items!r} from a prompt of {len(self)}.")

@@ -17,12 +17,13 @@ _SIDE = 128
 
 
 def prompt_html(prompt: Prompt) -> str:
-    """One row an item (the first eight): thumbnails, question, positions of each part. All text is escaped."""
+    """One row an item (the first eight): thumbnails, question, positions of each part; text escaped."""
     rows = "".join(_item_html(prompt, i) for i in range(min(_SHOWN, len(prompt))))
     more = f"<p>and {len(prompt) - _SHOWN} more</p>" if len(prompt) > _SHOWN else ""
     return (
         f"<div><p><b>Prompt</b> of {len(prompt)} x {prompt.n_pos} positions</p>"
-        f"<table><tr><th>id</th><th>images</th><th>question</th><th>positions</th></tr>{rows}</table>{more}</div>"
+        f"<table><tr><th>id</th><th>images</th><th>question</th><th>positions</th></tr>"
+        f"{rows}</table>{more}</div>"
     )
 
 

@@ -133,27 +133,18 @@ def from_inputs(
     texts = [given] if isinstance(given, str) else [None] * n if given is None else list(given)
     if images is None:
         images = [None] * n
-    elif n == 1 and not (
-        isinstance(images, (list, tuple)) and images and isinstance(images[0], (list, tuple))
-    ):
+    elif n == 1 and not (isinstance(images, (list, tuple)) and images and isinstance(images[0], (list, tuple))):
         images = [images]
     if len(texts) != n or len(images) != n:
-        raise InputError(
-            f"inputs= hold {n} items, but {len(texts)} texts and images for {len(images)} were given."
-        )
+        raise InputError(f"inputs= hold {n} items, but {len(texts)} texts and images for {len(images)} were given.")
     pictures = [load_pictures(p, i) for i, p in enumerate(images)]
     image_id = image_token_id(processor, config)
     rows = _rows(tensors)
     rendered = []
-    for row, own, text in zip(
-        rows, _images_of(processor, config, tensors, pictures, rows), texts, strict=True
-    ):
+    for row, own, text in zip(rows, _images_of(processor, config, tensors, pictures, rows), texts, strict=True):
         decoded = _decode_collapsed(processor.tokenizer, row, image_id, [m.tokens for m in own])
         rendered.append(recover(processor, decoded, text, len(own), placeholder(processor, config)))
-    told = [
-        r.text[slice(*(r.question or (0, None)))] if t is None else t
-        for t, r in zip(texts, rendered, strict=True)
-    ]
+    told = [r.text[slice(*(r.question or (0, None)))] if t is None else t for t, r in zip(texts, rendered, strict=True)]
     prompt = assemble(processor, config, tensors, rendered, told, pictures, [""] * n)
     return replace(prompt, ids=tuple(_inputs_id(prompt, i) for i in range(n)))
 
@@ -164,19 +155,11 @@ def _tensors(inputs: Mapping[str, Any]) -> dict[str, Tensor]:
         try:
             tensors[name] = value if isinstance(value, Tensor) else torch.as_tensor(value)
         except (TypeError, ValueError, RuntimeError) as error:
-            raise InputError(
-                f"inputs[{name!r}] is no tensor; call the processor with return_tensors='pt'."
-            ) from error
+            raise InputError(f"inputs[{name!r}] is no tensor; call the processor with return_tensors='pt'.") from error
     ids = tensors.get("input_ids")
     if ids is None or ids.ndim != 2 or 0 in ids.shape:
-        got = (
-            f"missing among {', '.join(tensors) or 'nothing'}"
-            if ids is None
-            else f"of shape {tuple(ids.shape)}"
-        )
-        raise InputError(
-            f"inputs= needs input_ids [batch, pos], but they are {got}; give a processor's whole output."
-        )
+        got = f"missing among {', '.join(tensors) or 'nothing'}" if ids is None else f"of shape {tuple(ids.shape)}"
+        raise InputError(f"inputs= needs input_ids [batch, pos], but they are {got}; give a processor's whole output.")
     return tensors
 
 
@@ -221,9 +204,7 @@ def _inputs_id(prompt: Prompt, i: int) -> str:
 
 
 def _token_texts(tokenizer: Any, ids: Tensor, image_id: int | None) -> tuple[tuple[str, ...], ...]:
-    texts = {
-        i: tokenizer.decode([i], clean_up_tokenization_spaces=False) for i in set(ids.flatten().tolist())
-    }
+    texts = {i: tokenizer.decode([i], clean_up_tokenization_spaces=False) for i in set(ids.flatten().tolist())}
     if image_id is not None:
         texts[image_id] = "<image>"
     return tuple(tuple(texts[i] for i in row) for row in ids.tolist())

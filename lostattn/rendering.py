@@ -37,9 +37,7 @@ def render(
     """
     if not _has_template(processor):
         if system is not None:
-            raise InputError(
-                "This processor has no chat template to put a system text into; write it in the text."
-            )
+            raise InputError("This processor has no chat template to put a system text into; write it in the text.")
         rendered = Rendered(text + (answer or ""), 0, (0, len(text)), len(text) if answer else None)
     else:
         rendered = _through_template(processor, text, 0 if placeholder in text else n_images, system, answer)
@@ -85,9 +83,7 @@ def recover(processor: Any, decoded: str, text: str | None, n_images: int, place
     return Rendered(decoded, max(0, start if first < 0 else min(first, start)), found, None, False)
 
 
-def _through_template(
-    processor: Any, text: str, shown: int, system: str | None, answer: str | None
-) -> Rendered:
+def _through_template(processor: Any, text: str, shown: int, system: str | None, answer: str | None) -> Rendered:
     full = _apply(processor, text, shown, system)
     before, after = _around(processor, shown, system)
     if full.startswith(before) and full.endswith(after) and len(full) >= len(before) + len(after):
@@ -110,9 +106,7 @@ def _around(processor: Any, shown: int, system: str | None) -> tuple[str, str]:
     """What the template puts before and after a question's text."""
     before, mark, after = _apply(processor, _MARK, shown, system).partition(_MARK)
     if not mark:
-        raise InputError(
-            "The processor's chat template drops the user's text; set another processor.chat_template."
-        )
+        raise InputError("The processor's chat template drops the user's text; set another processor.chat_template.")
     return before, after
 
 

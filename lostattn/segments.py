@@ -117,9 +117,7 @@ def text_codes(
     places = align(out["input_ids"], row, image_id, counts)
     if places is None:
         return _search(tokenizer, rendered, row, codes)
-    begun = (
-        False  # Special tokens that the tokenizer adds have no characters: BOS comes before any, EOS after.
-    )
+    begun = False  # Special tokens that the tokenizer adds have no characters: BOS comes before any, EOS after.
     for token, (start, end), place in zip(out["input_ids"], out["offset_mapping"], places, strict=True):
         begun = begun or end > start
         if token != image_id:

@@ -195,9 +195,7 @@ class TokenMap:
         if values.dtype != torch.bool:
             if values.ndim <= 1 and not values.is_floating_point() and not values.is_complex():
                 return self._at(values.reshape(-1).tolist())
-            raise InputError(
-                f"A mask of positions is boolean; got {values.dtype} of shape {tuple(values.shape)}."
-            )
+            raise InputError(f"A mask of positions is boolean; got {values.dtype} of shape {tuple(values.shape)}.")
         batch, pos = self.part.shape
         if tuple(values.shape) not in ((pos,), (batch, pos)):
             raise InputError(
@@ -220,9 +218,7 @@ class TokenMap:
                     f"{spec!r} asks for image tokens, but the prompt holds no image; give one, for example"
                     " prompt(text, images=[picture])."
                 )
-            return (
-                f"{spec!r} asks for an image that is not there: the items hold {list(self.n_images)} images."
-            )
+            return f"{spec!r} asks for an image that is not there: the items hold {list(self.n_images)} images."
         if "answer" in names:
             return f"{spec!r} names no position: the prompt holds no answer so far; give one with answer=."
         return f"{spec!r} names no position of this prompt of shape {tuple(self.part.shape)} [batch, pos]."
