@@ -111,15 +111,11 @@ class Results:
         if path.is_dir():
             path = path / f"{name}.parquet"
         if not path.is_file():
-            raise InputError(
-                f"There are no results at {str(path)!r}. Pass the folder or file of a saved run."
-            )
+            raise InputError(f"There are no results at {str(path)!r}. Pass the folder or file of a saved run.")
         try:
             stored = pyarrow.parquet.read_table(path)
         except (pyarrow.ArrowInvalid, OSError) as error:
-            raise InputError(
-                f"{str(path)!r} cannot be read as parquet ({error}). Pass a .parquet file."
-            ) from error
+            raise InputError(f"{str(path)!r} cannot be read as parquet ({error}). Pass a .parquet file.") from error
         raw = (stored.schema.metadata or {}).get(_KEY)
         if raw is None:
             raise InputError(
@@ -263,9 +259,7 @@ def write_together(*paths: Path) -> Iterator[list[Path]]:
             temporary.unlink(missing_ok=True)
 
 
-def _compare(
-    rows: pandas.DataFrame, reference: pandas.DataFrame, level: float | int, seed: int
-) -> dict[str, Any]:
+def _compare(rows: pandas.DataFrame, reference: pandas.DataFrame, level: float | int, seed: int) -> dict[str, Any]:
     """Accuracy of ``rows``, and its difference from ``reference`` question by question."""
     accuracy = statistics.proportion_interval(rows["correct"], _clusters(rows), level)
     here, there = (part.groupby("id", sort=False)["correct"].mean() for part in (rows, reference))
@@ -309,13 +303,9 @@ def _questions(rows: pandas.DataFrame) -> int:
 def _check_columns(table: pandas.DataFrame, columns: Sequence[str]) -> None:
     missing = [c for c in columns if c not in table.columns]
     if missing:
-        raise InputError(
-            f"The table has no column {missing[0]!r}, only {', '.join(map(repr, table.columns))}."
-        )
+        raise InputError(f"The table has no column {missing[0]!r}, only {', '.join(map(repr, table.columns))}.")
     if table.empty:
-        raise InputError(
-            "The table is empty: there is nothing to summarise. Run it on at least one question."
-        )
+        raise InputError("The table is empty: there is nothing to summarise. Run it on at least one question.")
 
 
 def _to_json(meta: dict[str, Any]) -> str:

@@ -81,9 +81,7 @@ def proportion_interval(x: Values, clusters: Values | None = None, level: float 
     _check_level(level)
     rows = _numbers("x", x)
     if rows.min() < 0 or rows.max() > 1:
-        raise InputError(
-            f"A proportion is made of values in [0, 1]; x goes from {rows.min()} to {rows.max()}."
-        )
+        raise InputError(f"A proportion is made of values in [0, 1]; x goes from {rows.min()} to {rows.max()}.")
     sums, sizes = _by_cluster(rows, clusters)
     n_rows, n_groups = len(rows), len(sums)
     p = float(rows.mean())
@@ -187,9 +185,7 @@ def mcnemar(a: Values, b: Values) -> float:
     return min(1.0, 2 * tail / 2**n)
 
 
-def sign_flip(
-    a: Values, b: Values, clusters: Values | None = None, n_draws: int = 9999, seed: int = 0
-) -> float:
+def sign_flip(a: Values, b: Values, clusters: Values | None = None, n_draws: int = 9999, seed: int = 0) -> float:
     """The two-sided p of "a and b could be exchanged", drawn by flipping the sign of whole clusters.
 
     Counts the draws whose total difference is at least as far from 0 as the one seen, plus one for the seen
@@ -271,20 +267,14 @@ def _numbers(name: str, values: Values) -> np.ndarray:
     try:
         rows = np.asarray(values, dtype=float)
     except (TypeError, ValueError) as error:
-        raise InputError(
-            f"{name} holds something that is not a number ({error}). Pass booleans or numbers."
-        ) from error
+        raise InputError(f"{name} holds something that is not a number ({error}). Pass booleans or numbers.") from error
     if rows.ndim != 1:
-        raise InputError(
-            f"{name} has the shape {rows.shape}. Pass one dimension, one value for each question."
-        )
+        raise InputError(f"{name} has the shape {rows.shape}. Pass one dimension, one value for each question.")
     if not len(rows):
         raise InputError(f"{name} is empty: nothing can be said of no questions. Pass at least one value.")
     if not np.isfinite(rows).all():
         bad = int((~np.isfinite(rows)).sum())
-        raise InputError(
-            f"{name} holds NaN or infinity in {bad} of {len(rows)} places. Leave those questions out."
-        )
+        raise InputError(f"{name} holds NaN or infinity in {bad} of {len(rows)} places. Leave those questions out.")
     return rows
 
 

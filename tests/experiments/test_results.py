@@ -130,9 +130,7 @@ def test_files_written_together_appear_together(tmp_path):
 
 
 def test_loading_refuses_what_is_not_results(tmp_path):
-    with pytest.raises(
-        InputError, match=r"There are no results at '.*missing.parquet'. Pass the folder or file"
-    ):
+    with pytest.raises(InputError, match=r"There are no results at '.*missing.parquet'. Pass the folder or file"):
         Results.load(tmp_path / "missing.parquet")
     broken = tmp_path / "broken.parquet"
     broken.write_bytes(b"PAR1 half a table")
@@ -161,9 +159,7 @@ def test_a_writable_folder_is_made_and_left_empty(tmp_path):
 def test_a_folder_below_a_file_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     for path in ("file", "file/below"):
-        with pytest.raises(
-            InputError, match=r"Cannot write to the folder '.*file.*' \(.+\). Pass a folder that"
-        ):
+        with pytest.raises(InputError, match=r"Cannot write to the folder '.*file.*' \(.+\). Pass a folder that"):
             writable_folder(tmp_path / path)
 
 
@@ -248,9 +244,7 @@ def test_models_are_compared_each_with_itself():
 def test_accuracy_summary_refuses():
     with pytest.raises(InputError, match=r"no condition 'untouched' to compare with, only 'gaussian'"):
         accuracy_summary(TABLE[TABLE["condition"] == "gaussian"])
-    with pytest.raises(
-        InputError, match=r"'gaussian' and 'untouched' were asked other questions: 6 and 7, 6 of"
-    ):
+    with pytest.raises(InputError, match=r"'gaussian' and 'untouched' were asked other questions: 6 and 7, 6 of"):
         accuracy_summary(TABLE.iloc[1:])
     with pytest.raises(InputError, match=r"no column 'correct', only 'condition', 'id', 'kind'"):
         accuracy_summary(TABLE.drop(columns="correct"))

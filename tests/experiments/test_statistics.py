@@ -246,8 +246,7 @@ def test_sign_flip_is_uniform_when_nothing_differs():
     rng = np.random.default_rng(17)
     labels = np.repeat(np.arange(23), 2)
     p = [
-        sign_flip(np.repeat(rng.normal(size=23), 2), np.zeros(46), labels, n_draws=199, seed=run)
-        for run in range(400)
+        sign_flip(np.repeat(rng.normal(size=23), 2), np.zeros(46), labels, n_draws=199, seed=run) for run in range(400)
     ]
     assert 0.02 < np.mean(np.array(p) <= 0.05) < 0.09
     assert np.mean(p) == pytest.approx(0.5, abs=0.06)
@@ -262,9 +261,7 @@ def test_pairs_are_checked(compare):
         compare([1, 0, 1], [1, 0])
     with pytest.raises(InputError, match=r"a is empty: nothing can be said of no questions"):
         compare([], [])
-    with pytest.raises(
-        InputError, match=r"b holds NaN or infinity in 1 of 2 places. Leave those questions out"
-    ):
+    with pytest.raises(InputError, match=r"b holds NaN or infinity in 1 of 2 places. Leave those questions out"):
         compare([1, 0], [1, math.nan])
 
 

@@ -1,0 +1,196 @@
+"""Values of patches drawn over the picture they are patches of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from lostattn.errors import InputError
+from lostattn.view.reading import on_patches, pattern, pick_heads, picture_and_grid
+
+if TYPE_CHECKING:
+    import matplotlib.axes
+    import matplotlib.cm
+    import matplotlib.figure
+
+_COLOURS = "inferno"  # dark to light in even steps, readable in grey and for every kind of colour vision
+
+
+def overlay(
+    image: Any,
+    values: Any,
+    grid: Any = None,
+    *,
+    title: str | None = None,
+    label: str = "attention weight",
+    limits: tuple[float, float] | None = None,
+    opacity: float | int = 0.65,
+) -> matplotlib.figure.Figure:
+    """A heat map of patches over their picture, with the picture itself beside it.
+
+    Args:
+        image: a PIL image, or an array [height, width, channel].
+        values: one per patch, [patch] (with a grid) or [row, col].
+        grid: a `PatchGrid`, whose pixel boxes are used; without one, the patches divide the picture evenly.
+        title: what is shown.
+        label: what the values are, with their unit.
+        limits: the values of the darkest and the lightest colour; 0 (or the lowest) and the highest if None.
+        opacity: of the colours over the picture, from 0 to 1.
+
+    Raises:
+        InputError: the values do not fit the grid, or hold NaN.
+    """
+    from lostattn.view.figures import new_figure
+
+    boxes, numbers = _boxes(image, values, grid)
+    low, high = limits or _limits(numbers)
+    figure = new_figure(7.2, 3.4)
+    left, right = figure.subplots(1, 2)
+    _draw_picture(left, image)
+    left.set_title("picture", fontsize=10)
+    mappable = _draw_patches(right, image, boxes, numbers, (low, high), float(opacity))
+    right.set_title(f"{label}, {len(numbers)} patches", fontsize=10)
+    figure.colorbar(mappable, ax=right, label=label, shrink=0.85)
+    if title:
+        figure.suptitle(title, fontsize=11)
+    return figure
+
+
+def attention_on_image(
+    cache: Any,
+    prompt: Any,
+    layers: Sequence[int] | int,
+    *,
+    item: int = 0,
+    heads: Sequence[int] | int | None = None,
+    image: int = 0,
+    query: int = -1,
+    columns: int | None = None,
+    title: str | None = None,
+    opacity: float | int = 0.65,
+) -> matplotlib.figure.Figure:
+    """The attention of one query to an image's patches: a row of small pictures a layer, one for each head.
+
+    All share one scale of colours. Above each stands the share of the query's attention that the image gets.
+
+    Args:
+        cache: holds ``cache["pattern", layer]``, [batch, head, query, key].
+        prompt: the prompt that the cache was made with.
+        layers: which layers.
+        item: which item of the batch.
+        heads: which heads; all where None.
+        image: which image of the item.
+        query: the row to show, counted over real positions; -1 is the last, which the answer is read from.
+        columns: how many pictures stand side by side, where one layer's should be broken into several rows.
+        title: what is shown.
+        opacity: of the colours over the picture, from 0 to 1.
+
+    Raises:
+        InputError: a head, image or query is out of range, or the image's picture or grid is not known.
+    """
+    from lostattn.view.figures import new_figure
+
+    layers = [layers] if isinstance(layers, int) else list(layers)
+    if not layers:
+        raise InputError("layers is empty; pass at least one layer.")
+    picture, grid = picture_and_grid(prompt, item, image)
+    rows = {layer: _query_row(pattern(cache, prompt, layer, item), query) for layer in layers}
+    chosen = pick_heads(heads, len(rows[layers[0]]))
+    values = {layer: on_patches(row[torch.as_tensor(chosen)], prompt, item, image) for layer, row in rows.items()}
+    limits = (0.0, max(float(v.max()) for v in values.values()) or 1.0)
+    panels = [(layer, head) for layer in layers for head in (None, *chosen)]
+    wide = min(columns or len(panels), len(panels)) if len(layers) == 1 else 1 + len(chosen)
+    high = -(-len(panels) // wide)
+    side = min(1.55, 15 / wide)
+    figure = new_figure(max(side * wide + 0.7, 4.2), side * 1.14 * high + 0.5)
+    axes = figure.subplots(high, wide, squeeze=False)
+    for where, (layer, head) in zip(axes.ravel(), panels, strict=False):
+        if head is None:
+            _draw_picture(where, picture)
+            where.set_ylabel(f"layer {layer}", fontsize=10)
+            continue
+        boxes, numbers = _boxes(picture, values[layer][chosen.index(head)], grid)
+        mappable = _draw_patches(where, picture, boxes, numbers, limits, float(opacity))
+        where.set_title(f"head {head}: {100 * numbers.sum():.0f} %", fontsize=9)
+    for spare in axes.ravel()[len(panels) :]:
+        spare.set_visible(False)
+    axes[0, 0].set_title("picture", fontsize=9)
+    figure.colorbar(mappable, ax=axes, label="attention weight", shrink=0.85, aspect=30)
+    who = "last position" if query == -1 else f"position {query}"
+    figure.suptitle(title or f"Attention of the {who} to the image (share of all its attention, %)", fontsize=11)
+    return figure
+
+
+def _query_row(attention: torch.Tensor, query: int) -> torch.Tensor:
+    """[head, key] of one query."""
+    n = attention.shape[1]
+    if not -n <= query < n:
+        raise InputError(f"There is no query {query}: the cache holds {n} rows of this item's pattern.")
+    return attention[:, query]
+
+
+def _boxes(image: Any, values: Any, grid: Any) -> tuple[np.ndarray, np.ndarray]:
+    """The pixel boxes [patch, 4] and values [patch] to draw."""
+    numbers = np.asarray(torch.as_tensor(values).detach().float().cpu(), dtype=float)
+    if not np.isfinite(numbers).all():
+        raise InputError("values holds NaN or infinity, which has no colour. Pass numbers for every patch.")
+    if grid is not None:
+        boxes = np.asarray(grid.boxes())
+        shapes = ((len(boxes),), (grid.rows, grid.cols))
+        if numbers.shape not in shapes:
+            raise InputError(
+                f"values has the shape {numbers.shape}, but the grid has {grid.rows} x {grid.cols} patches. "
+                f"Pass one value for each, {shapes[1]} or {shapes[0]}."
+            )
+        return boxes, numbers.reshape(-1)
+    if numbers.ndim != 2:
+        raise InputError(f"values has the shape {numbers.shape}. Pass [row, col], or a grid= with [patch].")
+    height, width = np.asarray(image).shape[:2]
+    rows, cols = numbers.shape
+    row, col = np.divmod(np.arange(rows * cols), cols)
+    edges = [col * width / cols, row * height / rows, (col + 1) * width / cols, (row + 1) * height / rows]
+    return np.stack(edges, axis=1), numbers.reshape(-1)
+
+
+def _limits(numbers: np.ndarray) -> tuple[float, float]:
+    low, high = min(0.0, float(numbers.min())), float(numbers.max())
+    return (low, high) if high > low else (low, low + 1)
+
+
+def _draw_picture(axes: matplotlib.axes.Axes, image: Any) -> None:
+    height, width = np.asarray(image).shape[:2]
+    # Pixel i spans [i, i + 1], as it does in the boxes.
+    axes.imshow(np.asarray(image), extent=(0, width, height, 0), interpolation="nearest", cmap="gray")
+    axes.set(xticks=[], yticks=[], xlim=(0, width), ylim=(height, 0))
+    axes.grid(False)
+
+
+def _draw_patches(
+    axes: matplotlib.axes.Axes,
+    image: Any,
+    boxes: np.ndarray,
+    numbers: np.ndarray,
+    limits: tuple[float, float],
+    opacity: float,
+) -> Any:
+    """Colours over the picture, turned to grey so that its own colours are not taken for values."""
+    from matplotlib.collections import PolyCollection
+
+    grey = np.asarray(image, dtype=float)
+    _draw_picture(axes, grey if grey.ndim == 2 else grey[..., :3].mean(axis=2))
+    left, top, right, bottom = boxes.T
+    corners = np.stack([left, top, right, top, right, bottom, left, bottom], axis=1).reshape(-1, 4, 2)
+    patches = PolyCollection(
+        list(corners),
+        array=numbers,
+        cmap=_COLOURS,
+        clim=limits,
+        alpha=opacity,
+        edgecolors="white",
+        linewidths=0.3,
+    )
+    axes.add_collection(patches, autolim=False)
+    return patches

@@ -1,0 +1,112 @@
+"""What the views take from a prompt and a cache: real positions, labels of tokens, values on patches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from lostattn.errors import InputError
+
+
+def real_positions(prompt: Any, item: int) -> Int[Tensor, "real"]:
+    """The positions of an item that are not padding.
+
+    Raises:
+        InputError: the batch has no such item.
+    """
+    real = prompt.token_map.real
+    if not 0 <= item < len(real):
+        raise InputError(f"There is no item {item} in a batch of {len(real)}. Pass item=0 to {len(real) - 1}.")
+    return real[item].nonzero().flatten().cpu()
+
+
+def token_labels(prompt: Any, item: int) -> list[str]:
+    """What each real position is called: its text, or the row and column of its patch.
+
+    A picture's tokens all have the same text; their places tell them apart.
+    """
+    token_map = prompt.token_map
+    grids = token_map.grids[item]
+    images, patches = token_map.image_index[item].tolist(), token_map.patch_index[item].tolist()
+    labels = []
+    for position in real_positions(prompt, item).tolist():
+        image, patch = images[position], patches[position]
+        if image >= 0 and patch >= 0 and grids[image]:
+            row, col = divmod(patch, grids[image].cols)
+            labels.append(f"img{'' if len(grids) == 1 else image}[{row},{col}]")
+        else:
+            # A line break would tear a row of tokens apart.
+            labels.append(prompt.str_tokens[item][position].replace("\n", "⏎"))
+    return labels
+
+
+def pattern(cache: Any, prompt: Any, layer: int, item: int) -> Float[Tensor, "head query key"]:
+    """The attention of one item at its real keys; its real queries, or the single one that was kept.
+
+    Raises:
+        InputError: the cache holds another prompt's pattern.
+    """
+    found = cache["pattern", layer]
+    positions = real_positions(prompt, item)
+    batch, n_pos = prompt.token_map.real.shape
+    if found.ndim != 4 or found.shape[0] != batch or found.shape[3] != n_pos:
+        raise InputError(
+            f"The pattern of layer {layer} has the shape {tuple(found.shape)}, but the prompt has {batch} "
+            f"items of {n_pos} positions. Pass the prompt that the cache was made with."
+        )
+    kept = found[item].detach().float().cpu()[:, :, positions]
+    return kept[:, positions] if kept.shape[1] == n_pos else kept[:, -1:]
+
+
+def pick_heads(heads: Sequence[int] | int | None, n_heads: int) -> list[int]:
+    """The heads asked for, all where None.
+
+    Raises:
+        InputError: a head is out of range, or none is asked for.
+    """
+    chosen = list(range(n_heads)) if heads is None else [heads] if isinstance(heads, int) else list(heads)
+    wrong = [h for h in chosen if not 0 <= h < n_heads]
+    if wrong or not chosen:
+        what = f"head {wrong[0]}" if wrong else "no head at all"
+        raise InputError(f"heads asks for {what}; the layer has heads 0 to {n_heads - 1}.")
+    return chosen
+
+
+def on_patches(values: Float[Tensor, "*lead real"], prompt: Any, item: int, image: int) -> Float[Tensor, "*lead patch"]:
+    """Of values at the real positions, those at an image's patches, in the order of its grid.
+
+    Raises:
+        InputError: there is no such image, or its grid is not known.
+    """
+    picture_and_grid(prompt, item, image)
+    positions = real_positions(prompt, item)
+    token_map = prompt.token_map
+    own = token_map.image_index[item].cpu()[positions] == image
+    patch = token_map.patch_index[item].cpu()[positions]
+    at = (own & (patch >= 0)).nonzero().flatten()
+    out = torch.zeros(*values.shape[:-1], len(at))
+    out[..., patch[at].long()] = values[..., at].float().cpu()
+    return out
+
+
+def picture_and_grid(prompt: Any, item: int, image: int) -> tuple[Any, Any]:
+    """The picture and the patch grid of an image.
+
+    Raises:
+        InputError: there is no such image, its pixels are not in the prompt, or its grid is not known.
+    """
+    grids = prompt.token_map.grids[item]
+    if not 0 <= image < len(grids):
+        raise InputError(f"There is no image {image}: item {item} of the prompt has {len(grids)}.")
+    if not grids[image]:
+        grids[image].boxes()  # raises, with the reason
+    if image >= len(prompt.images[item]):
+        raise InputError(
+            f"The prompt does not hold the picture of image {image} of item {item}, only its tensor. Make "
+            "the prompt from the picture, or pass images= beside inputs=."
+        )
+    return prompt.images[item][image], grids[image]
