@@ -25,6 +25,7 @@ from lostattn.plan import Edit, Reduction, write
 from lostattn.point import Point
 from lostattn.prompt import Prompt, build_prompt
 from lostattn.sites import NamesFilter, Sites
+from lostattn.without_processor import NoProcessor
 
 if TYPE_CHECKING:
     from lostattn.selftest import Report
@@ -75,7 +76,7 @@ class LVLM:
                 "this model was loaded without a processor, so a prompt can only be made of inputs that are ready: "
                 "model.prompt(inputs=…). Or load it with processor=."
             )
-        return build_prompt(self.processor, self.hf.config, question, images, **keywords)
+        return build_prompt(self.processor or NoProcessor(), self.hf.config, question, images, **keywords)
 
     def run_with_cache(
         self,
@@ -156,13 +157,22 @@ class LVLM:
         program = write(self.sites, self.operations, (), self._compiled(interventions, prompt))
         return generate_under(self, prompt, program, max_new_tokens, keywords)
 
-    def reduce(
+    def measure(
         self,
         prompt: Prompt | Any,
         reductions: Sequence[Reduction],
         interventions: Intervention | None = None,
     ) -> dict[str, Any]:
-        """One forward pass that keeps numbers instead of activations: what each reduction makes, by its name."""
+        """One forward pass that keeps numbers instead of activations.
+
+        Args:
+            prompt: a prompt, or what :meth:`prompt` makes one of.
+            reductions: what to reduce inside the pass, such as :func:`lostattn.reductions.update_metrics`.
+            interventions: what to change on the way.
+
+        Returns:
+            What each reduction made, by its name.
+        """
         prompt = self._prompted(prompt)
         return self._run(prompt, (), self._compiled(interventions, prompt), reductions)[1]
 
@@ -278,7 +288,7 @@ def load(
 
 def _preprocessors(processor: Any) -> dict[str, Any]:
     if processor is None:
-        return {}
+        return {"processor": NoProcessor()}
     return {"processor": processor, "tokenizer": processor.tokenizer}
 
 

@@ -205,14 +205,10 @@ class TokenMap:
         return values.expand(batch, pos).clone()
 
     def _nothing(self, spec: Spec) -> str:
-        names = (
-            spec.split("|")
-            if isinstance(spec, str)
-            else [str(s) for s in spec if isinstance(s, str)]
-            if isinstance(spec, tuple)
-            else []
-        )
-        if any(name.strip().startswith("image") for name in names):
+        """Why a spec chooses no position."""
+        parts = spec if isinstance(spec, tuple) else [spec]
+        names = [name.strip() for one in parts if isinstance(one, str) for name in one.split("|")]
+        if any(name.startswith("image") for name in names):
             if not any(self.n_images):
                 return (
                     f"{spec!r} asks for image tokens, but the prompt holds no image; give one, for example"

@@ -6,6 +6,7 @@ from lostattn.interventions.ablation import Ablate
 from lostattn.interventions.attention import KnockOut, Released, ReplaceAttention, ScaleAttention
 from lostattn.interventions.base import Composition, Intervention
 from lostattn.interventions.noise import NoiseUpdate, NoiseWeights
+from lostattn.interventions.rotary import RemoveRotary
 from lostattn.interventions.sources import (
     Complexity,
     Dirichlet,
@@ -30,6 +31,7 @@ __all__ = [
     "NoiseUpdate",
     "NoiseWeights",
     "Released",
+    "RemoveRotary",
     "ReplaceAttention",
     "ScaleAttention",
     "Source",

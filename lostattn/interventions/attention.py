@@ -6,8 +6,18 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lostattn.errors import InputError
-from lostattn.interventions.base import Intervention, Layers, Steps, checked_layers, checked_steps, choice
-from lostattn.interventions.sources import Complexity, Dirichlet, Source, VisionPrior
+from lostattn.interventions.base import (
+    Intervention,
+    Layers,
+    Steps,
+    checked_layers,
+    checked_number,
+    checked_seed,
+    checked_steps,
+    choice,
+    normalise,
+)
+from lostattn.interventions.sources import Complexity, Dirichlet, Fixed, FromCache, Source, VisionPrior
 from lostattn.kernels import edits as kernels
 from lostattn.plan import Edit
 
@@ -15,10 +25,14 @@ if TYPE_CHECKING:
     from lostattn.interventions.setting import Setting
 
 
-def _normalise(self: Any) -> None:
-    for name in ("layers", "heads"):
-        object.__setattr__(self, name, checked_layers(getattr(self, name)))
-    object.__setattr__(self, "steps", checked_steps(self.steps))
+def _check_place(self: Any) -> None:
+    """Layers, heads and steps, which every intervention here has."""
+    places = {name: checked_layers(getattr(self, name), name) for name in ("layers", "heads")}
+    normalise(self, steps=checked_steps(self.steps), **places)
+
+
+def _checked_mix(mix: Any) -> float:
+    return checked_number("mix", mix, 0.0, 1.0, "a number from 0 (learned) to 1 (replaced)")
 
 
 def _boundary_edits(self: Any, setting: Setting, point: str, kernel: Any, params: dict[str, Any]) -> list[Edit]:
@@ -30,7 +44,7 @@ def _boundary_edits(self: Any, setting: Setting, point: str, kernel: Any, params
     ]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class ReplaceAttention(Intervention):
     """Put predefined values in the place of learned attention over some keys (stochastic attention probing).
 
@@ -64,19 +78,23 @@ class ReplaceAttention(Intervention):
     steps: Steps = "all"
 
     def __post_init__(self) -> None:
-        _normalise(self)
-        choice("space", self.space, ("weights", "scores"))
         if not isinstance(self.source, Source):
             raise InputError(f"source is {self.source!r}; expected a source such as Gaussian(seed=0) or Uniform().")
-        if not 0.0 <= self.mix <= 1.0:
-            raise InputError(f"mix is {self.mix!r}; expected a number from 0 (learned) to 1 (replaced).")
+        _check_place(self)
+        normalise(self, mix=_checked_mix(self.mix))
+        choice("space", self.space, ("weights", "scores"))
+        if not isinstance(self.keep_mass, bool):
+            raise InputError(f"keep_mass is {self.keep_mass!r}; expected True or False.")
+        if isinstance(self.source, Fixed) and self.space == "weights":
+            self.source.check_weights(self.keep_mass)
+        _check_steps_of(self.source, self.steps)
 
     def compile(self, setting: Setting) -> list[Edit]:
         """One edit for each layer, after the edits that its source relies on."""
         return _replacing(self, setting, align="moments", percentiles=None)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Released(Intervention):
     """What the paper's public code does, setting by setting.
 
@@ -100,12 +118,12 @@ class Released(Intervention):
     steps: Steps = "all"
 
     def __post_init__(self) -> None:
-        _normalise(self)
-        low, high = self.percentiles
-        if not 0.0 <= low < high <= 1.0:
-            raise InputError(f"percentiles is {self.percentiles!r}; expected (low, high) with 0 <= low < high <= 1.")
+        _check_place(self)
+        normalise(self, mix=_checked_mix(self.mix), seed=checked_seed(self.seed))
+        normalise(self, percentiles=_checked_percentiles(self.percentiles))
         if not isinstance(self.prior, Source):
             choice("prior", self.prior, ("gaussian_noise", "vision_encoder", "image_complexity"))
+        _check_steps_of(self.source, self.steps)
 
     @property
     def source(self) -> Source:
@@ -119,6 +137,22 @@ class Released(Intervention):
     def compile(self, setting: Setting) -> list[Edit]:
         """One edit of the scores for each layer."""
         return _replacing(self, setting, align="released", percentiles=tuple(self.percentiles))
+
+
+def _checked_percentiles(given: Any) -> tuple[float, float]:
+    message = f"percentiles is {given!r}; expected (low, high) with 0 <= low < high <= 1."
+    if not isinstance(given, tuple | list) or len(given) != 2:
+        raise InputError(message)
+    low, high = (checked_number("percentiles", q, 0.0, 1.0, "two numbers from 0 to 1") for q in given)
+    if not low < high:
+        raise InputError(message)
+    return low, high
+
+
+def _check_steps_of(source: Source, steps: Any) -> None:
+    """A pattern kept from a prompt's pass has no rows for the tokens of a generation."""
+    if isinstance(source, FromCache) and steps[0] > 0:
+        raise InputError(f"steps is {steps!r}, but FromCache acts at the prefill only; expected 'all' or 'prefill'.")
 
 
 def _replacing(self: Any, setting: Setting, align: str, percentiles: Any) -> list[Edit]:
@@ -144,7 +178,7 @@ def _replacing(self: Any, setting: Setting, align: str, percentiles: Any) -> lis
     return observers + out
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class KnockOut(Intervention):
     """Cut attention from some queries to some keys: their scores become -inf before the softmax.
 
@@ -158,14 +192,14 @@ class KnockOut(Intervention):
     steps: Steps = "all"
 
     def __post_init__(self) -> None:
-        _normalise(self)
+        _check_place(self)
 
     def compile(self, setting: Setting) -> list[Edit]:
         """One edit of the scores for each layer."""
         return _boundary_edits(self, setting, "hook_attn_scores", kernels.block_cells, {})
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class ScaleAttention(Intervention):
     """Multiply attention weights on some keys by a factor, after the softmax and without renormalising."""
 
@@ -177,9 +211,10 @@ class ScaleAttention(Intervention):
     steps: Steps = "all"
 
     def __post_init__(self) -> None:
-        _normalise(self)
+        _check_place(self)
+        normalise(self, factor=checked_number("factor", self.factor, float("-inf"), float("inf"), "a finite number"))
 
     def compile(self, setting: Setting) -> list[Edit]:
         """One edit of the pattern for each layer."""
-        params = {"factor": float(self.factor)}
+        params = {"factor": self.factor}
         return _boundary_edits(self, setting, "hook_pattern", kernels.scale_cells, params)

@@ -7,7 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 from lostattn.errors import InputError
 from lostattn.interventions.ablation import POINTS
-from lostattn.interventions.base import Intervention, Layers, Steps, checked_layers, checked_steps, choice
+from lostattn.interventions.base import (
+    Intervention,
+    Layers,
+    Steps,
+    checked_layers,
+    checked_number,
+    checked_seed,
+    checked_steps,
+    choice,
+    normalise,
+)
 from lostattn.interventions.setting import stable_seed
 from lostattn.kernels import edits as kernels
 from lostattn.plan import Edit
@@ -16,7 +26,7 @@ if TYPE_CHECKING:
     from lostattn.interventions.setting import Setting
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class NoiseUpdate(Intervention):
     """Noise Δ: what attention or the FFN adds to the stream is replaced by Gaussian noise.
 
@@ -33,10 +43,10 @@ class NoiseUpdate(Intervention):
 
     def __post_init__(self) -> None:
         choice("what", self.what, ("attn", "mlp"))
-        object.__setattr__(self, "layers", checked_layers(self.layers))
-        object.__setattr__(self, "steps", checked_steps(self.steps))
-        if self.std is not None and not self.std >= 0:
-            raise InputError(f"std is {self.std!r}; expected a number >= 0, or None to match what is replaced.")
+        normalise(self, layers=checked_layers(self.layers), steps=checked_steps(self.steps), seed=checked_seed(self.seed))
+        if self.std is not None:
+            meaning = "a number >= 0, or None to match what is replaced"
+            normalise(self, std=checked_number("std", self.std, 0.0, float("inf"), meaning))
 
     def compile(self, setting: Setting) -> list[Edit]:
         """One edit for each layer."""
@@ -50,11 +60,11 @@ class NoiseUpdate(Intervention):
                 "std": self.std,
                 "seeds": setting.seeds(self.seed, "noise", self.what, i),
             }
-            out.append(Edit(f"blocks.{i}.{POINTS[self.what]}", kernels.noise_update, params, checked_steps(self.steps)))
+            out.append(Edit(f"blocks.{i}.{POINTS[self.what]}", kernels.noise_update, params, self.steps))
         return out
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class NoiseWeights(Intervention):
     """Noise QKV: each weight matrix is replaced by a Gaussian of its own mean and standard deviation; biases stay.
 
@@ -70,8 +80,7 @@ class NoiseWeights(Intervention):
 
     def __post_init__(self) -> None:
         choice("what", self.what, ("qkv", "mlp"))
-        object.__setattr__(self, "layers", checked_layers(self.layers))
-        object.__setattr__(self, "steps", checked_steps(self.steps))
+        normalise(self, layers=checked_layers(self.layers), steps=checked_steps(self.steps), seed=checked_seed(self.seed))
 
     def compile(self, setting: Setting) -> list[Edit]:
         """One edit for each matrix of each layer.
@@ -92,8 +101,6 @@ class NoiseWeights(Intervention):
                 points = [f"mlp.hook_{kind}" for kind, _ in block.mlp_order] + ["hook_mlp_out"]
             for point in points:
                 seed = stable_seed(self.seed, "weights", point, i)
-                kernel = kernels.noise_linear
-                out.append(
-                    Edit(f"blocks.{i}.{point}", kernel, {"seed": seed}, checked_steps(self.steps), reads_input=True)
-                )
+                edit = Edit(f"blocks.{i}.{point}", kernels.noise_linear, {"seed": seed}, self.steps, reads_input=True)
+                out.append(edit)
         return out

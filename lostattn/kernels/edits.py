@@ -171,3 +171,8 @@ def noise_linear(x, here, seed: int):
     drawn = (noise * wide.std(correction=0) + wide.mean()).to(weight.dtype)
     noisy = torch.nn.functional.linear(here["input"], drawn, bias)
     return noisy.reshape(x.shape)
+
+
+def put_held(x, here, name: str):
+    """The value of an earlier point of the same pass in the place of this one."""
+    return here["held"][name].to(x.dtype)

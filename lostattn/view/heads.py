@@ -41,11 +41,13 @@ def attention(cache: Any, prompt: Any, layer: int, item: int = 0, heads: Sequenc
     labels = token_labels(prompt, item)
     names = [f"H{head}" for head in chosen]  # longer ones run into each other above the small patterns
     title = f"Attention in layer {layer}"
-    parts = [
-        _pictures(cache, prompt, layer, item, chosen),
-        _heads(values[torch.as_tensor(chosen)], labels, names),
-    ]
-    body = "\n".join(f'<div style="flex: 1 1 22rem; min-width: 0; overflow-x: auto">{part}</div>' for part in parts)
+    pictures = _pictures(cache, prompt, layer, item, chosen)
+    patterns = _heads(values[torch.as_tensor(chosen)], labels, names)
+    # The patterns get twice the width of the pictures, and stand below them where the page is narrow.
+    body = (
+        f'<div style="flex: 1 1 18rem; min-width: 0">{pictures}</div>\n'
+        f'<div style="flex: 2 1 34rem; min-width: 0; overflow-x: auto">{patterns}</div>'
+    )
     style = "display: flex; flex-wrap: wrap; gap: 1rem; align-items: flex-start"
     return Drawing(f'<div style="{style}; background: #fff; color: #1c1c1c; color-scheme: light">{body}</div>', title)
 
@@ -83,7 +85,7 @@ def _pictures(cache: Any, prompt: Any, layer: int, item: int, heads: list[int]) 
                 item=item,
                 heads=heads,
                 image=image,
-                columns=3,
+                columns=2,
                 title=f"Last position, {name}",
             )
         except InputError as error:

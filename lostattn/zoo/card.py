@@ -40,8 +40,7 @@ def model_card(name: str, folder: str | Path) -> str:
         "---\nlibrary_name: transformers\npipeline_tag: image-text-to-text\nlicense: mit\ntags: "
         "[interpretability]\n---",
         f"# {name}",
-        _ABOUT[check_name(name)]
-        + f" {text['num_hidden_layers']} decoder layers of width {text['hidden_size']} with "
+        _ABOUT[check_name(name)] + f" {text['num_hidden_layers']} decoder layers of width {text['hidden_size']} with "
         f"{text['num_attention_heads']} heads ({text['num_key_value_heads']} for keys and values), "
         f"{depth} vision "
         f"layers of width {vision['hidden_size']}, {text['vocab_size']} tokens; "

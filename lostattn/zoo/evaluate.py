@@ -60,8 +60,7 @@ def accuracy(questions: Iterable[Question], said: Iterable[str]) -> dict[str, di
             total[key] += 1
             right[key] += text == question.answer
     return {
-        key: {"n": total[key], "accuracy": right[key] / total[key]}
-        for key in ("all", *sorted(set(total) - {"all"}))
+        key: {"n": total[key], "accuracy": right[key] / total[key]} for key in ("all", *sorted(set(total) - {"all"}))
     }
 
 

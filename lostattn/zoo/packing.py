@@ -225,9 +225,7 @@ class Packer:
         """The whole prompt with one placeholder an image, up to where the answer begins."""
         processor = self.family.processor
         content: list[dict[str, str]] = [{"type": "image"}] * n_images + [{"type": "text", "text": text}]
-        prompt = processor.apply_chat_template(
-            [{"role": "user", "content": content}], add_generation_prompt=True
-        )
+        prompt = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
         return processor.tokenizer(prompt)["input_ids"]
 
     def _place(
@@ -264,9 +262,7 @@ class Packer:
 
     def answer_id(self, answer: str) -> int:
         """The one token of an answer where the template ends."""
-        ids = self.family.processor.tokenizer.encode(
-            self.family.answer_prefix + answer, add_special_tokens=False
-        )
+        ids = self.family.processor.tokenizer.encode(self.family.answer_prefix + answer, add_special_tokens=False)
         if len(ids) != 1:
             raise RuntimeError(f"the answer {answer!r} is {len(ids)} tokens; it should be one")
         return ids[0]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -69,9 +71,7 @@ def check_name(name: str) -> str:
         UnknownName: otherwise, with the names that there are.
     """
     if name not in NAMES:
-        raise UnknownName(
-            f"No tiny model is called {name!r}; there are {', '.join(NAMES)}.{nearest(name, NAMES)}"
-        )
+        raise UnknownName(f"No tiny model is called {name!r}; there are {', '.join(NAMES)}.{nearest(name, NAMES)}")
     return name
 
 
@@ -109,9 +109,7 @@ def build_tokenizer(name: str, seed: int = 0) -> PreTrainedTokenizerFast:
             show_progress=False,
         ),
     )
-    common: dict[str, Any] = dict(
-        padding_side="left", model_max_length=1024, clean_up_tokenization_spaces=False
-    )
+    common: dict[str, Any] = dict(padding_side="left", model_max_length=1024, clean_up_tokenization_spaces=False)
     if not llava:
         return PreTrainedTokenizerFast(
             tokenizer_object=core,
@@ -142,9 +140,7 @@ def build_processor(name: str, seed: int = 0) -> ProcessorMixin:
         from transformers import CLIPImageProcessor, LlavaProcessor
 
         return LlavaProcessor(
-            image_processor=CLIPImageProcessor(
-                size={"shortest_edge": 48}, crop_size={"height": 48, "width": 48}
-            ),
+            image_processor=CLIPImageProcessor(size={"shortest_edge": 48}, crop_size={"height": 48, "width": 48}),
             tokenizer=tokenizer,
             patch_size=8,
             vision_feature_select_strategy="default",
@@ -162,9 +158,25 @@ def build_processor(name: str, seed: int = 0) -> ProcessorMixin:
         temporal_patch_size=2,
         merge_size=2,
     )
-    return processor_without_video(
-        "Qwen2_5_VLProcessor", image_processor, tokenizer, chat_template=QWEN_TEMPLATE
-    )
+    return processor_without_video("Qwen2_5_VLProcessor", image_processor, tokenizer, chat_template=QWEN_TEMPLATE)
+
+
+def save(model: PreTrainedModel, processor: ProcessorMixin, folder: str | Path) -> None:
+    """Write model and processor like a public checkpoint.
+
+    A Qwen2.5-VL processor was put together without its video processor; the settings of one are written all the
+    same, so that `AutoProcessor` can build the whole of it where torchvision is installed.
+    """
+    folder = Path(folder)
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    (folder / "model.safetensors").chmod(0o644)
+    path = folder / "processor_config.json"
+    written = json.loads(path.read_text(encoding="utf-8"))
+    if "Qwen" in written["processor_class"]:
+        video = {k: v for k, v in written["image_processor"].items() if k != "image_processor_type"}
+        written["video_processor"] = {**video, "video_processor_type": "Qwen2VLVideoProcessor"}
+        path.write_text(json.dumps(written, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def build_model(name: str, tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:

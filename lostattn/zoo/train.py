@@ -27,6 +27,8 @@ from lostattn.data.scene import (
     draw_scene,
     paint,
 )
+from lostattn.zoo.card import write_card
+from lostattn.zoo.evaluate import evaluate, write_evaluation
 from lostattn.zoo.packing import (
     Asked,
     LlavaFamily,
@@ -36,7 +38,7 @@ from lostattn.zoo.packing import (
     packed_hidden,
     training_attention,
 )
-from lostattn.zoo.recipe import build_model, build_processor, check_name
+from lostattn.zoo.recipe import build_model, build_processor, check_name, save
 
 QUESTIONS_PER_SCENE = {
     "existence": 2,
@@ -101,9 +103,7 @@ class Sampler:
         scenes: list[Scene] = []
         while len(rows) < n:
             pair = draw_scene(self.rng, self.split), draw_scene(self.rng, self.split)
-            asked = [
-                self._ask(kind, *pair) for kind, many in QUESTIONS_PER_SCENE.items() for _ in range(many)
-            ]
+            asked = [self._ask(kind, *pair) for kind, many in QUESTIONS_PER_SCENE.items() for _ in range(many)]
             row = [a for a in asked if a is not None]
             if not any(a.kind == "comparison" for a in row):
                 continue
@@ -155,9 +155,7 @@ def _losses(
 
 
 @torch.no_grad()
-def quick_accuracy(
-    model: Any, packer: Packer, seed: int, split: str = "val", batches: int = 4
-) -> dict[str, float]:
+def quick_accuracy(model: Any, packer: Packer, seed: int, split: str = "val", batches: int = 4) -> dict[str, float]:
     """Accuracy by kind, packed, over the whole vocabulary; `"all"` is the mean over kinds."""
     model.eval()
     sampler = Sampler(packer.family, split, np.random.default_rng([seed, 1]))
@@ -177,9 +175,19 @@ def quick_accuracy(
     return {"all": sum(found.values()) / len(found), **found}
 
 
-def _save(model: Any, processor: Any, out: Path) -> None:
-    model.save_pretrained(out)
-    processor.save_pretrained(out)
+def finish(name: str, folder: str | Path, n: int = 2000) -> Path:
+    """Evaluate a trained model on unseen questions, through its real processor, and write its model card.
+
+    Args:
+        name: which of the tiny models it is.
+        folder: where `train` has saved it.
+        n: how many questions of the test split of `shapes`; and of `shapes-wide`, where it reads that too.
+    """
+    results = [evaluate(folder, n)]
+    if name == "tiny-qwen2_5-vl":
+        results.append(evaluate(folder, n, data="shapes-wide"))
+    write_evaluation(folder, results)
+    return write_card(name, folder)
 
 
 def train(
@@ -189,10 +197,11 @@ def train(
     steps: int = 4000,
     *,
     settings: Settings | None = None,
-    bf16: bool = False,
+    bf16: bool = True,
+    questions: int = 2000,
     log: Callable[[dict[str, Any]], None] | None = None,
 ) -> Path:
-    """Train one tiny model and save it with its processor and its log.
+    """Train one tiny model and save it with its processor, its log, its evaluation and its model card.
 
     Args:
         name: `"tiny-llava"` or `"tiny-qwen2_5-vl"`.
@@ -201,6 +210,7 @@ def train(
         steps: optimiser steps; the learning rate falls to nothing over them.
         settings: all other numbers (its seed and steps are replaced by the two above).
         bf16: multiply matrices in bfloat16; the weights stay float32.
+        questions: how many unseen questions the finished model is asked for its card; 0 asks none and writes none.
         log: called with every line of the log as it is written; None prints it.
 
     Returns:
@@ -253,14 +263,14 @@ def train(
                 "questions": asked,
                 "seconds": round(time.monotonic() - started, 1),
             }
-            line |= {
-                k: round(v, 4) for k, v in zip(("answer", "stop", "dense"), (sums / n).tolist(), strict=True)
-            }
+            line |= {k: round(v, 4) for k, v in zip(("answer", "stop", "dense"), (sums / n).tolist(), strict=True)}
             if checked:
                 line["val"] = {k: round(v, 4) for k, v in quick_accuracy(model, packer, seed).items()}
-                _save(model, processor, out)
+                save(model, processor, out)
             with log_path.open("a", encoding="utf-8") as f:
                 f.write(json.dumps(line) + "\n")
             (log or (lambda entry: print(json.dumps(entry), flush=True)))(line)
             sums.zero_()
+    if questions:
+        finish(name, out, questions)
     return out

@@ -1,0 +1,135 @@
+"""Who does what (the paper's RQ3, Table 1): what attention and the FFN add to the residual stream.
+
+For every layer and question: ΔS, ΔD, RID and MixIG of the attention update and of the FFN update, beside three
+references. *Noise Δ* puts Gaussian noise of the same moments in the place of the attention update; *Noise QKV* puts
+Gaussian weights of the same moments in the place of the q, k and v maps; *RoPE* compares the stream after attention
+with what it is when that attention does not see rotary positions (ε_RoPE), the tolerance to read RIDs by.
+Each reference acts in one layer at a time, on the stream that the untouched model brings there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from lostattn.errors import InputError
+from lostattn.experiments.results import Results, mean_summary
+from lostattn.experiments.running import bar, batches, checked, provenance, row_of
+from lostattn.interventions import NoiseUpdate, NoiseWeights, RemoveRotary
+from lostattn.reductions import between, update_metrics
+
+if TYPE_CHECKING:
+    import pandas
+    from torch import Tensor
+
+    from lostattn.data import Question
+    from lostattn.model import LVLM
+    from lostattn.prompt import Prompt
+
+METRICS = ("delta_s", "delta_d", "column_innovation", "row_innovation", "rid", "mixig")
+CONTROLS = ("noise_delta", "noise_qkv", "rope")
+
+
+def decouple(
+    model: LVLM,
+    data: Sequence[Question],
+    by: str = "layer",
+    controls: Sequence[str] = CONTROLS,
+    convention: str = "paper",
+    tol: float | None = None,
+    seed: int = 0,
+    batch_size: int = 16,
+    progress: bool = True,
+) -> pandas.DataFrame:
+    """Measure what every update does to the stream, averaged over questions.
+
+    Args:
+        model: the model.
+        data: questions, as ``la.data.load`` gives them.
+        by: ``"layer"`` for one row a layer and update, ``"model"`` for one row an update over all layers.
+        controls: which references to run beside the model's own updates, of ``"noise_delta"``, ``"noise_qkv"`` and
+            ``"rope"``; each costs one pass a layer and batch.
+        convention, tol: of the metrics; see :func:`lostattn.metrics.rid`.
+        seed: of the noise.
+        batch_size: questions a pass.
+        progress: show a bar.
+
+    Returns:
+        Columns ``layer`` (by layer), ``update`` (``attention``, ``ffn`` and the controls), ``n``, and for each of
+        ``delta_s``, ``delta_d``, ``column_innovation``, ``row_innovation``, ``rid`` and ``mixig`` the mean with a 95 %
+        interval over questions, clustered by scene (``…_low``, ``…_high``). Its ``attrs`` say where it comes from.
+
+    Raises:
+        InputError: the data set is empty, or an argument is none of those named.
+    """
+    if by not in ("layer", "model"):
+        raise InputError(f"by is {by!r}; expected 'layer' or 'model'.")
+    results = decouple_questions(model, data, controls, convention, tol, seed, batch_size, progress)
+    columns = ["layer", "update"] if by == "layer" else ["update"]
+    table = mean_summary(results.table, METRICS, columns, seed=seed)
+    table.attrs = results.meta
+    return table
+
+
+def decouple_questions(
+    model: LVLM,
+    data: Sequence[Question],
+    controls: Sequence[str] = CONTROLS,
+    convention: str = "paper",
+    tol: float | None = None,
+    seed: int = 0,
+    batch_size: int = 16,
+    progress: bool = True,
+) -> Results:
+    """The table behind :func:`decouple`: one row a question, layer and update."""
+    import pandas as pd
+
+    questions = checked(data, batch_size)
+    unknown = [c for c in controls if c not in CONTROLS]
+    if unknown:
+        raise InputError(f"controls holds {unknown[0]!r}; expected some of {', '.join(CONTROLS)}.")
+    n_layers = model.cfg.n_layers
+    n_batches = -(-len(questions) // batch_size)
+    rows: list[dict[str, Any]] = []
+    with bar(n_batches * (1 + len(controls) * n_layers), f"decoupling {model.name}", progress) as passes:
+        for batch in batches(questions, batch_size):
+            prompt = model.prompt(batch)
+            for layer, update, numbers in _measure(model, prompt, controls, convention, tol, seed, passes):
+                for b, question in enumerate(batch):
+                    values = {metric: float(numbers[metric][b]) for metric in METRICS}
+                    rows.append({"layer": layer, "update": update, **row_of(question), **values})
+    meta = provenance(
+        model, experiment="decouple", n=len(questions), controls=list(controls), convention=convention, tol=tol, seed=seed
+    )
+    return Results(pd.DataFrame(rows), meta)
+
+
+def _measure(
+    model: LVLM, prompt: Prompt, controls: Sequence[str], convention: str, tol: float | None, seed: int, passes: Any
+) -> list[tuple[int, str, dict[str, Tensor]]]:
+    """The numbers of one batch: ``(layer, update, {metric: [batch]})``."""
+    n_layers = model.cfg.n_layers
+    found = []
+    own = model.measure(prompt, update_metrics(model, prompt, None, convention, tol))
+    passes.update()
+    for i in range(n_layers):
+        for at, update in enumerate(("attention", "ffn")):
+            found.append((i, update, {metric: own[f"updates.{i}"][metric][at] for metric in METRICS}))
+    mids = None
+    if "rope" in controls:
+        _, mids = model.run_with_cache(prompt, [f"blocks.{i}.hook_resid_mid" for i in range(n_layers)])
+    for control in controls:
+        for i in range(n_layers):
+            pre, mid = f"blocks.{i}.hook_resid_pre", f"blocks.{i}.hook_resid_mid"
+            if control == "rope":
+                assert mids is not None
+                # ε_RoPE: the state with rotary positions, judged against the state without them.
+                reduction = between(prompt, "update", mid, mids[mid], convention, tol)
+                edit: Any = RemoveRotary(layers=[i])
+            else:
+                reduction = between(prompt, "update", pre, mid, convention, tol)
+                kind = NoiseUpdate if control == "noise_delta" else NoiseWeights
+                edit = kind("attn" if control == "noise_delta" else "qkv", layers=[i], seed=seed)
+            found.append((i, control, model.measure(prompt, [reduction], edit)["update"]))
+            passes.update()
+    return found

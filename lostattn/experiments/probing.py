@@ -1,0 +1,152 @@
+"""Stochastic attention probing (the paper's RQ4): replace what attention looks at, and ask again.
+
+Every condition answers the same questions as the untouched model, so differences are paired; questions about one
+scene hang together, and the intervals and tests know it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from lostattn.errors import InputError
+from lostattn.experiments.results import UNTOUCHED, Results, accuracy_summary
+from lostattn.experiments.running import bar, batches, checked, provenance, row_of
+from lostattn.interventions import (
+    Complexity,
+    Dirichlet,
+    Gaussian,
+    Intervention,
+    Released,
+    ReplaceAttention,
+    Uniform,
+    VisionPrior,
+)
+
+if TYPE_CHECKING:
+    import pandas
+
+    from lostattn.data import Question
+    from lostattn.model import LVLM
+
+
+def attention_sources(layers: Any = None, queries: Any = "last", seed: int = 0) -> dict[str, Intervention]:
+    """Every source of attention in turn over the image tokens, and the paper's released setting, by name."""
+    sources = {
+        "gaussian": Gaussian(seed=seed),
+        "dirichlet": Dirichlet(seed=seed),
+        "uniform": Uniform(),
+        "vision": VisionPrior(),
+        "complexity": Complexity(),
+    }
+    conditions: dict[str, Intervention] = {
+        name: ReplaceAttention(source, layers=layers, queries=queries) for name, source in sources.items()
+    }
+    conditions["released"] = Released("gaussian_noise", layers=layers, seed=seed, queries=queries)
+    return conditions
+
+
+def probe(
+    model: LVLM,
+    data: Sequence[Question],
+    conditions: Mapping[str, Intervention] | None = None,
+    seeds: Sequence[int] = (0, 1, 2),
+    batch_size: int = 32,
+    max_new_tokens: int = 4,
+    progress: bool = True,
+) -> pandas.DataFrame:
+    """Accuracy under each intervention, by kind of question, compared with the untouched run.
+
+    Args:
+        model: the model.
+        data: questions with answers.
+        conditions: interventions by name (default: :func:`attention_sources`). ``"untouched"`` is always among them.
+        seeds: a condition that draws at random runs once for each, its seeds shifted by it; others run once.
+        batch_size: questions a generation.
+        max_new_tokens: an answer that is longer is cut off.
+        progress: show a bar.
+
+    Returns:
+        One row a condition and kind (``"all"`` too): ``condition, kind, n, seeds, accuracy, low, high, difference,
+        difference_low, difference_high, p``. Its ``attrs`` say where it comes from.
+
+    Raises:
+        InputError: the data set is empty, or a condition cannot be meant on this model.
+    """
+    results = probe_questions(model, data, conditions, seeds, batch_size, max_new_tokens, progress)
+    table = accuracy_summary(results.table)
+    table.attrs = results.meta
+    return table
+
+
+def probe_questions(
+    model: LVLM,
+    data: Sequence[Question],
+    conditions: Mapping[str, Intervention] | None = None,
+    seeds: Sequence[int] = (0, 1, 2),
+    batch_size: int = 32,
+    max_new_tokens: int = 4,
+    progress: bool = True,
+) -> Results:
+    """The table behind :func:`probe`: one row a question, condition and seed, with what was said."""
+    import pandas as pd
+
+    questions = checked(data, batch_size)
+    conditions = attention_sources() if conditions is None else conditions
+    runs = _runs(conditions, seeds)
+    n_batches = -(-len(questions) // batch_size)
+    rows: list[dict[str, Any]] = []
+    with bar(len(runs) * n_batches, f"probing {model.name}", progress) as passes:
+        for batch in batches(questions, batch_size):
+            prompt = model.prompt(batch)
+            for name, seed, edit in runs:
+                said = model.generate(prompt, edit, max_new_tokens=max_new_tokens).text
+                for question, text in zip(batch, said, strict=True):
+                    answered = {"said": text, "answer": question.answer, "correct": is_correct(text, question)}
+                    rows.append({"condition": name, "seed": seed, **row_of(question), **answered})
+                passes.update()
+    order = {name: i for i, name in enumerate([UNTOUCHED, *conditions])}
+    table = pd.DataFrame(rows).sort_values("condition", key=lambda c: c.map(order), kind="stable", ignore_index=True)
+    meta = provenance(
+        model,
+        experiment="probe",
+        n=len(questions),
+        conditions={name: edit.to_dict() for name, edit in conditions.items()},
+        seeds=list(seeds),
+        max_new_tokens=max_new_tokens,
+    )
+    return Results(table, meta)
+
+
+def is_correct(said: str, question: Question) -> bool:
+    """Whether what was said is the right answer: the first of the choices that it names, case and stops aside."""
+    found = first_choice(said, question.choices)
+    return found is not None and found == question.answer
+
+
+def first_choice(said: str, choices: Sequence[str]) -> str | None:
+    """The choice that a text names first, as a whole word (the longest where two begin at one place)."""
+    places = []
+    for choice in choices:
+        found = re.search(rf"(?<!\w){re.escape(choice)}(?!\w)", said, re.IGNORECASE)
+        if found:
+            places.append((found.start(), -len(choice), choice))
+    return min(places)[2] if places else None
+
+
+def _runs(
+    conditions: Mapping[str, Intervention], seeds: Sequence[int]
+) -> list[tuple[str, int, Intervention | None]]:
+    """``(condition, seed, intervention)``; what is not random runs under the first seed alone."""
+    if not seeds:
+        raise InputError("seeds is empty; give at least one.")
+    if UNTOUCHED in conditions:
+        raise InputError(f"{UNTOUCHED!r} is the run without an intervention and always there; name yours otherwise.")
+    runs: list[tuple[str, int, Intervention | None]] = [(UNTOUCHED, seeds[0], None)]
+    for name, edit in conditions.items():
+        if not isinstance(edit, Intervention):
+            raise InputError(f"condition {name!r} is {type(edit).__name__}; expected an intervention.")
+        random = edit.with_seed(1) != edit
+        runs += [(name, seed, edit.with_seed(seed)) for seed in (seeds if random else seeds[:1])]
+    return runs

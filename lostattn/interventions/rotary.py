@@ -1,0 +1,38 @@
+"""Attention without its rotary positions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from lostattn.interventions.base import Intervention, Layers, checked_layers
+from lostattn.kernels.edits import put_held
+from lostattn.plan import Edit
+
+if TYPE_CHECKING:
+    from lostattn.interventions.setting import Setting
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class RemoveRotary(Intervention):
+    """Attention that does not know positions: queries and keys go to the kernel as they were before rotation.
+
+    Where: ``attn.hook_rot_q`` and ``attn.hook_rot_k`` take the values of ``attn.hook_q`` and ``attn.hook_k``, at the
+    prompt's pass. What it assumes: that rotation is all that happens to q and k in between (a norm of q and k in
+    between is undone with it). The causal mask still tells order in coarse steps.
+    """
+
+    layers: Layers = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "layers", checked_layers(self.layers))
+
+    def compile(self, setting: Setting) -> list[Edit]:
+        """Two edits for each layer, of q and of k."""
+        out = []
+        for i in setting.layers(self.layers):
+            for letter in "qk":
+                raw = f"blocks.{i}.attn.hook_{letter}"
+                name = f"blocks.{i}.attn.hook_rot_{letter}"
+                out.append(Edit(name, put_held, {"name": raw}, steps=(0, 1), needs=(raw,)))
+        return out

@@ -1,0 +1,56 @@
+"""Metrics reduced inside a pass, so that what comes back is a few numbers and never an activation."""
+
+from __future__ import annotations
+
+import torch
+
+from lostattn.metrics._kernels import decompose, discrepancy, mixing_entropy, support
+
+
+def layer_updates(held, here, pre, mid, post, mask, tol, layer_input, mixing):
+    """The metrics of a layer's two updates, ``{name: [2, batch]}``: attention first, then the FFN.
+
+    ``pre``, ``mid`` and ``post`` name the three states. What a layer ends with is what the next begins with, so its
+    decomposition is passed on: ``2 L + 1`` decompositions for ``L`` layers. ``mixing`` are the settings of the
+    token-mixing entropy; ``layer_input`` judges both updates against ``pre`` (the released convention).
+    """
+    mask = mask.to(held[pre].device)
+    carried = here["memory"].pop("stream", None)
+    if carried is not None and carried["name"] == pre:
+        before, entropy = carried["state"], carried["entropy"]
+    else:
+        before = decompose(held[pre], mask, tol)
+        entropy = mixing_entropy(before, mask, *mixing)
+    basis = support(before)
+    found = []
+    for name in (mid, post):
+        after = decompose(held[name], mask, tol)
+        numbers = discrepancy(before, basis, after)
+        mixed = mixing_entropy(after, mask, *mixing)
+        numbers["mixig"] = mixed - entropy
+        found.append(numbers)
+        entropy, last = mixed, after
+        if name == mid and not layer_input:
+            before, basis = after, support(after)
+    # What this layer calls post, the next calls pre.
+    here["memory"]["stream"] = {"name": next_layer(pre), "state": last, "entropy": entropy}
+    for name in (pre, mid, post):
+        held.pop(name)
+    return {name: torch.stack([numbers[name] for numbers in found]) for name in found[0]}
+
+
+def next_layer(name: str) -> str:
+    """``blocks.3.hook_resid_pre`` -> ``blocks.4.hook_resid_pre``."""
+    stack, layer, point = name.split(".", 2)
+    return f"{stack}.{int(layer) + 1}.{point}"
+
+
+def one_update(held, here, before, after, mask, tol, mixing):
+    """The metrics of a single update, ``{name: [batch]}``. A state is a held point's name or a tensor."""
+    first = held[before] if isinstance(before, str) else before
+    second = held[after] if isinstance(after, str) else after.to(first.device)
+    mask = mask.to(first.device)
+    old, new = decompose(first, mask, tol), decompose(second, mask, tol)
+    numbers = discrepancy(old, support(old), new)
+    numbers["mixig"] = mixing_entropy(new, mask, *mixing) - mixing_entropy(old, mask, *mixing)
+    return numbers
