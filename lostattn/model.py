@@ -28,6 +28,8 @@ from lostattn.sites import NamesFilter, Sites
 from lostattn.without_processor import NoProcessor
 
 if TYPE_CHECKING:
+    from transformer_lens.model_bridge import TransformerBridge
+
     from lostattn.selftest import Report
 
 
@@ -191,6 +193,16 @@ class LVLM:
     def point(self, name: str, layer: int | None = None) -> Point:
         """A hook point for use inside :meth:`trace`: ``.value`` reads it, and assigning to it writes it."""
         return Point.of(self, name, layer)
+
+    def to_transformer_bridge(self) -> TransformerBridge:
+        """A TransformerLens bridge over the same weights; this model stays as it is. See :mod:`lostattn.bridge`.
+
+        Raises:
+            UnsupportedModel: TransformerLens has no adapter for this architecture.
+        """
+        from lostattn.bridge import to_transformer_bridge
+
+        return to_transformer_bridge(self)
 
     def selftest(self, prompt: Prompt | Any | None = None) -> Report:
         """Prove on this model that every hook point is read and written as it says; see :mod:`lostattn.selftest`.

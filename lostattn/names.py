@@ -53,7 +53,6 @@ BLOCK_ALIASES = {
     "ln1.hook_in": "hook_resid_pre",
     "ln2.hook_in": "hook_resid_mid",
     "attn.hook_in": "ln1.hook_out",
-    "hook_attn_in": "ln1.hook_out",
     "attn.q.hook_in": "ln1.hook_out",
     "attn.k.hook_in": "ln1.hook_out",
     "attn.v.hook_in": "ln1.hook_out",
@@ -66,7 +65,6 @@ BLOCK_ALIASES = {
     "attn.proj.hook_out": "hook_attn_out",
     "attn.hook_out": "hook_attn_out",
     "mlp.hook_in": "ln2.hook_out",
-    "hook_mlp_in": "ln2.hook_out",
     "mlp.gate.hook_in": "ln2.hook_out",
     "mlp.in.hook_in": "ln2.hook_out",
     "mlp.gate.hook_out": "mlp.hook_pre",
@@ -74,6 +72,25 @@ BLOCK_ALIASES = {
     "mlp.out.hook_out": "hook_mlp_out",
     "mlp.hook_out": "hook_mlp_out",
 }
+
+# In a vision tower alone: in a decoder TransformerLens means the stream before the norm by these.
+VISION_ALIASES = {
+    "hook_attn_in": "ln1.hook_out",
+    "hook_mlp_in": "ln2.hook_out",
+}
+
+# Spellings under which TransformerBridge edits what one reader sees, where the canonical point feeds several.
+ONE_OF_SEVERAL_READERS = (
+    "ln1.hook_in",
+    "ln2.hook_in",
+    "norm1.hook_in",
+    "norm2.hook_in",
+    "attn.q.hook_in",
+    "attn.k.hook_in",
+    "attn.v.hook_in",
+    "mlp.gate.hook_in",
+    "mlp.in.hook_in",
+)
 
 # Points outside any block: another spelling -> canonical.
 OUTER_ALIASES = {
@@ -83,6 +100,8 @@ OUTER_ALIASES = {
     "vision_encoder.hook_out": "vision_encoder.hook_vision_out",
     "vision_encoder.embeddings.hook_out": "vision_encoder.hook_vision_embed",
     "vision_encoder.patch_embed.hook_out": "vision_encoder.hook_vision_embed",
+    "vision_encoder.pre_layernorm.hook_in": "vision_encoder.hook_vision_embed",
+    "vision_encoder.pre_layernorm.hook_out": "vision_encoder.encoder_layers.0.hook_resid_pre",
     "vision_projector.hook_vision_proj_in": "vision_projector.hook_in",
     "vision_projector.hook_vision_proj_out": "vision_projector.hook_out",
 }
@@ -160,5 +179,6 @@ def canonical(name: str, n_layers: int, n_vision_layers: int = 0, vision_stack: 
     else:
         layer += n_vision_layers if layer < 0 else 0
         stack = vision_stack
+        point = VISION_ALIASES.get(point, point)
     point = re.sub(r"^norm([12])\.", r"ln\1.", point)
     return f"{stack}.{layer}.{BLOCK_ALIASES.get(point, point)}"

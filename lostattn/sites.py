@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from lostattn.architecture import Architecture, Block, Stack, Vision
 from lostattn.errors import InputError, UnknownName, nearest
-from lostattn.names import canonical, split_block
+from lostattn.names import ONE_OF_SEVERAL_READERS, canonical, split_block
 
 View = tuple[str | int, ...]
 NamesFilter = str | Iterable[str] | Callable[[str], bool] | None
@@ -77,6 +77,10 @@ class Sites:
             len(vision.stack.blocks) if vision else 0,
             vision.stack.prefix if vision else "vision_encoder.blocks",
         )
+        if key.endswith(".mlp.in.hook_out"):
+            # The one input map of a plain FFN, the second one of a gated FFN.
+            gated = key.replace(".in.hook_out", ".hook_pre_linear")
+            key = gated if gated in self.at else key.replace(".in.hook_out", ".hook_pre")
         if key in self.at or key in self.derived:
             return key
         inside = split_block(key)
@@ -105,6 +109,11 @@ class Sites:
     def editable(self, name: str) -> str:
         """``name`` as a canonical key, refused where a write would change nothing that the model reads."""
         key = self.find(name)
+        if name.endswith(ONE_OF_SEVERAL_READERS):
+            raise InputError(
+                f"{name!r} is one of several readers of {key!r} and can be read but not edited by itself. "
+                f"Edit {key!r}, for all of them."
+            )
         if key.endswith(("hook_scale", "hook_normalized")):
             norm = key.rpartition(".")[0]
             raise InputError(

@@ -22,6 +22,7 @@ class PlainTokenizer:
         return f"<{token}>"
 
     def __call__(self, text: str, **_: object) -> dict[str, list[int]]:
+        """The ids of such a text; none where it is another text."""
         pieces = text.strip().removeprefix("<").removesuffix(">").split("><")
         return {"input_ids": [int(p) for p in pieces] if all(p.isdigit() for p in pieces) else []}
 
