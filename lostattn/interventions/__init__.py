@@ -6,17 +6,9 @@ from lostattn.interventions.ablation import Ablate
 from lostattn.interventions.attention import KnockOut, Released, ReplaceAttention, ScaleAttention
 from lostattn.interventions.base import Composition, Intervention
 from lostattn.interventions.noise import NoiseUpdate, NoiseWeights
+from lostattn.interventions.picture_sources import Complexity, VisionPrior
 from lostattn.interventions.rotary import RemoveRotary
-from lostattn.interventions.sources import (
-    Complexity,
-    Dirichlet,
-    Fixed,
-    FromCache,
-    Gaussian,
-    Source,
-    Uniform,
-    VisionPrior,
-)
+from lostattn.interventions.sources import Dirichlet, Fixed, FromCache, Gaussian, Source, Uniform
 
 __all__ = [
     "Ablate",

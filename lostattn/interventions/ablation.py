@@ -13,9 +13,11 @@ from lostattn.interventions.base import (
     Layers,
     Steps,
     checked_layers,
+    checked_seed,
     checked_steps,
     choice,
     finite,
+    normalise,
 )
 from lostattn.kernels import edits as kernels
 from lostattn.plan import Edit
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
 POINTS = {"attn": "hook_attn_out", "mlp": "hook_mlp_out", "head": "attn.hook_z", "resid": "hook_resid_post"}
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Ablate(Intervention):
     """Ablate what attention or the FFN adds, what single heads read, or the stream after a layer.
 
@@ -53,29 +55,46 @@ class Ablate(Intervention):
     def __post_init__(self) -> None:
         choice("what", self.what, tuple(POINTS))
         choice("to", self.to, ("zero", "mean", "resample"))
-        object.__setattr__(self, "layers", checked_layers(self.layers))
-        object.__setattr__(self, "heads", checked_layers(self.heads))
-        object.__setattr__(self, "steps", checked_steps(self.steps))
+        normalise(self, layers=checked_layers(self.layers), heads=checked_layers(self.heads, "heads"))
+        normalise(self, steps=checked_steps(self.steps), seed=checked_seed(self.seed))
         if self.heads is not None and self.what != "head":
             raise InputError(f"heads= goes with Ablate('head', …), not with {self.what!r}.")
         if self.reference is not None:
-            finite("Ablate(reference)", self.reference)
+            if self.to == "zero":
+                raise InputError("reference= goes with to='mean' or to='resample'; zeros need none.")
+            normalise(self, reference=finite("Ablate(reference)", self.reference))
 
     def compile(self, setting: Setting) -> list[Edit]:
         """One edit for each layer."""
+        self._check_reference(setting)
         heads = setting.heads(self.heads)
         positions = setting.positions(self.positions)
         out = []
         for i in setting.layers(self.layers):
             name = f"blocks.{i}.{POINTS[self.what]}"
+            steps, slot = checked_steps(self.steps), setting.slot(f"ablate.{name}")
+            real = setting.positions("all")
+            if self.to != "zero" and self.reference is None and steps[0] > 0:
+                # What decoding steps take from the prompt must be kept at its pass, where this does not act yet.
+                out.append(Edit(name, kernels.keep_pool, {"real": real, "slot": slot}, steps=(0, 1)))
             params = {
                 "to": self.to,
                 "positions": positions,
-                "real": setting.positions("all"),
+                "real": real,
                 "heads": heads,
                 "seeds": setting.seeds(self.seed, "resample", i),
                 "reference": self.reference,
-                "slot": setting.slot(f"ablate.{name}"),
+                "slot": slot,
             }
-            out.append(Edit(name, kernels.ablate, params, checked_steps(self.steps)))
+            out.append(Edit(name, kernels.ablate, params, steps))
         return out
+
+    def _check_reference(self, setting: Setting) -> None:
+        if self.reference is None:
+            return
+        stack = setting.sites.architecture.stack
+        row = (stack.n_heads, stack.d_head) if self.what == "head" else (stack.d_model,)
+        got = tuple(self.reference.shape)
+        if len(got) != 1 + len(row) or got[1:] != row:
+            expected = "[row, " + ", ".join(map(str, row)) + "]"
+            raise InputError(f"Ablate(reference) has shape {got}; for {self.what!r} this model needs {expected}.")

@@ -17,7 +17,8 @@ from lostattn.interventions.base import (
     choice,
     normalise,
 )
-from lostattn.interventions.sources import Complexity, Dirichlet, Fixed, FromCache, Source, VisionPrior
+from lostattn.interventions.picture_sources import Complexity, VisionPrior
+from lostattn.interventions.sources import Dirichlet, Fixed, FromCache, Source
 from lostattn.kernels import edits as kernels
 from lostattn.plan import Edit
 

@@ -157,7 +157,8 @@ def checked_layers(value: Layers, name: str = "layers") -> tuple[int, ...] | Non
     """Layers or heads as a tuple of ints; ``None`` stays for all."""
     if value is None:
         return None
-    given = tuple(value) if isinstance(value, Iterable) and not isinstance(value, str) else (value,)
+    asked: Any = value
+    given = tuple(asked) if isinstance(asked, Iterable) and not isinstance(asked, str) else (asked,)
     if not given or not all(isinstance(i, int | np.integer) and not isinstance(i, bool) for i in given):
         raise InputError(f"{name} is {value!r}; expected an int, or one or more of them, or None for all.")
     return tuple(map(int, given))

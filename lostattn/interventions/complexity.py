@@ -20,11 +20,15 @@ def patch_complexity(image: Image.Image, boxes: Float[Tensor, "patch 4"]) -> Flo
     """Complexity of each pixel box of a picture, softmaxed over the boxes.
 
     ``mean |∂x| + mean |∂y| + variance`` of the grey picture (0 to 1) in the box, scaled to [0, 1] over the boxes.
+    Edges are rounded to whole pixels; a box that holds none has complexity 0.
     """
     grey = np.asarray(image.convert("L"), dtype=np.float64) / 255.0
     raw = []
     for x0, y0, x1, y1 in boxes.round().long().tolist():
-        patch = grey[y0 : max(y1, y0 + 1), x0 : max(x1, x0 + 1)]
+        patch = grey[y0:y1, x0:x1]
+        if patch.size == 0:  # what the processor padded, or less than a pixel
+            raw.append(0.0)
+            continue
         across = np.abs(np.diff(patch, axis=1)).mean() if patch.shape[1] > 1 else 0.0
         down = np.abs(np.diff(patch, axis=0)).mean() if patch.shape[0] > 1 else 0.0
         raw.append(across + down + patch.var())
@@ -49,7 +53,8 @@ def prompt_complexity(prompt: Prompt) -> Float[Tensor, "batch pos"]:
             grid = token_map.grids[b][k]
             mine = (token_map.image_index[b] == k) & token_map["image"][b]
             values = patch_complexity(picture, grid.boxes())
-            out[b, mine.cpu()] = values[token_map.patch_index[b, mine].cpu()]
+            patch = token_map.patch_index[b, mine].cpu()  # -1: a class token, which has no place in the picture
+            out[b, mine.cpu()] = torch.where(patch >= 0, values[patch], 0.0)
         if not pictures and bool(token_map["image"][b].any()):
             raise InputError(f"Complexity looks at the picture, and item {b} of this prompt came without its pixels.")
     return out

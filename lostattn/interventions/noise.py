@@ -43,7 +43,8 @@ class NoiseUpdate(Intervention):
 
     def __post_init__(self) -> None:
         choice("what", self.what, ("attn", "mlp"))
-        normalise(self, layers=checked_layers(self.layers), steps=checked_steps(self.steps), seed=checked_seed(self.seed))
+        normalise(self, layers=checked_layers(self.layers), steps=checked_steps(self.steps))
+        normalise(self, seed=checked_seed(self.seed))
         if self.std is not None:
             meaning = "a number >= 0, or None to match what is replaced"
             normalise(self, std=checked_number("std", self.std, 0.0, float("inf"), meaning))
@@ -60,7 +61,7 @@ class NoiseUpdate(Intervention):
                 "std": self.std,
                 "seeds": setting.seeds(self.seed, "noise", self.what, i),
             }
-            out.append(Edit(f"blocks.{i}.{POINTS[self.what]}", kernels.noise_update, params, self.steps))
+            out.append(Edit(f"blocks.{i}.{POINTS[self.what]}", kernels.noise_update, params, checked_steps(self.steps)))
         return out
 
 
@@ -80,7 +81,8 @@ class NoiseWeights(Intervention):
 
     def __post_init__(self) -> None:
         choice("what", self.what, ("qkv", "mlp"))
-        normalise(self, layers=checked_layers(self.layers), steps=checked_steps(self.steps), seed=checked_seed(self.seed))
+        normalise(self, layers=checked_layers(self.layers), steps=checked_steps(self.steps))
+        normalise(self, seed=checked_seed(self.seed))
 
     def compile(self, setting: Setting) -> list[Edit]:
         """One edit for each matrix of each layer.
@@ -101,6 +103,6 @@ class NoiseWeights(Intervention):
                 points = [f"mlp.hook_{kind}" for kind, _ in block.mlp_order] + ["hook_mlp_out"]
             for point in points:
                 seed = stable_seed(self.seed, "weights", point, i)
-                edit = Edit(f"blocks.{i}.{point}", kernels.noise_linear, {"seed": seed}, self.steps, reads_input=True)
-                out.append(edit)
+                params, steps = {"seed": seed}, checked_steps(self.steps)
+                out.append(Edit(f"blocks.{i}.{point}", kernels.noise_linear, params, steps, reads_input=True))
         return out

@@ -77,4 +77,4 @@ def _in_range(what: str, asked: Layers, n: int) -> list[int]:
     bad = [i for i in asked if not -n <= i < n]
     if bad:
         raise InputError(f"{what} {bad[0]} is out of range: the model has {n} {what}s (0 to {n - 1}, or negative).")
-    return [i % n for i in asked]
+    return list(dict.fromkeys(i % n for i in asked))  # an edit named twice still acts once

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lostattn.errors import InputError
-from lostattn.interventions.base import Serializable, finite
+from lostattn.interventions.base import Serializable, checked_layers, checked_seed, finite, normalise
 from lostattn.kernels import priors
 from lostattn.plan import Edit
 
@@ -37,21 +37,26 @@ class Source(Serializable):
         raise NotImplementedError
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Gaussian(Source):
     """Gaussian noise with the mean and standard deviation of what it replaces, row by row and head by head.
 
     Every item, layer, head, row and step draws its own; the same seed gives an item the same noise in any batch.
+    Before the softmax the moments of each row are matched exactly. After it they are those of the distribution that
+    is drawn from: weights below zero are cut to zero, and ``keep_mass`` scales what is left.
     """
 
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        normalise(self, seed=checked_seed(self.seed))
 
     def draw(self, setting: Setting, layer: int, keys: Any) -> Drawn:
         """Seeds from the item, the layer and this source's own seed."""
         return Drawn(priors.gaussian, {"seeds": setting.seeds(self.seed, "gaussian", layer)})
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Dirichlet(Source):
     """A Dirichlet(1, …, 1) draw over the keys: all weights on the simplex equally likely.
 
@@ -62,113 +67,116 @@ class Dirichlet(Source):
     seed: int = 0
     shared: bool = False
 
+    def __post_init__(self) -> None:
+        normalise(self, seed=checked_seed(self.seed))
+        if not isinstance(self.shared, bool):
+            raise InputError(f"shared is {self.shared!r}; expected True or False.")
+
     def draw(self, setting: Setting, layer: int, keys: Any) -> Drawn:
         """Seeds from the item and, unless shared, the layer."""
         parts = ("dirichlet",) if self.shared else ("dirichlet", layer)
         return Drawn(priors.dirichlet, {"seeds": setting.seeds(self.seed, *parts), "shared": self.shared})
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Uniform(Source):
-    """The same weight for every key."""
+    """The same weight for every chosen key that a row sees, one in all.
+
+    Before the softmax every score becomes the mean of those that it replaces.
+    """
 
     def draw(self, setting: Setting, layer: int, keys: Any) -> Drawn:
-        """Ones; what replaces the weights shares them out."""
-        return Drawn(priors.given, {"values": _over_prompt(setting, None)})
+        """One over the number of keys, row by row."""
+        return Drawn(priors.uniform, {})
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Fixed(Source):
     """Values of your own: ``[key]``, ``[batch, key]`` or ``[batch, head, key]``, one for each chosen key in order.
 
+    The keys are those of the prompt; tokens generated later get nothing. Items of a batch need equally many keys.
+    After the softmax the values are weights, so none may be negative; before it only their shape counts, as they take
+    the mean and standard deviation of the scores that they replace.
+
     Raises:
-        InputError: NaN or infinite values; at compile time, a number of values other than that of the chosen keys.
+        InputError: NaN or infinite values; at compile time, a number of values other than that of the chosen keys, or
+            a number of heads other than the model's (or 1).
     """
 
     values: Tensor
 
     def __post_init__(self) -> None:
-        values = finite("Fixed(values)", torch.as_tensor(self.values, dtype=torch.float32))
+        values = finite("Fixed(values)", self.values).detach().float()
         if not 1 <= values.dim() <= 3:
             raise InputError(
                 f"Fixed(values) has shape {tuple(values.shape)}; expected [key], [batch, key] or [batch, head, key]."
             )
-        object.__setattr__(self, "values", values)
+        normalise(self, values=values)
+
+    def check_weights(self, keep_mass: bool) -> None:
+        """Refuse values that cannot stand in the place of attention weights."""
+        if (self.values < 0).any():
+            raise InputError(
+                f"Fixed(values) holds {float(self.values.min()):g}, and an attention weight cannot be negative; "
+                "expected numbers >= 0, or space='scores'."
+            )
+        if keep_mass and not (self.values > 0).any(-1).all():
+            raise InputError(
+                "Fixed(values) holds a row of zeros, which cannot share out the mass of a row; "
+                "keep_mass=False puts zeros in as they are."
+            )
 
     def draw(self, setting: Setting, layer: int, keys: Any) -> Drawn:
         """The values, laid onto the prompt's positions."""
         mask = setting.positions(keys)[0]
+        n_heads = setting.sites.architecture.stack.n_heads
+        if self.values.dim() == 3 and self.values.shape[1] not in (1, n_heads):
+            raise InputError(
+                f"Fixed(values) has shape {tuple(self.values.shape)} [batch, head, key]; "
+                f"expected {n_heads} heads, as this model has, or 1."
+            )
         return Drawn(priors.given, {"values": spread(self.values, mask)})
 
 
-@dataclass(frozen=True, eq=False)
-class Complexity(Source):
-    """Image complexity of each patch's place in the picture, softmaxed over the patches.
-
-    Mean absolute horizontal plus vertical difference of the grey picture, plus its variance, scaled to [0, 1] over
-    the patches of a picture (the paper's "image complexity" prior).
-    """
-
-    def draw(self, setting: Setting, layer: int, keys: Any) -> Drawn:
-        """Complexity from the prompt's own pictures.
-
-        Raises:
-            InputError: the prompt has no pictures to look at, or no known place for their tokens.
-        """
-        from lostattn.interventions.complexity import prompt_complexity
-
-        return Drawn(priors.given, {"values": prompt_complexity(setting.prompt)[:, None, None, :]})
-
-
-@dataclass(frozen=True, eq=False)
-class VisionPrior(Source):
-    """The vision encoder's own attention, averaged over heads and queries, in the decoder's token order.
-
-    ``layer`` is the vision layer to read (negative from the end of those that the decoder depends on; default the
-    last). Window order is undone, and where several patches make one token the largest of them counts.
-    It is read earlier in the same pass, so it costs no pass of its own.
-    """
-
-    layer: int = -1
-
-    def draw(self, setting: Setting, layer: int, keys: Any) -> Drawn:
-        """An observer in the vision tower, and a kernel that looks at what it left.
-
-        Raises:
-            InputError: the model has no vision tower, the layer is out of range, or the prompt holds no image.
-        """
-        vision = setting.sites.architecture.vision
-        if vision is None:
-            raise InputError("VisionPrior needs a vision tower, and this model has none.")
-        if not -vision.n_read <= self.layer < vision.n_read:
-            raise InputError(f"vision layer {self.layer} is out of range: the decoder depends on {vision.n_read}.")
-        image = setting.positions("image")[0]
-        at = self.layer % vision.n_read
-        slot = f"vision_prior.{at}"
-        observer = Edit(
-            f"{vision.stack.prefix}.{at}.attn.hook_pattern",
-            priors.observe_vision,
-            {"slot": slot, **vision_order(setting, image)},
-            steps=(0, 1),
-        )
-        return Drawn(priors.remembered, {"slot": slot, "image_mask": image}, (observer,))
-
-
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class FromCache(Source):
     """The attention weights of another pass, from patterns kept in its cache: ``FromCache.of(cache)``.
 
-    ``patterns`` maps a layer to ``[batch, head, query, key]``. It acts on the prompt's own rows (prefill).
+    ``patterns`` maps a layer to ``[batch, head, query, key]``, of a prompt of the same shape. It acts at the prefill
+    only: the tokens of a generation have no rows in it. Whole rows go over with ``queries="all", keys="all",
+    keep_mass=False``; a part of the keys with ``keep_mass=True`` keeps this run's mass on them.
     """
 
     patterns: dict[int, Tensor]
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.patterns, dict) or not self.patterns:
+            raise InputError(
+                f"FromCache is made from {self.patterns!r}; expected {{layer: pattern}}, or FromCache.of(cache)."
+            )
+        for layer, pattern in self.patterns.items():
+            if type(layer) is not int or not isinstance(pattern, Tensor) or pattern.dim() != 4:
+                raise InputError(
+                    f"FromCache holds {getattr(pattern, 'shape', pattern)!r} for layer {layer!r}; "
+                    "expected an int and a tensor [batch, head, query, key]."
+                )
+            finite(f"FromCache, layer {layer},", pattern)
+
     @classmethod
     def of(cls, cache: ActivationCache, layers: Any = None) -> FromCache:
-        """Take the patterns of some layers (default: all) out of a cache."""
+        """Take the patterns of some layers out of a cache (default: of all that it kept).
+
+        Raises:
+            UnknownName: the cache did not keep the pattern of a layer.
+            InputError: it kept none.
+        """
         n = len(cache._sites.architecture.stack.blocks)
-        chosen = range(n) if layers is None else layers
-        return cls({int(i): cache["pattern", int(i)].detach().float().cpu() for i in chosen})
+        chosen = checked_layers(layers)
+        if chosen is None:
+            chosen = tuple(i for i in range(n) if ("pattern", i) in cache)
+        if not chosen:
+            raise InputError("the cache kept no patterns; run it with names_filter=lambda name: 'pattern' in name.")
+        return cls({i % n if -n <= i < n else i: cache["pattern", i].detach().float().cpu() for i in chosen})
 
     def draw(self, setting: Setting, layer: int, keys: Any) -> Drawn:
         """That layer's pattern.
@@ -178,7 +186,7 @@ class FromCache(Source):
         """
         if layer not in self.patterns:
             raise InputError(f"FromCache holds layers {sorted(self.patterns)}, not {layer}; pass layers= to match.")
-        pattern = finite("FromCache", self.patterns[layer])
+        pattern = self.patterns[layer]
         n_pos = setting.prompt.n_pos
         expected = (len(setting.prompt), setting.sites.architecture.stack.n_heads, n_pos, n_pos)
         if tuple(pattern.shape) != expected:
@@ -208,36 +216,3 @@ def spread(values: Tensor, mask: Tensor) -> Tensor:
     out = torch.zeros(batch, values.shape[1], n_pos)
     out[mask.cpu()[:, None].expand_as(out)] = values.flatten()
     return out[:, :, None, :]
-
-
-def _over_prompt(setting: Setting, values: None) -> Tensor:
-    return torch.ones(len(setting.prompt), 1, 1, setting.prompt.n_pos)
-
-
-def vision_order(setting: Setting, image: Tensor) -> dict[str, Any]:
-    """How a tower's patches become the decoder's image tokens: leading tokens to skip, merge, and window order.
-
-    Raises:
-        InputError: the tower's tokens cannot be matched one to one with the decoder's image tokens.
-    """
-    config: Any = setting.model.config.vision_config
-    grid = setting.prompt.inputs.get("image_grid_thw")
-    if grid is None:
-        skip = 1 if getattr(setting.model.config, "vision_feature_select_strategy", "full") == "default" else 0
-        return {"skip": skip, "merge": 1, "order": None}
-    merge = int(getattr(config, "spatial_merge_size", 1)) ** 2
-    order = None
-    if getattr(config, "window_size", None):
-        from transformers.vision_utils import get_vision_window_index
-
-        index, _ = get_vision_window_index(
-            grid.cpu(),
-            spatial_merge_size=config.spatial_merge_size,
-            window_size=config.window_size,
-            patch_size=config.patch_size,
-        )
-        order = torch.argsort(index)
-    tokens = int(grid.prod(-1).sum()) // merge
-    if tokens != int(image.sum()):
-        raise InputError(f"the pictures make {tokens} tokens, but the prompt has {int(image.sum())} image positions.")
-    return {"skip": 0, "merge": merge, "order": order}

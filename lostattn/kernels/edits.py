@@ -28,7 +28,8 @@ def cell_std(x: Float[Tensor, "*rows key"], cells: Bool[Tensor, "..."]) -> Float
 
 def heads_between(x: Float[Tensor, "batch head row key"], cells: Bool[Tensor, "..."], low: float, high: float):
     """The heads whose mean score on the other visible keys lies between two quantiles over the heads."""
-    others = ~cells & (x > float("-inf"))
+    keys = cells.any(1, keepdim=True)  # what a head left out of ``cells`` is judged by is the same
+    others = ~keys & (x > float("-inf"))
     mean = cell_mean(torch.where(others, x, 0.0), others)
     bounds = torch.quantile(mean, torch.tensor([low, high], dtype=mean.dtype, device=mean.device), dim=1)
     return (mean >= bounds[0].unsqueeze(1)) & (mean <= bounds[1].unsqueeze(1))
@@ -55,7 +56,7 @@ def replace_scores(x, cells, here, draw, draw_params, mix, align, percentiles):
     ``align`` brings the drawn values to the scale of the scores: ``"moments"`` gives them the mean and standard
     deviation of what they replace; ``"released"`` multiplies them by ``|mean(x)| / (2 |mean(drawn)|)``.
     """
-    cells = cells.expand_as(x)
+    cells = cells & (x > float("-inf"))  # what an earlier edit knocked out stays out
     if percentiles is not None:
         cells = cells & heads_between(x, cells, percentiles[0], percentiles[1])
     old = torch.where(cells, x, 0.0)
@@ -109,6 +110,13 @@ def chosen_heads(x, heads):
     return chosen[:, None]
 
 
+def keep_pool(x, here, real, slot):
+    """Leave each item's real rows in memory, for an :func:`ablate` of later steps; nothing is changed."""
+    valid = chosen_positions(x, here, real).reshape(x.shape[:2])
+    here["memory"][slot] = [x[b][valid[b]] for b in range(x.shape[0])]
+    return x
+
+
 def ablate(x, here, to, positions, real, heads, seeds, reference, slot):
     """Replace activations by zeros, by a mean, or by those of other positions, at some positions and heads.
 
@@ -119,9 +127,10 @@ def ablate(x, here, to, positions, real, heads, seeds, reference, slot):
     if to == "zero":
         return torch.where(chosen, torch.zeros_like(x), x)
     valid = chosen_positions(x, here, real).reshape(x.shape[:2])
-    if here["step"] == 0:
-        pools = [x[b][valid[b]] if reference is None else reference.to(x) for b in range(x.shape[0])]
-        here["memory"][slot] = pools
+    if reference is not None:
+        here["memory"][slot] = [reference.to(x)] * x.shape[0]
+    elif here["step"] == 0:
+        keep_pool(x, here, real, slot)
     new = x.clone()
     for b in range(x.shape[0]):
         pool = here["memory"][slot][b]

@@ -24,6 +24,11 @@ def dirichlet(x, cells, here, seeds, shared: bool):
     return exponential / exponential.sum(-1, keepdim=True).clamp_min(1e-30)
 
 
+def uniform(x, cells, here):
+    """The same weight for every chosen key of a row, one in all."""
+    return cells / cells.sum(-1, keepdim=True).clamp_min(1)
+
+
 def draws(cells, seeds, step: int, uniform: bool, shared: bool = False):
     """Standard normal (or uniform) numbers on the cells, from one seed for each item of the batch."""
     out = torch.zeros(cells.shape, device=cells.device)
@@ -44,8 +49,6 @@ def given(x, cells, here, values):
     """Values made before the pass, ``[batch, head | 1, row | 1, key of the prompt]``; generated keys get nothing."""
     values = values.to(x)
     if values.shape[2] > 1:
-        if here["step"] > 0:
-            return x  # rows that the prompt did not have are left as they are
         values = values[:, :, here["rows"]]
     missing = x.shape[-1] - values.shape[-1]
     return torch.nn.functional.pad(values, (0, missing)) if missing else values
