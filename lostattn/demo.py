@@ -1,0 +1,228 @@
+"""The main job, whole: both experiments on some models, written into one folder that opens offline."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import lostattn as la
+from lostattn.errors import InputError
+from lostattn.experiments.decoupling import METRICS, decouple_questions
+from lostattn.experiments.probing import attention_sources, probe_questions
+from lostattn.experiments.results import Results, environment, mean_summary, writable_folder, write_together
+from lostattn.interventions import Gaussian, Intervention, ReplaceAttention
+from lostattn.view import Page, accuracy_bars, attention, attention_on_image, layer_curves
+
+if TYPE_CHECKING:
+    import pandas
+
+    from lostattn.data import Questions
+
+# The paper's Table 1, the mean over 15 models; its ε_RoPE is quoted beside every RID.
+PAPER = {
+    "attention": (0.06, 0.61),
+    "ffn": (0.21, 0.02),
+    "noise_delta": (0.61, -0.80),
+    "noise_qkv": (0.44, -0.50),
+    "rope": (0.062, None),
+}
+NAMES = {
+    "attention": "attention",
+    "ffn": "FFN",
+    "noise_delta": "Noise Δ",
+    "noise_qkv": "Noise QKV",
+    "rope": "ε RoPE",
+}
+
+
+def run(
+    out: str | Path,
+    models: Sequence[str] = ("tiny-llava", "tiny-qwen2_5-vl"),
+    n: int = 200,
+    seed: int = 0,
+    data: str = "shapes",
+) -> Path:
+    """Run both experiments and write the report.
+
+    Args:
+        out: the folder: ``report.html``, ``tables/`` (parquet, CSV and JSON), ``figures/`` (PNG and SVG), ``run.json``.
+        models: what :func:`lostattn.load` takes.
+        n: questions of the probing experiment; the decoupling one takes the first quarter of them.
+        seed: of the questions and the noise.
+        data: the set of questions.
+
+    Returns:
+        The path of ``report.html``.
+
+    Raises:
+        InputError: before any model runs, if the folder cannot be written to or nothing is asked for.
+    """
+    import pandas as pd
+
+    folder = writable_folder(out)
+    if not models:
+        raise InputError("models is empty; name at least one, such as 'tiny-llava'.")
+    began = time.perf_counter()
+    questions = la.data.load(data, split="test", n=n, seed=seed)
+    page = Page("What attention and the FFN do, and whether answers need learned attention")
+    page.text(_introduction(models, n, data, seed))
+    decoupled: dict[str, list[pandas.DataFrame]] = {"paper": [], "released": []}
+    probed: list[pandas.DataFrame] = []
+    origins: list[dict[str, Any]] = []
+    shown: list[tuple[str, Any, Any]] = []
+    for name in models:
+        model = la.load(name)
+        few = questions[: max(n // 4, 1)]
+        for convention, tables in decoupled.items():
+            found = decouple_questions(model, few, convention=convention, seed=seed)
+            tables.append(found.table.assign(model=model.name))
+            origins.append(found.meta)
+        answers = probe_questions(model, questions, conditions(model.cfg.n_layers, seed))
+        probed.append(answers.table.assign(model=model.name))
+        origins.append(answers.meta)
+        prompt = model.prompt(_one_to_show(questions))
+        shown.append((model.name, prompt, model.run_with_cache(prompt)[1]))
+    meta = {"experiment": "demo", "seed": seed, "n": n, "data": data, "runs": origins}
+    paper = pd.concat(decoupled["paper"], ignore_index=True)
+    released = pd.concat(decoupled["released"], ignore_index=True)
+    answered = Results(pd.concat(probed, ignore_index=True), meta)
+    tables = {
+        "decouple": Results(paper, meta),
+        "decouple_released": Results(released, meta),
+        "probe": answered,
+    }
+    _write_report(page, paper, released, answered, shown)
+    for name, results in tables.items():
+        results.save(folder / "tables", name)
+    page.save_figures(folder / "figures")
+    _write_json(folder / "run.json", {**meta, "models": list(models), "environment": environment()})
+    report = page.text(f"Made in {time.perf_counter() - began:.0f} seconds.").save(folder / "report.html")
+    return report
+
+
+def conditions(n_layers: int, seed: int) -> dict[str, Intervention]:
+    """Every source over all layers, and Gaussian noise in the early, middle and late third of the layers."""
+    found = attention_sources(seed=seed)
+    edges = [round(n_layers * i / 3) for i in range(4)]
+    for first, end in zip(edges[:-1], edges[1:], strict=True):
+        if first < end:
+            name = f"gaussian, layers {first}-{end - 1}"
+            found[name] = ReplaceAttention(Gaussian(seed=seed), layers=range(first, end))
+    return found
+
+
+def table_one(table: pandas.DataFrame) -> pandas.DataFrame:
+    """RID and MixIG of each update over the whole model, with 95 % intervals, beside the paper's figures."""
+    import pandas as pd
+
+    rows = []
+    summary = mean_summary(table, METRICS, ["model", "update"])
+    for row in summary.to_dict("records"):
+        rid, mixig = PAPER[row["update"]]
+        rows.append(
+            {
+                "model": row["model"],
+                "update": NAMES[row["update"]],
+                "n": row["n"],
+                "RID": _with_interval(row, "rid"),
+                "RID, paper": rid,
+                "MixIG": _with_interval(row, "mixig"),
+                "MixIG, paper": mixig,
+                "ΔS": _with_interval(row, "delta_s"),
+                "ΔD": _with_interval(row, "delta_d"),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _with_interval(row: dict[Any, Any], name: str) -> str:
+    return f"{row[name]:.3f} [{row[f'{name}_low']:.3f}, {row[f'{name}_high']:.3f}]"
+
+
+def _write_report(
+    page: Page,
+    paper: pandas.DataFrame,
+    released: pandas.DataFrame,
+    answers: Results,
+    shown: list[tuple[str, Any, Any]],
+) -> None:
+    page.text("## Who does what\n\n" + _reading_updates())
+    page.table(table_one(paper), "What each update does, mean over layers and questions (the paper's definitions)")
+    layers = mean_summary(paper, METRICS, ["model", "layer", "update"])
+    own = layers[layers["update"].isin(["attention", "ffn", "noise_delta", "noise_qkv"])]
+    epsilon = {
+        str(model): float(rows["rid"].mean())
+        for model, rows in paper[paper["update"] == "rope"].groupby("model", sort=False)
+    }
+    curves = layer_curves(own, y=["rid", "mixig"], labels=NAMES, lines={"rid": {"ε RoPE": epsilon}})
+    page.figure(curves, "RID and MixIG of every update, by layer, with 95 % intervals over scenes.", "updates_by_layer")
+    page.table(table_one(released), "The same under the conventions of the released code")
+    summary = answers.summary()
+    page.text("## Do answers need learned attention?\n\n" + _reading_answers())
+    columns = ["model", "condition", "n", "seeds", "accuracy", "low", "high", "difference", "p"]
+    overall = summary[summary["kind"] == "all"]
+    page.table(overall[columns], "Accuracy with each source of visual attention, all kinds of question")
+    for model, rows in summary.groupby("model", sort=False):
+        page.figure(
+            accuracy_bars(rows[rows["kind"] == "all"]),
+            f"{model}: accuracy under each source, with 95 % intervals and the paired difference from the untouched run.",
+            f"accuracy_{_file_name(str(model))}",
+        )
+    by_kind = summary.pivot_table(index=["model", "condition"], columns="kind", values="accuracy", sort=False)
+    page.table(by_kind.drop(columns="all").reset_index(), "Accuracy by kind of question")
+    page.text("## One question, looked at")
+    for model, prompt, cache in shown:
+        layer = len([k for k in cache if k.endswith("attn.hook_pattern") and k.startswith("blocks.")]) // 2
+        page.text(f"### {model}\n\nThe question: *{prompt.texts[0]}*")
+        figure = attention_on_image(cache, prompt, layers=layer)
+        page.figure(
+            figure, f"{model}: what the last position looks at in layer {layer}.", f"overlay_{_file_name(model)}"
+        )
+        page.html(attention(cache, prompt, layer=layer), f"{model}: the attention heads of layer {layer}.")
+
+
+def _introduction(models: Sequence[str], n: int, data: str, seed: int) -> str:
+    return (
+        f"Both experiments of *Large Vision-Language Models Get Lost in Attention* on {', '.join(models)}, with {n} unseen "
+        f"questions of `{data}` (seed {seed}). The numbers are of these models, whatever they say; the paper's stand "
+        "beside them for comparison. The tables behind this page lie in `tables/`, the figures in `figures/`, and "
+        "`run.json` says what it takes to make them again."
+    )
+
+
+def _reading_updates() -> str:
+    return (
+        "RID is innovation from outside the space that a representation spans (0 to 2); MixIG is the gain in "
+        "token-mixing entropy, rearrangement inside it, in nats. *Noise Δ* puts Gaussian noise of the same moments in "
+        "the place of the attention update, *Noise QKV* Gaussian weights in the place of the query, key and value "
+        "maps, each in one layer at a time. *ε RoPE* is how far rotary positions alone move the stream: RIDs below "
+        "it say nothing. Where a prompt has fewer tokens than the stream has dimensions, the column term is exactly "
+        "zero."
+    )
+
+
+def _reading_answers() -> str:
+    return (
+        "In each condition the attention weights of the last position over the image tokens are replaced in every "
+        "layer and head (unless the name says otherwise), keeping their sum, at the prompt's pass and at every "
+        "generated token; *released* does what the paper's public code does. Each condition answers the same questions "
+        "as the untouched model. Differences are paired; intervals and p-values are clustered by scene; random "
+        "sources ran under three seeds."
+    )
+
+
+def _one_to_show(questions: Questions) -> Any:
+    """A question about one picture with a short answer that names something in it."""
+    return next((q for q in questions if q.kind == "colour"), questions[0])
+
+
+def _file_name(name: str) -> str:
+    return "".join(c if c.isalnum() or c in "-_." else "-" for c in name)
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    with write_together(path) as (beside,):
+        beside.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
