@@ -137,7 +137,9 @@ class TokenMap:
             return self._array(torch.as_tensor(spec, device=self.part.device))
         if isinstance(spec, tuple):
             k = _image_number(spec)
-            return self._union([self._mask(one) for one in spec]) if k is None else self._named(f"image:{k}")
+            return (
+                self._union([self._mask(one) for one in spec]) if k is None else self._named(_check_name(f"image:{k}"))
+            )
         if isinstance(spec, list):
             if all(type(i) is int or isinstance(i, np.integer) for i in spec):
                 return self._at([int(i) for i in spec])
@@ -232,8 +234,8 @@ def _check_name(name: str) -> str:
 
 def _image_number(spec: tuple[Any, ...]) -> int | None:
     """k of ``("image", k)``."""
-    pair = len(spec) == 2 and spec[0] == "image" if spec and isinstance(spec[0], str) else False
-    return spec[1] if pair and type(spec[1]) is int and spec[1] >= 0 else None
+    pair = len(spec) == 2 and isinstance(spec[0], str) and spec[0] == "image" and type(spec[1]) is int
+    return spec[1] if pair else None
 
 
 def _is_bool(values: Tensor | np.ndarray) -> bool:
