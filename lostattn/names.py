@@ -150,10 +150,10 @@ def get_act_name(name: str, layer: int | str | None = None, layer_type: str | No
     parts = []
     if layer is not None:
         parts.append(f"blocks.{layer}")
+    if layer is None and name in _OF_NORM:
+        parts.append("ln_final")
     if layer_type:
         parts.append(layer_type)
-    if layer is None and name in _OF_NORM and not layer_type:
-        parts.append("ln_final")
     return ".".join([*parts, f"hook_{name}"])
 
 

@@ -6,12 +6,17 @@ independent, bare model stands beside every wrapped one.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
+if TYPE_CHECKING:
+    from lostattn import LVLM
+
+FAMILIES = ("llava", "qwen")
 IMAGE = {"llava": 99, "qwen": 100}  # the image token
 PATCHES = 25  # of a LLaVA picture: (35 / 7)²
 
@@ -91,6 +96,20 @@ def qwen(seed: int = 0, attn_implementation: str = "sdpa", dtype: torch.dtype = 
 
 
 MAKERS: dict[str, Callable[..., Any]] = {"llava": llava, "qwen": qwen}
+
+
+@functools.cache
+def bare(family: str, attn_implementation: str = "sdpa") -> Any:
+    """The plain Hugging Face model of seed 0, never wrapped; one for all tests of a process."""
+    return MAKERS[family](attn_implementation=attn_implementation)
+
+
+@functools.cache
+def wrapped(family: str, attn_implementation: str = "sdpa") -> LVLM:
+    """The same weights as an LVLM; one for all tests of a process."""
+    from lostattn import load
+
+    return load(MAKERS[family](attn_implementation=attn_implementation), selftest=False)
 
 
 def _filled(kind: Any, config: Any, seed: int, attn_implementation: str, dtype: torch.dtype) -> Any:
