@@ -119,7 +119,12 @@ def resolve(model: Any) -> Architecture:
     decoder = _innermost_decoder(model)
     head = model.get_output_embeddings()
     if id(decoder) not in paths or head is None or decoder is model:
-        raise UnsupportedModel(f"{kind}: looked for a decoder below the model and an unembedding, found {type(head)}.")
+        raise UnsupportedModel(
+            f"{kind} is no generative model: looked for a decoder below it and an unembedding, found "
+            f"{'no decoder' if decoder is model else type(decoder).__name__} and "
+            f"{'no unembedding' if head is None else type(head).__name__}. "
+            "Load a *ForConditionalGeneration checkpoint (image-text-to-text)."
+        )
     stacks = _attention_stacks(model)
     at = paths[id(decoder)]
     inside = {path: blocks for path, blocks in stacks.items() if path.startswith(f"{at}.")}
