@@ -20,17 +20,14 @@ def check_state(x: Tensor, name: str = "x", mask: Tensor | None = None) -> None:
         raise InputError(f"{name} is a {type(x).__name__}; expected a tensor [*batch, pos, d_model].")
     if not x.is_floating_point():
         raise InputError(
-            f"{name} has dtype {x.dtype}; expected a floating-point state. Convert it, for example "
-            f"{name}.float()."
+            f"{name} has dtype {x.dtype}; expected a floating-point state. Convert it, for example {name}.float()."
         )
     if x.ndim < 2:
         raise InputError(
             f"{name} has shape {tuple(x.shape)}; expected [*batch, pos, d_model]. One vector is {name}[None]."
         )
     if x.numel() == 0:
-        raise InputError(
-            f"{name} has shape {tuple(x.shape)}, so it is empty; give it at least one row and column."
-        )
+        raise InputError(f"{name} has shape {tuple(x.shape)}, so it is empty; give it at least one row and column.")
     if mask is not None:
         check_mask(mask, x.shape[:-1], name, "[*batch, pos]")
     refuse_not_finite(x, name, mask)
@@ -60,17 +57,14 @@ def check_mask(mask: Tensor, shape: torch.Size, name: str, axes: str) -> None:
     if not torch.is_tensor(mask) or mask.dtype != torch.bool:
         got = mask.dtype if torch.is_tensor(mask) else type(mask).__name__
         raise InputError(
-            f"mask is {got}; expected a boolean tensor {axes}, True at real tokens. Use "
-            "attention_mask.bool()."
+            f"mask is {got}; expected a boolean tensor {axes}, True at real tokens. Use attention_mask.bool()."
         )
     if mask.shape != shape:
         raise InputError(f"mask has shape {tuple(mask.shape)}; {name} needs {tuple(shape)}, that is {axes}.")
     empty = ~mask.any(-1)
     if bool(empty.any()):
         where = f" of batch element {tuple(empty.nonzero()[0].tolist())}" if empty.ndim else ""
-        raise InputError(
-            f"mask is False at every position{where}, so no row is left; mark at least one token as real."
-        )
+        raise InputError(f"mask is False at every position{where}, so no row is left; mark at least one token as real.")
 
 
 def check_pair(before: Tensor, after: Tensor, mask: Tensor | None) -> None:
@@ -89,9 +83,7 @@ def check_same(before: Tensor, after: Tensor, names: tuple[str, str]) -> None:
             "before and after an update, so equal shapes."
         )
     if before.device != after.device:
-        raise InputError(
-            f"{names[0]} is on {before.device} and {names[1]} on {after.device}; move one to the other."
-        )
+        raise InputError(f"{names[0]} is on {before.device} and {names[1]} on {after.device}; move one to the other.")
 
 
 def check_convention(convention: str) -> None:
@@ -104,8 +96,7 @@ def check_tol(tol: float | int | None) -> None:
     """Refuse a relative tolerance outside [0, 1)."""
     if tol is not None and not 0 <= tol < 1:
         raise InputError(
-            f"tol={tol!r}; expected a share of the largest singular value in [0, 1), or None for max(S, H) * "
-            "eps."
+            f"tol={tol!r}; expected a share of the largest singular value in [0, 1), or None for max(S, H) * eps."
         )
 
 
@@ -123,11 +114,7 @@ def check_keys(keys: Tensor, pattern: Tensor) -> None:
 def check_pattern(pattern: Tensor, mask: Bool[Tensor, "*batch key"] | None = None) -> None:
     """Refuse a pattern that is not a finite, non-negative ``[*batch, head, query, key]``."""
     if not torch.is_tensor(pattern) or not pattern.is_floating_point() or pattern.ndim < 3:
-        got = (
-            f"{tuple(pattern.shape)} of {pattern.dtype}"
-            if torch.is_tensor(pattern)
-            else type(pattern).__name__
-        )
+        got = f"{tuple(pattern.shape)} of {pattern.dtype}" if torch.is_tensor(pattern) else type(pattern).__name__
         raise InputError(
             f"pattern is {got}; expected floating-point [*batch, head, query, key], as cache['pattern', i]."
         )

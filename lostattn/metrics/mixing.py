@@ -26,13 +26,9 @@ def mixing_settings(
     """``(power, normalise, last row only)``: a convention's own, where the caller does not say."""
     check_convention(convention)
     if power is not None and not 0 < power < float("inf"):
-        raise InputError(
-            f"power={power!r}; expected a positive number: 1 in the paper, 8 in the released code."
-        )
+        raise InputError(f"power={power!r}; expected a positive number: 1 in the paper, 8 in the released code.")
     if rows not in (None, "all", "last"):
-        raise InputError(
-            f"rows={rows!r}; expected 'all' (mean over tokens), 'last' (the last real token) or None."
-        )
+        raise InputError(f"rows={rows!r}; expected 'all' (mean over tokens), 'last' (the last real token) or None.")
     released = convention == "released"
     return (
         (8.0 if released else 1.0) if power is None else float(power),

@@ -52,9 +52,7 @@ def decompose(
     check_state(x, "x", mask)
     check_tol(tol)
     parts = _kernels.decompose(x, mask, tol)
-    return Decomposition(
-        parts["sigma"], parts["rank"], parts["norm"], parts["gram"], parts["n_real"], parts["by_svd"]
-    )
+    return Decomposition(parts["sigma"], parts["rank"], parts["norm"], parts["gram"], parts["n_real"], parts["by_svd"])
 
 
 def singular_values(

@@ -46,9 +46,7 @@ def stream_metrics(
     check_tol(tol)
     settings = mixing_settings(convention, power, normalise, rows)
     if len(states) < 2:
-        raise InputError(
-            f"states holds {len(states)}; expected at least two, the stream before and after an update."
-        )
+        raise InputError(f"states holds {len(states)}; expected at least two, the stream before and after an update.")
     released = convention == "released"
     if released and len(states) % 2 == 0:
         raise InputError(
@@ -75,6 +73,4 @@ def update_metrics(
     rows: str | None = None,
 ) -> dict[str, Float[Tensor, "update *batch"]]:
     """The metrics of one layer's two updates, attention first: ``stream_metrics([pre, mid, post], …)``."""
-    return stream_metrics(
-        [pre, mid, post], convention, tol, mask, power=power, normalise=normalise, rows=rows
-    )
+    return stream_metrics([pre, mid, post], convention, tol, mask, power=power, normalise=normalise, rows=rows)

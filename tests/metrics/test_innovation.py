@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from metrics import definitions
 
 from lostattn import metrics
+from lostattn.metrics import _kernels
 
 
 def close(found: dict[str, torch.Tensor], expected: dict[str, float], rel: float = 1e-6) -> None:
@@ -46,9 +47,7 @@ def test_worked_by_hand() -> None:
         rel=1e-12,
     )
     # Transposed: three tokens in two dimensions; the new relation between tokens is the column term.
-    close(
-        all_of(before.T, after.T), {"column_innovation": 0.8, "row_innovation": 0, "delta_d": 0.4}, rel=1e-12
-    )
+    close(all_of(before.T, after.T), {"column_innovation": 0.8, "row_innovation": 0, "delta_d": 0.4}, rel=1e-12)
     # Rank one: both terms. X = e1 e1ᵀ, X' = X + e2 e2ᵀ; half of ‖X'‖² = 2 is outside on either side.
     one, two = torch.zeros(2, 3), torch.zeros(2, 3)
     one[0, 0] = two[0, 0] = two[1, 1] = 1
@@ -144,6 +143,8 @@ def test_full_rank_padding_takes_the_fast_path_exactly() -> None:
     before, after = definitions.random(2, 7, 13), definitions.random(2, 7, 13, seed=1)
     mask = torch.ones(2, 7, dtype=torch.bool)
     mask[0, :3] = False
+    # Padded rows are zero rows of a Gram matrix; they must not cost the Cholesky factor.
+    assert _kernels.support(_kernels.decompose(before, mask, None))["factor"] is not None
     found = all_of(before, after, mask=mask)
     assert found["column_innovation"].tolist() == [0, 0]
     close({k: v[0] for k, v in found.items()}, definitions.rid(before[0, 3:], after[0, 3:]))
@@ -165,16 +166,10 @@ def test_a_sink_token_and_a_small_update() -> None:
     before = definitions.random(23, 37, seed=10).double()
     before[0] *= 1000
     inside = definitions.random(23, 23, seed=11).double() @ before
-    after = (
-        before
-        + 1e-3 * inside / inside.norm(dim=-1, keepdim=True)
-        + 1e-6 * definitions.random(23, 37, seed=12)
-    )
+    after = before + 1e-3 * inside / inside.norm(dim=-1, keepdim=True) + 1e-6 * definitions.random(23, 37, seed=12)
     for tol in (None, 2e-4, 0.01):
         expected = definitions.rid(before, after, tol=37 * 2.0**-52 if tol is None else tol)
-        assert float(metrics.row_innovation(before, after, tol)) == pytest.approx(
-            expected["row_innovation"], rel=1e-6
-        )
+        assert float(metrics.row_innovation(before, after, tol)) == pytest.approx(expected["row_innovation"], rel=1e-6)
         assert float(metrics.column_innovation(before, after, tol)) == pytest.approx(
             expected["column_innovation"], rel=1e-6, abs=1e-12
         )

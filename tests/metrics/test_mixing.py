@@ -50,9 +50,7 @@ def test_each_setting_by_itself() -> None:
     last = definitions.row_entropy(x, 4, 1)
     assert float(metrics.token_mixing_entropy(x, power=3)) == pytest.approx(mean[1], rel=1e-10)
     assert float(metrics.token_mixing_entropy(x, rows="last")) == pytest.approx(last, rel=1e-10)
-    assert float(metrics.token_mixing_entropy(x, normalise=True)) == pytest.approx(
-        mean[0] / math.log(5), rel=1e-10
-    )
+    assert float(metrics.token_mixing_entropy(x, normalise=True)) == pytest.approx(mean[0] / math.log(5), rel=1e-10)
     undone = metrics.token_mixing_entropy(x, "released", power=1, normalise=False, rows="all")
     assert float(undone) == pytest.approx(mean[0], rel=1e-10)
 
