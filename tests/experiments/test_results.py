@@ -129,6 +129,15 @@ def test_files_written_together_appear_together(tmp_path):
     assert len(list(tmp_path.iterdir())) == 2
 
 
+def test_files_are_on_the_disk_before_they_are_put_in_place(tmp_path, monkeypatch):
+    order = []
+    fsync, replace = module.os.fsync, module.os.replace
+    monkeypatch.setattr(module.os, "fsync", lambda fd: (order.append("fsync"), fsync(fd)))
+    monkeypatch.setattr(module.os, "replace", lambda a, b: (order.append("replace"), replace(a, b)))
+    Results(TABLE).save(tmp_path)
+    assert order == ["fsync"] * 3 + ["replace"] * 3
+
+
 def test_loading_refuses_what_is_not_results(tmp_path):
     with pytest.raises(InputError, match=r"There are no results at '.*missing.parquet'. Pass the folder or file"):
         Results.load(tmp_path / "missing.parquet")
@@ -198,11 +207,20 @@ def test_accuracy_summary_by_hand():
 
 
 def test_questions_are_paired_by_name_not_by_place():
-    shuffled = TABLE.sample(frac=1.0, random_state=5)
-    ours = accuracy_summary(shuffled).set_index(["condition", "kind"]).sort_index()
-    theirs = accuracy_summary(TABLE).set_index(["condition", "kind"]).sort_index()
-    exact = ["n", "accuracy", "low", "high", "difference", "p"]
-    pd.testing.assert_frame_equal(ours[exact], theirs[exact])
+    table = answers(gaussian=[0] * 6 + [1] * 5, untouched=[1] * 11)
+    table.loc[table["id"] == "q10", "correct"] = [True, False]  # six lost, one gained
+    gaussian, untouched = (table[table["condition"] == name] for name in ("gaussian", "untouched"))
+    row = accuracy_summary(pd.concat([gaussian, untouched.iloc[::-1]])).set_index(["condition", "kind"]).loc["gaussian"]
+    assert row.loc["all", "p"] == 2 * (1 + 7) / 2**7
+
+
+def test_seeds_of_single_questions_flip_signs():
+    untouched = answers(untouched=[1, 1, 1, 0, 1, 1, 1, 1, 1])
+    noise = [answers(noise=values) for values in ([0, 0, 1, 0, 1, 0, 1, 0, 1], [0, 1, 1, 0, 0, 0, 1, 0, 1])]
+    row = accuracy_summary(pd.concat([untouched, *noise])).set_index(["condition", "kind"]).loc[("noise", "all")]
+    a = [0, 0.5, 1, 0, 0.5, 0, 1, 0, 1]
+    assert (row["n"], row["seeds"], row["accuracy"]) == (9, 2, 4 / 9)
+    assert row["p"] == sign_flip(a, [1, 1, 1, 0, 1, 1, 1, 1, 1])
 
 
 def test_scenes_and_seeds_are_counted_as_what_they_are():

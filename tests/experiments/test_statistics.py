@@ -91,6 +91,18 @@ def test_clusters_that_balance_are_worth_all_their_rows():
     assert (estimate.low, estimate.high) == pytest.approx(wilson_interval(13, 26))
 
 
+def test_scenes_of_unequal_size_by_hand():
+    x = [1, 1, 1, 1, 0, 1, 1, 0, 0, 1, 1]
+    scenes = ["a"] * 4 + ["b"] * 2 + ["c"] * 3 + ["d"] * 2
+    p = 8 / 11  # right per scene: 4 of 4, 1 of 2, 1 of 3, 2 of 2
+    residuals = [4 - 4 * p, 1 - 2 * p, 1 - 3 * p, 2 - 2 * p]
+    v = 4 / 3 * sum(r * r for r in residuals) / 11**2
+    n = p * (1 - p) / v
+    assert 4 < n < 11
+    estimate = proportion_interval(x, scenes)
+    assert (estimate.low, estimate.high) == pytest.approx(wilson_interval(p * n, n), rel=1e-12)
+
+
 def test_all_right_in_three_scenes_is_three_answers():
     estimate = proportion_interval([True] * 15, clusters=["a", "b", "c"] * 5)
     assert estimate.value == 1.0
