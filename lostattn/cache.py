@@ -127,7 +127,7 @@ class ActivationCache(Mapping[str, Tensor]):
         return {i: metric(self[ends[update][0], i], self[ends[update][1], i], mask=mask) for i in range(n)}
 
     def to_transformer_lens(self) -> transformer_lens.ActivationCache:
-        """The same activations as a ``transformer_lens.ActivationCache``, every derived point made; direct look-ups only."""
+        """As a ``transformer_lens.ActivationCache`` with every derived point made; direct look-ups only."""
         from transformer_lens import ActivationCache as TheirCache
 
         return TheirCache({name: self[name] for name in self}, model=None)
@@ -144,7 +144,7 @@ class ActivationCache(Mapping[str, Tensor]):
         value = self._kept[how.needs[0]]
         module: Any = self._model.get_submodule(how.path)
         if how.kind == "result":
-            weight = module.weight.unflatten(1, (value.shape[-2], -1))  # [d_model, head, d_head]
+            weight = module.weight.detach().unflatten(1, (value.shape[-2], -1))  # [d_model, head, d_head]
             return torch.einsum("...hd,mhd->...hm", value, weight.to(value.dtype))
         return _norm_statistic(value, module, how.kind)
 
@@ -168,7 +168,7 @@ def _norm_statistic(x: Tensor, norm: nn.Module, kind: str) -> Tensor:
     return scale if kind == "scale" else wide / scale
 
 
-def _readable(n: float) -> str:
+def _readable(n: int | float) -> str:
     for unit in ("B", "KiB", "MiB"):
         if n < 1024:
             return f"{n:.4g} {unit}"
