@@ -13,6 +13,7 @@ from PIL import Image
 from small_processors import llava, qwen
 from transformers import LlavaForConditionalGeneration, Qwen2_5_VLForConditionalGeneration
 
+from lostattn.crop_geometry import covered_box
 from lostattn.errors import InputError
 from lostattn.pictures import load_picture
 from lostattn.prompt import build_prompt
@@ -549,3 +550,20 @@ def test_image_positions_are_those_whose_embedding_the_picture_changes(name):
     ]
     before, after = (_embeddings(model, p.inputs) for p in inputs)
     assert torch.equal((before - after).abs().sum(-1) > 1e-6, inputs[0].token_map["image"])
+
+
+def test_the_odd_pixel_of_padding_is_where_the_backend_puts_it():
+    """torchvision pads 17 pixels as 8 before and 9 after, Pillow's pipeline as 9 and 8; by hand from their code."""
+    processor, _ = llava(do_resize=False)
+    images = processor.image_processor
+
+    class OnTorchvision(type(images)):
+        backend = "torchvision"
+
+    other = OnTorchvision(size=dict(images.size), crop_size=dict(images.crop_size), do_resize=False)
+    assert covered_box(images, (31, 48), (48, 48), (48, 48)) == (-9, 0, 39, 48)
+    assert covered_box(other, (31, 48), (48, 48), (48, 48)) == (-8, 0, 40, 48)
+    assert (
+        covered_box(images, (31, 48), (40, 40), (40, 40)) == "a picture of (31, 48) should become one of (48, 48),"
+        " but the tensor is (40, 40)"
+    )
