@@ -56,5 +56,8 @@ def prompt_complexity(prompt: Prompt) -> Float[Tensor, "batch pos"]:
             patch = token_map.patch_index[b, mine].cpu()  # -1: a class token, which has no place in the picture
             out[b, mine.cpu()] = torch.where(patch >= 0, values[patch], 0.0)
         if not pictures and bool(token_map["image"][b].any()):
-            raise InputError(f"Complexity looks at the picture, and item {b} of this prompt came without its pixels.")
+            raise InputError(
+                f"Complexity looks at the picture, and item {b} of this prompt came without its pictures; "
+                "give them with images=."
+            )
     return out
