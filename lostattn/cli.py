@@ -109,7 +109,11 @@ def _write(table: pd.DataFrame, args: argparse.Namespace) -> None:
         for name, value in vars(args).items()
         if name not in ("handler", "debug")
     }
-    meta = {**table.attrs, "arguments": asked, "environment": environment()}
+    meta: dict[str, Any] = {
+        **{str(k): v for k, v in table.attrs.items()},
+        "arguments": asked,
+        "environment": environment(),
+    }
     paths = Results(table, meta).save(args.out)
     print(table.to_string(index=False, max_rows=40))
     print(f"wrote {', '.join(map(str, paths.values()))}")
@@ -261,9 +265,7 @@ def _add_probe(commands: Commands) -> None:
     command.add_argument(
         "--layers", type=_layers, metavar="LAYERS", help="such as 2-5 or 0,3,6-7; every layer where not given"
     )
-    command.add_argument(
-        "--queries", choices=("last", "text", "all"), default="last", help="which query rows"
-    )
+    command.add_argument("--queries", choices=("last", "text", "all"), default="last", help="which query rows")
 
 
 def _add_train_tiny(commands: Commands) -> None:

@@ -89,14 +89,14 @@ def run(
     paper = pd.concat(decoupled["paper"], ignore_index=True)
     released = pd.concat(decoupled["released"], ignore_index=True)
     answered = Results(pd.concat(probed, ignore_index=True), meta)
-    tables = {
+    results = {
         "decouple": Results(paper, meta),
         "decouple_released": Results(released, meta),
         "probe": answered,
     }
     _write_report(page, paper, released, answered, shown)
-    for name, results in tables.items():
-        results.save(folder / "tables", name)
+    for name, table in results.items():
+        table.save(folder / "tables", name)
     page.save_figures(folder / "figures")
     _write_json(folder / "run.json", {**meta, "models": list(models), "environment": environment()})
     report = page.text(f"Made in {time.perf_counter() - began:.0f} seconds.").save(folder / "report.html")
@@ -168,7 +168,7 @@ def _write_report(
     for model, rows in summary.groupby("model", sort=False):
         page.figure(
             accuracy_bars(rows[rows["kind"] == "all"]),
-            f"{model}: accuracy under each source, with 95 % intervals and the paired difference from the untouched run.",
+            f"{model}: accuracy under each source, with 95 % intervals and the difference from the untouched run.",
             f"accuracy_{_file_name(str(model))}",
         )
     by_kind = summary.pivot_table(index=["model", "condition"], columns="kind", values="accuracy", sort=False)
@@ -186,9 +186,9 @@ def _write_report(
 
 def _introduction(models: Sequence[str], n: int, data: str, seed: int) -> str:
     return (
-        f"Both experiments of *Large Vision-Language Models Get Lost in Attention* on {', '.join(models)}, with {n} unseen "
-        f"questions of `{data}` (seed {seed}). The numbers are of these models, whatever they say; the paper's stand "
-        "beside them for comparison. The tables behind this page lie in `tables/`, the figures in `figures/`, and "
+        f"Both experiments of *Large Vision-Language Models Get Lost in Attention* on {', '.join(models)}, with {n} "
+        f"unseen questions of `{data}` (seed {seed}). The numbers are of these models, whatever they say; the paper's "
+        "stand beside them for comparison. The tables behind this page lie in `tables/`, the figures in `figures/`, and "
         "`run.json` says what it takes to make them again."
     )
 

@@ -80,7 +80,8 @@ def write(
         if sites.derived[name].kind in ("attn_scores", "pattern"):
             geometries.add(_boundary(name))
     program: Program = []
-    held = {need for wanted in (*reductions, *edits) for need in wanted.needs}
+    held = {need for reduction in reductions for need in reduction.needs}
+    held |= {need for edit in edits for need in edit.needs}
     last_need = {r.name: max(sites.at[need] for need in r.needs) for r in reductions}
     edited_mid = {e.name.replace("hook_resid_mid", "hook_resid_pre") for e in edits if _of_mid(e.name)}
     for index, slot in enumerate(sites.slots):

@@ -67,7 +67,7 @@ def decouple(
     results = decouple_questions(model, data, controls, convention, tol, seed, batch_size, progress)
     columns = ["layer", "update"] if by == "layer" else ["update"]
     table = mean_summary(results.table, METRICS, columns, seed=seed)
-    table.attrs = results.meta
+    table.attrs.update(results.meta)
     return table
 
 
@@ -98,9 +98,8 @@ def decouple_questions(
                 for b, question in enumerate(batch):
                     values = {metric: float(numbers[metric][b]) for metric in METRICS}
                     rows.append({"layer": layer, "update": update, **row_of(question), **values})
-    meta = provenance(
-        model, experiment="decouple", n=len(questions), controls=list(controls), convention=convention, tol=tol, seed=seed
-    )
+    settings = {"controls": list(controls), "convention": convention, "tol": tol, "seed": seed}
+    meta = provenance(model, experiment="decouple", n=len(questions), **settings)
     return Results(pd.DataFrame(rows), meta)
 
 

@@ -76,7 +76,7 @@ def probe(
     """
     results = probe_questions(model, data, conditions, seeds, batch_size, max_new_tokens, progress)
     table = accuracy_summary(results.table)
-    table.attrs = results.meta
+    table.attrs.update(results.meta)
     return table
 
 
@@ -135,9 +135,7 @@ def first_choice(said: str, choices: Sequence[str]) -> str | None:
     return min(places)[2] if places else None
 
 
-def _runs(
-    conditions: Mapping[str, Intervention], seeds: Sequence[int]
-) -> list[tuple[str, int, Intervention | None]]:
+def _runs(conditions: Mapping[str, Intervention], seeds: Sequence[int]) -> list[tuple[str, int, Intervention | None]]:
     """``(condition, seed, intervention)``; what is not random runs under the first seed alone."""
     if not seeds:
         raise InputError("seeds is empty; give at least one.")
