@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -225,7 +226,21 @@ class LVLM:
             if isinstance(value, Tensor):
                 value = value.to(device, dtype if value.is_floating_point() else None)
             moved[name] = value
-        return moved
+        return moved | self._positions(moved)
+
+    def _positions(self, inputs: dict[str, Any]) -> dict[str, Tensor]:
+        """Position ids that count real tokens, for a padded batch; as the Hugging Face ``generate`` makes them.
+
+        A plain forward counts padding too. Families with positions in several dimensions (mRoPE) look at the mask
+        themselves.
+        """
+        mask = inputs.get("attention_mask")
+        known = inspect.signature(self.hf.forward).parameters
+        if mask is None or bool(mask.all()) or "position_ids" in inputs or "position_ids" not in known:
+            return {}
+        if any(hasattr(module, "get_rope_index") for module in (self.hf, self.hf.base_model)):
+            return {}
+        return {"position_ids": (mask.long().cumsum(-1) - 1).masked_fill(mask == 0, 0)}
 
     def _compiled(self, interventions: Intervention | None, prompt: Prompt) -> list[Edit]:
         if interventions is None:

@@ -7,7 +7,7 @@ import functools
 import pytest
 import torch
 from reference import SPY, tensors_of, watched
-from tiny import FAMILIES, batched, unequal, wrapped
+from tiny import FAMILIES, batched, positioned, unequal, wrapped
 from tiny import bare as bare_model
 
 from lostattn.errors import InputError, UnknownName
@@ -112,7 +112,7 @@ def expected(family):
             f"{prefix}.{i}.{name}": (f"{path}.{i}{at}", port) for i in range(n) for name, (at, port) in inside.items()
         }
     with watched(model) as seen:
-        values = tensors_of(model, points, inputs_of(family))
+        values = tensors_of(model, points, positioned(family, inputs_of(family)))
     for prefix, path, inside, n, heads, kv_heads, _ in STACKS[family]:
         for i in range(n):
             at = f"{prefix}.{i}"

@@ -185,6 +185,17 @@ def batched(family: str, singles: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     return out
 
 
+def positioned(family: str, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The inputs with the position ids that the Hugging Face ``generate`` gives a padded batch.
+
+    A plain forward of LLaVA counts padding; Qwen's looks at the mask itself.
+    """
+    if family == "qwen":
+        return inputs
+    mask = inputs["attention_mask"]
+    return {**inputs, "position_ids": (mask.cumsum(-1) - 1).clamp_min(0)}
+
+
 def _padded(rows: list[list[int]], pad_to: int) -> dict[str, Tensor]:
     length = max(pad_to, *map(len, rows))
     ids = torch.tensor([[0] * (length - len(row)) + row for row in rows])
