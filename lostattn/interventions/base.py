@@ -6,7 +6,7 @@ import dataclasses
 import json
 import math
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, SupportsIndex
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from lostattn.interventions.setting import Setting
     from lostattn.plan import Edit
 
-Layers = Iterable[int] | int | None
+Layers = Iterable[SupportsIndex] | SupportsIndex | None
 Span = tuple[int, int | None]
 Steps = str | Span
 
@@ -63,7 +63,7 @@ class Serializable:
         known = {name: kind for name, kind in Serializable._known.items() if dataclasses.is_dataclass(kind)}
         value = decode(data, known)
         if not isinstance(value, cls):
-            raise InputError(f"the JSON holds a {type(value).__name__}; expected a {cls.__name__}.")
+            raise InputError(f"the JSON holds a {type(value).__name__}; expected {cls.__name__}.")
         return value
 
     def __eq__(self, other: object) -> bool:
@@ -76,8 +76,9 @@ class Serializable:
         # Only what differs from the default, and of a tensor its shape: a pattern fills pages.
         shown = []
         for field in dataclasses.fields(self):  # type: ignore[arg-type]
-            value = getattr(self, field.name)
-            if encode(value) != encode(field.default):
+            value: Any = getattr(self, field.name)
+            default: Any = field.default
+            if encode(value) != encode(checked_steps(default) if field.name == "steps" else default):
                 shown.append(f"{field.name}={summary(value)}")
         return f"{type(self).__name__}({', '.join(shown)})"
 

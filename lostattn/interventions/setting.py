@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from lostattn.errors import InputError
-from lostattn.interventions.base import Layers
+from lostattn.interventions.base import Layers, checked_layers
 from lostattn.plan import Positions
 from lostattn.sites import Sites
 
@@ -71,10 +71,10 @@ def stable_seed(*parts: Any) -> int:
 
 
 def _in_range(what: str, asked: Layers, n: int) -> list[int]:
-    if asked is None:
+    indices = checked_layers(asked, f"{what}s")
+    if indices is None:
         return list(range(n))
-    asked = (asked,) if isinstance(asked, int) else tuple(asked)
-    bad = [i for i in asked if not -n <= i < n]
+    bad = [i for i in indices if not -n <= i < n]
     if bad:
         raise InputError(f"{what} {bad[0]} is out of range: the model has {n} {what}s (0 to {n - 1}, or negative).")
-    return list(dict.fromkeys(i % n for i in asked))  # an edit named twice still acts once
+    return list(dict.fromkeys(i % n for i in indices))  # an edit named twice still acts once
