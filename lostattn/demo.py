@@ -187,9 +187,9 @@ def _write_report(
 def _introduction(models: Sequence[str], n: int, data: str, seed: int) -> str:
     return (
         f"Both experiments of *Large Vision-Language Models Get Lost in Attention* on {', '.join(models)}, with {n} "
-        f"unseen questions of `{data}` (seed {seed}). The numbers are of these models, whatever they say; the paper's "
-        "stand beside them for comparison. The tables behind this page lie in `tables/`, the figures in `figures/`, and "
-        "`run.json` says what it takes to make them again."
+        f"unseen questions of `{data}` (seed {seed}). The numbers are of these models, whatever they say; the "
+        "paper's stand beside them for comparison. The tables behind this page lie in `tables/`, the figures in "
+        "`figures/`, and `run.json` says what it takes to make them again."
     )
 
 
