@@ -50,7 +50,7 @@ def attention_sources(layers: Any = None, queries: Any = "last", seed: int = 0) 
 def probe(
     model: LVLM,
     data: Sequence[Question],
-    conditions: Mapping[str, Intervention] | None = None,
+    conditions: Mapping[str, Any] | None = None,
     seeds: Sequence[int] = (0, 1, 2),
     batch_size: int = 32,
     max_new_tokens: int = 4,
@@ -83,7 +83,7 @@ def probe(
 def probe_questions(
     model: LVLM,
     data: Sequence[Question],
-    conditions: Mapping[str, Intervention] | None = None,
+    conditions: Mapping[str, Any] | None = None,
     seeds: Sequence[int] = (0, 1, 2),
     batch_size: int = 32,
     max_new_tokens: int = 4,

@@ -1,0 +1,104 @@
+"""The main job on one model and a few questions: the folder it leaves."""
+
+from __future__ import annotations
+
+import json
+from html.parser import HTMLParser
+
+import pandas as pd
+import pytest
+
+import lostattn as la
+from lostattn import demo
+from lostattn.errors import InputError
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A small run."""
+    out = tmp_path_factory.mktemp("demo")
+    report = demo.run(out, models=("tiny-llava",), n=8, seed=2)
+    assert report == out / "report.html"
+    return out
+
+
+class _Links(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def handle_starttag(self, tag, attrs):
+        self.found += [value for name, value in attrs if name in ("src", "href") and value]
+
+
+def test_the_report_asks_for_nothing_outside_itself(folder):
+    links = _Links()
+    links.feed((folder / "report.html").read_text())
+    assert links.found
+    assert all(link.startswith(("data:", "#")) for link in links.found)
+
+
+def test_the_report_holds_both_tables_and_the_papers_figures(folder):
+    text = (folder / "report.html").read_text()
+    for expected in (
+        "Noise QKV",
+        "ε RoPE",
+        "RID, paper",
+        "0.610",
+        "gaussian",
+        "released",
+        "tiny-llava",
+        "AttentionHeads",
+    ):
+        assert expected in text, expected
+
+
+def test_tables_and_figures_lie_beside_it(folder):
+    for name in ("decouple", "decouple_released", "probe"):
+        results = la.experiments.Results.load(folder / "tables", name)
+        assert len(results.table) == len(pd.read_csv(folder / "tables" / f"{name}.csv"))
+        assert results.meta["seed"] == 2
+    figures = sorted(path.name for path in (folder / "figures").iterdir())
+    assert len(figures) == 6 and all(f"{path[:-4]}.png" in figures for path in figures)
+
+
+def test_the_run_can_be_drawn_again_from_its_file(folder):
+    said = json.loads((folder / "run.json").read_text())
+    assert said["models"] == ["tiny-llava"] and said["n"] == 8 and said["seed"] == 2
+    probe = next(run for run in said["runs"] if run["experiment"] == "probe")
+    edit = la.Intervention.from_json(json.dumps(probe["conditions"]["gaussian"]))
+    questions = la.data.load(said["data"], split="test", n=said["n"], seed=said["seed"])
+    model = la.load(probe["model"])
+    again = la.experiments.probe(model, questions, {"gaussian": edit}, seeds=probe["seeds"], progress=False)
+    stored = la.experiments.Results.load(folder / "tables", "probe").summary()
+    stored = stored[(stored["condition"] == "gaussian") & (stored["kind"] == "all")]
+    again = again[(again["condition"] == "gaussian") & (again["kind"] == "all")]
+    assert again["accuracy"].item() == stored["accuracy"].item()
+
+
+def test_noise_by_thirds_of_the_layers():
+    found = demo.conditions(n_layers=7, seed=0)
+    thirds = [edit.layers for name, edit in found.items() if name.startswith("gaussian, layers")]
+    assert thirds == [(0, 1), (2, 3, 4), (5, 6)]
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_any_model_runs(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(la, "load", lambda *a, **k: pytest.fail("a model was loaded"))
+    with pytest.raises(InputError, match="Cannot write to the folder"):
+        demo.run(tmp_path / "file" / "out")
+    with pytest.raises(InputError, match="models is empty"):
+        demo.run(tmp_path / "out", models=())
+
+
+def test_an_interrupted_run_leaves_no_table(tmp_path, monkeypatch):
+    calls = []
+
+    def interrupted(*arguments, **keywords):
+        calls.append(arguments)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(demo, "probe_questions", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        demo.run(tmp_path / "out", models=("tiny-llava",), n=4)
+    assert calls and list((tmp_path / "out").rglob("*")) == []
