@@ -135,7 +135,7 @@ def first_choice(said: str, choices: Sequence[str]) -> str | None:
     return min(places)[2] if places else None
 
 
-def _runs(conditions: Mapping[str, Intervention], seeds: Sequence[int]) -> list[tuple[str, int, Intervention | None]]:
+def _runs(conditions: Mapping[str, Any], seeds: Sequence[int]) -> list[tuple[str, int, Intervention | None]]:
     """``(condition, seed, intervention)``; what is not random runs under the first seed alone."""
     if not seeds:
         raise InputError("seeds is empty; give at least one.")
