@@ -96,21 +96,27 @@ def loop(
     return tokens, torch.stack(chosen, 1)
 
 
-class Recorder:
-    """A logits processor for ``generate`` that keeps what it is shown and changes nothing."""
+class Forced:
+    """A logits processor for ``generate`` that keeps what it is shown, and has the given tokens chosen."""
 
-    def __init__(self) -> None:
+    def __init__(self, tokens: Tensor) -> None:
+        self.tokens = tokens
         self.steps: list[Tensor] = []
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        wanted = self.tokens[:, len(self.steps), None]
         self.steps.append(scores.clone())
-        return scores
+        return torch.full_like(scores, -1e9).scatter(1, wanted, 0.0)
 
 
-def generated(model: Any, prompt: Any, edit: Any, n_new: int) -> tuple[Tensor, Tensor]:
-    """What ``model.generate`` chose under an intervention, and the logits of every step."""
-    recorder = Recorder()
+def generated(model: Any, prompt: Any, edit: Any, tokens: Tensor) -> Tensor:
+    """The logits ``[batch, new, d_vocab]`` of every step of ``model.generate`` under an intervention.
+
+    The same tokens are chosen as in the run that it is compared with, so that no tie leads the two apart.
+    """
+    forced = Forced(tokens)
     out = model.generate(
-        prompt, interventions=edit, max_new_tokens=n_new, min_new_tokens=n_new, logits_processor=[recorder]
+        prompt, interventions=edit, max_new_tokens=tokens.shape[1], eos_token_id=-1, logits_processor=[forced]
     )
-    return out.tokens, torch.stack(recorder.steps, 1)
+    assert torch.equal(out.tokens, tokens)
+    return torch.stack(forced.steps, 1)
