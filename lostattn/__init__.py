@@ -48,10 +48,10 @@ _EXPORTS = {
         "lostattn.interventions",
     ),
 }
-_MODULES = ("data", "experiments", "interventions", "metrics", "view", "zoo")
+_MODULES = ("answers", "data", "experiments", "interventions", "metrics", "view", "zoo")
 
 if TYPE_CHECKING:
-    from lostattn import data, experiments, interventions, metrics, view, zoo
+    from lostattn import answers, data, experiments, interventions, metrics, view, zoo
     from lostattn.cache import ActivationCache
     from lostattn.interventions import (
         Ablate,
@@ -97,6 +97,7 @@ __all__ = [
     "TokenMap",
     "Uniform",
     "VisionPrior",
+    "answers",
     "data",
     "experiments",
     "interventions",

@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from lostattn.cache_positions import choose
+from lostattn.decomposition import Decomposition
 from lostattn.errors import InputError, UnknownName, nearest
 from lostattn.kernels.attention import attention_scores, softmax_rows
 from lostattn.names import get_act_name
+from lostattn.norms import normalized, root_mean_square
 from lostattn.sites import Derived, Sites
 
 if TYPE_CHECKING:
     import transformer_lens
 
+    from lostattn.model import LVLM
     from lostattn.prompt import Prompt
 
-Key = str | tuple[str, int] | tuple[str, int, str]
+Key = str | tuple[str, int] | tuple[str, int, str | None]
 
 
-class ActivationCache(Mapping[str, Tensor]):
+class ActivationCache(Decomposition, Mapping[str, Tensor]):
     """The activations of one pass, by hook name.
 
     Look one up by its full name, an alias, or TransformerLens' shorthand::
@@ -48,12 +54,16 @@ class ActivationCache(Mapping[str, Tensor]):
         sites: Sites,
         model: nn.Module,
         prompt: Prompt | None = None,
+        meta: Mapping[str, Any] | None = None,
+        has_batch_dim: bool = True,
     ) -> None:
         self._kept = kept
         self._names = names
         self._sites = sites
         self._model = model
         self.prompt = prompt
+        self.meta = dict(meta or {})
+        self.has_batch_dim = has_batch_dim
 
     def __getitem__(self, key: Key) -> Tensor:
         name = self._sites.find(key if isinstance(key, str) else get_act_name(*key))
@@ -62,9 +72,8 @@ class ActivationCache(Mapping[str, Tensor]):
                 f"{name!r} was not kept by this pass.{nearest(name, self._names)} "
                 "Ask for it with names_filter= (None keeps everything)."
             )
-        if name in self._kept:
-            return self._kept[name]
-        return self._derive(name, self._sites.derived[name])
+        value = self._kept[name] if name in self._kept else self._derive(name, self._sites.derived[name])
+        return value if self.has_batch_dim or name.startswith("vision") else value[0]
 
     def __contains__(self, key: object) -> bool:
         try:
@@ -109,7 +118,76 @@ class ActivationCache(Mapping[str, Tensor]):
                 return value.to(device=device, dtype=dtype if value.is_floating_point() else None)
             return value
 
-        return ActivationCache(move(self._kept), self._names, self._sites, self._model, self.prompt)
+        return self._with(move(self._kept), self.prompt)
+
+    def remove_batch_dim(self) -> ActivationCache:
+        """Take the batch axis away, in place as in TransformerLens; returns the cache itself.
+
+        The points of the vision tower go by image or by patch and stay as they are. Raises `InputError` where the batch
+        holds more than one item.
+        """
+        if self.prompt is not None and len(self.prompt) != 1:
+            raise InputError(
+                f"the batch holds {len(self.prompt)} items, so its axis cannot go; take one of them first: "
+                "cache.apply_slice_to_batch_dim(0)."
+            )
+        self.has_batch_dim = False
+        return self
+
+    def apply_slice_to_batch_dim(self, batch_slice: int | slice | list[int]) -> ActivationCache:
+        """A cache of some items, with their prompt and without the padding that the others needed.
+
+        An int gives a cache without a batch axis. Raises `InputError` where the cache knows no prompt.
+        """
+        from lostattn.cache_items import Cut, cut_kept
+
+        if self.prompt is None or not self.has_batch_dim:
+            raise InputError("items can be taken of a cache that has a batch axis and knows its prompt.")
+        chosen = range(len(self.prompt))[batch_slice] if isinstance(batch_slice, int | slice) else batch_slice
+        items = [chosen] if isinstance(chosen, int) else [range(len(self.prompt))[i] for i in chosen]
+        part = self._with(cut_kept(self._kept, Cut(self.prompt, items)), self.prompt[items])
+        part.has_batch_dim = not isinstance(batch_slice, int)
+        return part
+
+    def at(self, key: Key, positions: Any = None, heads: int | list[int] | None = None, keys: Any = None) -> Tensor:
+        """A decoder point at some positions and heads: ``cache.at(("z", 3), "image", heads=2)``.
+
+        Args:
+            key: as in a look-up.
+            positions: of the stream, of heads, or the queries of a pattern; by name, int, slice, list or mask.
+            heads: which heads (of q, k, v, z, result, scores and pattern); an int takes the axis away.
+            keys: the keys of scores or a pattern, chosen as positions are.
+
+        Raises:
+            InputError: unequally many positions in the items, or heads or keys of a point that has none.
+        """
+        name = self._sites.find(key if isinstance(key, str) else get_act_name(*key))
+        return choose(name, self[name], self.prompt, self.has_batch_dim, positions, heads, keys)
+
+    def save(self, path: str | os.PathLike[str], **meta: Any) -> Path:
+        """Write everything to one safetensors file; see :mod:`lostattn.cache_files`.
+
+        Args:
+            path: of the file; ``.safetensors`` is added where it has no ending.
+            meta: more that should be known about the run: ``interventions=edit``, or anything that JSON can hold.
+        """
+        from lostattn.cache_files import save_cache
+
+        return save_cache(self, path, meta)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], model: LVLM) -> ActivationCache:
+        """Read what :meth:`save` wrote; ``model`` is the model that it was made with.
+
+        Raises:
+            InputError: no such file, a file of another kind, or of another model.
+        """
+        from lostattn.cache_files import load_cache
+
+        return load_cache(path, model)
+
+    def _with(self, kept: dict[str, Any], prompt: Prompt | None) -> ActivationCache:
+        return ActivationCache(kept, self._names, self._sites, self._model, prompt, self.meta, self.has_batch_dim)
 
     def map(self, metric: Callable[..., Any], update: str | None = None, point: str = "resid_post") -> dict[int, Any]:
         """Run a metric over every layer: ``metric(before, after)`` of an update, or ``metric(state)`` of a point.
@@ -146,7 +224,7 @@ class ActivationCache(Mapping[str, Tensor]):
         if how.kind == "result":
             weight = module.weight.detach().unflatten(1, (value.shape[-2], -1))  # [d_model, head, d_head]
             return torch.einsum("...hd,mhd->...hm", value, weight.to(value.dtype))
-        return _norm_statistic(value, module, how.kind)
+        return root_mean_square(value, module) if how.kind == "scale" else normalized(value, module)
 
     def _attention(self, name: str, how: Derived) -> Tensor:
         query, key = (self._kept[need].transpose(1, 2) for need in how.needs)
@@ -156,16 +234,6 @@ class ActivationCache(Mapping[str, Tensor]):
             query, key, geometry["mask"], geometry["causal"], geometry["scaling"], rows, geometry["lengths"]
         )
         return scores if how.kind == "attn_scores" else softmax_rows(scores)
-
-
-def _norm_statistic(x: Tensor, norm: nn.Module, kind: str) -> Tensor:
-    """TransformerLens' ``hook_scale`` (the root mean square, after centring for a LayerNorm) or ``hook_normalized``."""
-    eps = getattr(norm, "variance_epsilon", None) or getattr(norm, "eps", None) or 1e-6
-    wide = x.to(torch.promote_types(x.dtype, torch.float32))
-    if isinstance(norm, nn.LayerNorm):
-        wide = wide - wide.mean(-1, keepdim=True)
-    scale = (wide.pow(2).mean(-1, keepdim=True) + eps).sqrt()
-    return scale if kind == "scale" else wide / scale
 
 
 def _readable(n: int | float) -> str:

@@ -1,0 +1,181 @@
+"""Caches on disk: one safetensors file with every tensor, the prompt whole, and where it comes from.
+
+The tensors stand under their hook names; those of the prompt under ``prompt.…`` (its inputs, its token map, its
+pictures as RGB). What is no tensor is JSON in the file's metadata.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from lostattn.errors import InputError
+from lostattn.image_layout import PatchGrid, UnknownGrid
+from lostattn.prompt_batch import Prompt
+from lostattn.token_map import TokenMap
+
+if TYPE_CHECKING:
+    from lostattn.cache import ActivationCache
+    from lostattn.model import LVLM
+
+FORMAT = "lostattn.ActivationCache/1"
+_MAPS = ("part", "image_index", "patch_index")
+_PACKAGES = ("lostattn", "torch", "transformers", "nnsight")
+
+
+def save_cache(cache: ActivationCache, path: str | os.PathLike[str], extra: Mapping[str, Any]) -> Path:
+    """Write a cache; see :meth:`lostattn.cache.ActivationCache.save`. An interrupted write leaves nothing behind.
+
+    Raises:
+        InputError: the folder cannot be written to, or ``extra`` holds what JSON cannot.
+    """
+    from safetensors.torch import save_file
+
+    place = Path(path)
+    place = place if place.suffix else place.with_suffix(".safetensors")
+    tensors, geometry = _flat(cache._kept)
+    held: dict[str, Any] = {
+        "format": FORMAT,
+        "names": cache._names,
+        "geometry": geometry,
+        "has_batch_dim": cache.has_batch_dim,
+        "meta": {**_origin(cache._model), **cache.meta, **{name: _plain(value) for name, value in extra.items()}},
+        "weights": fingerprint(cache._model),
+        "prompt": None if cache.prompt is None else _prompt_out(cache.prompt, tensors),
+    }
+    try:
+        text = json.dumps(held)
+    except TypeError as error:
+        raise InputError(f"save(**meta) holds what has no place in JSON: {error}.") from error
+    # A tensor may stand under several names, or be a view: a file holds each name's own values.
+    whole = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        handle, beside = tempfile.mkstemp(dir=place.parent, prefix=f".{place.name}.")
+    except OSError as error:
+        raise InputError(f"{str(place.parent)!r} cannot be written to: {error}. Choose another folder.") from error
+    os.close(handle)
+    try:
+        save_file(whole, beside, metadata={"lostattn": text})
+        os.replace(beside, place)
+    except BaseException:
+        Path(beside).unlink(missing_ok=True)
+        raise
+    return place
+
+
+def load_cache(path: str | os.PathLike[str], model: LVLM) -> ActivationCache:
+    """Read a cache; see :meth:`lostattn.cache.ActivationCache.load`."""
+    from safetensors import SafetensorError, safe_open
+
+    from lostattn.cache import ActivationCache
+
+    if not Path(path).is_file():
+        raise InputError(f"there is no file {str(path)!r}; give one that ActivationCache.save wrote.")
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            held = json.loads((file.metadata() or {}).get("lostattn", "{}"))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise InputError(f"{str(path)!r} is no safetensors file: {error}.") from error
+    if held.get("format") != FORMAT:
+        raise InputError(f"{str(path)!r} holds no activation cache of this format ({FORMAT}).")
+    if held["weights"] != fingerprint(model.hf):
+        raise InputError(
+            f"{str(path)!r} was made with the weights of {held['meta'].get('model')!r}, which are not those of "
+            f"{model.name!r}; load the model that it was made with."
+        )
+    prompt = None if held["prompt"] is None else _prompt_in(held["prompt"], tensors)
+    kept: dict[str, Any] = {n: t for n, t in tensors.items() if not n.startswith("prompt.") and ".geometry/" not in n}
+    for name, plain in held["geometry"].items():
+        kept[name] = {**plain, **{k: tensors.get(f"{name}/{k}") for k in ("mask", "lengths")}}
+    return ActivationCache(
+        kept, tuple(held["names"]), model.sites, model.hf, prompt, held["meta"], held["has_batch_dim"]
+    )
+
+
+def fingerprint(model: nn.Module) -> str:
+    """A hash of the names and shapes of all weights, and of the first values of each."""
+    digest = hashlib.sha256()
+    for name, weight in model.named_parameters():
+        digest.update(f"{name}{tuple(weight.shape)}".encode())
+        digest.update(weight.detach().flatten()[:64].float().cpu().numpy().tobytes())
+    return digest.hexdigest()[:32]
+
+
+def _origin(model: Any) -> dict[str, Any]:
+    config = model.config
+    name = str(getattr(config, "_name_or_path", "") or type(model).__name__)
+    return {
+        # Of a folder its last part: the rest says where this machine keeps things.
+        "model": Path(name).name if os.path.isabs(name) else name,
+        "revision": getattr(config, "_commit_hash", None),
+        "class": type(model).__name__,
+        "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
+        "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
+    }
+
+
+def _plain(value: Any) -> Any:
+    """An intervention as its JSON; everything else as it is."""
+    return value.to_dict() if hasattr(value, "to_dict") else value
+
+
+def _flat(kept: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, dict[str, Any]]]:
+    """The tensors by name, and what of each attention call's geometry is no tensor."""
+    tensors: dict[str, Tensor] = {}
+    geometry: dict[str, dict[str, Any]] = {}
+    for name, value in kept.items():
+        if isinstance(value, dict):
+            geometry[name] = {"causal": value["causal"], "scaling": value["scaling"]}
+            tensors |= {f"{name}/{k}": value[k] for k in ("mask", "lengths") if value[k] is not None}
+        else:
+            tensors[name] = value
+    return tensors, geometry
+
+
+def _prompt_out(prompt: Prompt, tensors: dict[str, Tensor]) -> dict[str, Any]:
+    """Put a prompt's tensors among the others; returns the rest of it."""
+    tensors |= {f"prompt.inputs.{name}": value for name, value in prompt.inputs.items()}
+    tensors |= {f"prompt.map.{name}": getattr(prompt.token_map, name) for name in _MAPS}
+    for i, own in enumerate(prompt.images):
+        for k, picture in enumerate(own):
+            tensors[f"prompt.image.{i}.{k}"] = torch.from_numpy(np.array(picture.convert("RGB")))
+    grids = [[{"known": bool(g), **asdict(g)} for g in own] for own in prompt.token_map.grids]
+    return {
+        "grids": grids,
+        "located": prompt.token_map.located,
+        "n_images": [len(own) for own in prompt.images],
+        **{name: getattr(prompt, name) for name in ("texts", "ids", "str_tokens")},
+    }
+
+
+def _prompt_in(held: dict[str, Any], tensors: Mapping[str, Tensor]) -> Prompt:
+    def tuples(value: Any) -> Any:
+        return tuple(tuples(v) for v in value) if isinstance(value, list) else value
+
+    def grid(fields: dict[str, Any]) -> PatchGrid | UnknownGrid:
+        known = fields.pop("known")
+        return (PatchGrid if known else UnknownGrid)(**{name: tuples(value) for name, value in fields.items()})
+
+    grids = tuple(tuple(grid(fields) for fields in own) for own in held["grids"])
+    maps = {name: tensors[f"prompt.map.{name}"] for name in _MAPS}
+    inputs = {n.removeprefix("prompt.inputs."): t for n, t in tensors.items() if n.startswith("prompt.inputs.")}
+    images = tuple(
+        tuple(Image.fromarray(tensors[f"prompt.image.{i}.{k}"].numpy()) for k in range(n))
+        for i, n in enumerate(held["n_images"])
+    )
+    token_map = TokenMap(**maps, grids=grids, located=tuples(held["located"]))
+    return Prompt(inputs, token_map, tuples(held["texts"]), images, tuples(held["ids"]), tuples(held["str_tokens"]))

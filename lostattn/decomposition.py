@@ -1,0 +1,333 @@
+"""The residual stream taken apart: TransformerLens' decompositions, for a sequence that holds a picture.
+
+A decoder's last stream is a sum: what it began with, then what each attention and each FFN added. Everything here
+reads that sum off a cache under TransformerLens' names, signatures and labels, with two differences that a
+vision-language model asks for:
+
+- the part called ``"embed"`` is the stream before the first block (``blocks.0.hook_resid_pre``), in which the
+  projected patches already stand in the places of the image tokens. ``hook_embed`` alone would leave them out, and
+  the parts would not add up to the whole.
+- weights are never folded, so applying a norm to a part includes the norm's own weight. What a part writes towards
+  a token is then ``part @ W_U`` times what the norm does to the whole stream, and the parts of a logit add up to it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from lostattn.cache_positions import at_items, at_positions
+from lostattn.errors import InputError
+from lostattn.norms import centred, gain, root_mean_square
+
+if TYPE_CHECKING:
+    from lostattn.prompt import Prompt
+    from lostattn.sites import Sites
+
+Tokens = int | str | Int[Tensor, ""] | Int[Tensor, "_"] | Int[Tensor, "_ _"]
+
+
+class Decomposition:
+    """The part of :class:`~lostattn.cache.ActivationCache` that takes the residual stream apart.
+
+    In every method ``layer`` means "up to the input of this layer"; ``None``, ``-1`` and ``n_layers`` mean the whole
+    stream, up to the unembedding. ``pos_slice`` is anything that names positions (see
+    :class:`~lostattn.token_map.TokenMap`): a name, a slice, a list, a mask; an int takes the axis away. Each item
+    must have equally many of them.
+    """
+
+    prompt: Prompt | None
+    has_batch_dim: bool
+    _sites: Sites
+    _model: nn.Module
+
+    if TYPE_CHECKING:
+
+        def __getitem__(self, key: Any) -> Tensor: ...
+
+        def __contains__(self, key: object) -> bool: ...
+
+    @property
+    def W_U(self) -> Float[Tensor, "d_vocab d_model"]:  # noqa: N802 (TransformerLens' name)
+        """The unembedding's weight, as the model holds it: one row a token."""
+        return self._unembedding().weight
+
+    def accumulated_resid(
+        self,
+        layer: int | None = None,
+        incl_mid: bool = False,
+        apply_ln: bool = False,
+        pos_slice: Any = None,
+        mlp_input: bool = False,
+        return_labels: bool = False,
+    ) -> Any:
+        """The stream before each layer: ``[component, *batch, *pos, d_model]``, labels ``"0_pre"`` … ``"final_post"``.
+
+        Args:
+            layer: up to the input of which layer.
+            incl_mid: also the stream between the two updates of each earlier layer (``"0_mid"``).
+            apply_ln: apply the norm that reads the result. At the end of the stream, that is the final norm with
+                statistics of each stream's own (the logit lens); before it, with the statistics of the layer's input.
+            pos_slice: which positions.
+            mlp_input: end with the stream between the updates of ``layer``.
+            return_labels: return ``(components, labels)``.
+        """
+        end = self._layer(layer, mlp_input)
+        parts, labels = [], []
+        for i in range(end + 1):
+            if i == self._n_layers:
+                parts.append(self["resid_post", i - 1])
+                labels.append("final_post")
+                continue
+            parts.append(self["resid_pre", i])
+            labels.append(f"{i}_pre")
+            if (incl_mid and i < end) or (mlp_input and i == end):
+                parts.append(self["resid_mid", i])
+                labels.append(f"{i}_mid")
+        stack = torch.stack([self._at(part, pos_slice) for part in parts])
+        if apply_ln:
+            stack = self.apply_ln_to_stack(stack, end, mlp_input, pos_slice, recompute_ln=end == self._n_layers)
+        return (stack, labels) if return_labels else stack
+
+    def decompose_resid(
+        self,
+        layer: int | None = None,
+        mlp_input: bool = False,
+        mode: str = "all",
+        apply_ln: bool = False,
+        pos_slice: Any = None,
+        incl_embeds: bool = True,
+        return_labels: bool = False,
+    ) -> Any:
+        """What the stream began with and what each update added: labels ``"embed"``, ``"0_attn_out"``, ``"0_mlp_out"``.
+
+        With ``mode="all"`` the parts add up to the stream exactly (an update is a difference of the stream), under
+        interventions too. Where the cache does not hold the stream, ``hook_attn_out`` and ``hook_mlp_out`` are used.
+
+        Args:
+            layer: up to the input of which layer.
+            mlp_input: also the attention of ``layer``.
+            mode: all updates, or those of one kind.
+            apply_ln: scale the parts by the norm that reads their sum.
+            pos_slice: which positions.
+            incl_embeds: begin with the stream before the first block.
+            return_labels: return ``(components, labels)``.
+        """
+        if mode not in ("all", "mlp", "attn"):
+            raise InputError(f"mode is {mode!r}; expected 'all', 'mlp' or 'attn'.")
+        end = self._layer(layer, mlp_input)
+        parts, labels = [], []
+        if incl_embeds:
+            parts.append(self["resid_pre", 0])
+            labels.append("embed")
+        for i in range(end + mlp_input):
+            if mode != "mlp":
+                parts.append(self._update("attn", i))
+                labels.append(f"{i}_attn_out")
+            if mode != "attn" and i < end:
+                parts.append(self._update("mlp", i))
+                labels.append(f"{i}_mlp_out")
+        if not parts:
+            raise InputError(f"layer={layer} with mode={mode!r} and incl_embeds=False leaves no part at all.")
+        stack = torch.stack([self._at(part, pos_slice) for part in parts])
+        if apply_ln:
+            stack = self.apply_ln_to_stack(stack, end, mlp_input, pos_slice)
+        return (stack, labels) if return_labels else stack
+
+    def stack_activation(
+        self, activation_name: str, layer: int | None = -1, sublayer_type: str | None = None
+    ) -> Float[Tensor, "layer *rest"]:
+        """One point of every layer before ``layer``, stacked: ``stack_activation("pattern")``."""
+        return torch.stack([self[activation_name, i, sublayer_type] for i in range(self._layer(layer))])
+
+    def stack_head_results(
+        self,
+        layer: int | None = -1,
+        return_labels: bool = False,
+        incl_remainder: bool = False,
+        pos_slice: Any = None,
+        apply_ln: bool = False,
+    ) -> Any:
+        """What each head wrote into the stream: ``[component, *batch, *pos, d_model]``, labels ``"L0H0"``, ….
+
+        Under grouped keys each *query* head is a part of its own.
+
+        Args:
+            layer: heads of all layers before this one.
+            return_labels: return ``(components, labels)``.
+            incl_remainder: end with the rest of the stream (``"remainder"``), so that the parts add up to it.
+            pos_slice: which positions.
+            apply_ln: scale the parts by the norm that reads the stream.
+        """
+        end = self._layer(layer)
+        parts, labels = [], []
+        for i in range(end):
+            result = self._at(self["result", i], pos_slice, trailing=2)
+            parts += list(result.unbind(-2))
+            labels += [f"L{i}H{h}" for h in range(result.shape[-2])]
+        if incl_remainder:
+            whole = self._at(self._stream(end), pos_slice)
+            parts.append(whole - torch.stack(parts).sum(0) if parts else whole)
+            labels.append("remainder")
+        if not parts:
+            raise InputError("layer=0 has no heads before it; expected a layer from 1 to n_layers, or None for all.")
+        stack = torch.stack(parts)
+        if apply_ln:
+            stack = self.apply_ln_to_stack(stack, end, pos_slice=pos_slice)
+        return (stack, labels) if return_labels else stack
+
+    def get_full_resid_decomposition(
+        self,
+        layer: int | None = None,
+        mlp_input: bool = False,
+        expand_neurons: bool = True,
+        apply_ln: bool = False,
+        pos_slice: Any = None,
+        return_labels: bool = False,
+        project_output_onto: Float[Tensor, "d_model *out"] | None = None,
+    ) -> Any:
+        """The stream as heads, neurons (or whole FFNs), what it began with, and biases.
+
+        Labels: ``"L0H0"``, …, ``"L0N0"`` (or ``"0_mlp_out"``), …, ``"embed"``, ``"bias"``.
+
+        Args:
+            layer: up to the input of which layer.
+            mlp_input: also the heads of ``layer``.
+            expand_neurons: each neuron by itself rather than each FFN (``"0_mlp_out"``).
+            apply_ln: scale the parts by the norm that reads their sum.
+            pos_slice: which positions.
+            return_labels: return ``(components, labels)``.
+            project_output_onto: directions ``[d_model]`` or ``[d_model, out]`` onto which every part is projected
+                before neurons are told apart, so that no ``[neuron, pos, d_model]`` tensor is ever made.
+        """
+        from lostattn.full_decomposition import full_decomposition
+
+        end = self._layer(layer, mlp_input)
+        stack, labels = full_decomposition(
+            self, end, mlp_input, expand_neurons, apply_ln, pos_slice, project_output_onto
+        )
+        return (stack, labels) if return_labels else stack
+
+    def apply_ln_to_stack(
+        self,
+        residual_stack: Float[Tensor, "component *rest d_model"],
+        layer: int | None = None,
+        mlp_input: bool = False,
+        pos_slice: Any = None,
+        batch_slice: Any = None,
+        has_batch_dim: bool | None = None,
+        recompute_ln: bool = False,
+    ) -> Float[Tensor, "component *rest d_model"]:
+        """Parts of the stream as the norm that reads their sum scales them: ``(part - mean) / scale * weight``.
+
+        The scale is that of the whole stream, held fixed, which makes the norm linear; a LayerNorm's bias belongs to no
+        part and is left out. ``recompute_ln`` instead runs the final norm on each part as if it were a stream.
+
+        Args:
+            residual_stack: the parts, positions and items already chosen.
+            layer: which layer's norm; None for the final norm.
+            mlp_input: the norm before the FFN rather than the one before attention.
+            pos_slice: the positions that were chosen of the parts.
+            batch_slice: the items that were chosen of the parts.
+            has_batch_dim: whether the parts have a batch axis (default: as the cache).
+            recompute_ln: see above.
+        """
+        end = self._layer(layer, mlp_input)
+        norm: Any = self._norm(end, mlp_input)
+        if recompute_ln and end == self._n_layers:
+            return norm(residual_stack)
+        stream = self._stream(end, mlp_input)
+        batched = self.has_batch_dim if has_batch_dim is None else has_batch_dim
+        if self.has_batch_dim and not batched:
+            stream = stream[0]
+        stream = at_positions(stream, pos_slice, self.prompt, batched)
+        stream = at_items(stream, batch_slice)
+        scale = root_mean_square(stream, norm)
+        wide = residual_stack.to(scale.dtype)
+        return (centred(wide, norm) / scale * gain(norm).to(scale)).to(residual_stack.dtype)
+
+    def logit_attrs(
+        self,
+        residual_stack: Float[Tensor, "component *rest d_model"],
+        tokens: Tokens,
+        incorrect_tokens: Tokens | None = None,
+        pos_slice: Any = None,
+        batch_slice: Any = None,
+        has_batch_dim: bool | None = None,
+    ) -> Float[Tensor, "component *rest"]:
+        """What each part of the final stream writes towards a token's logit (or a difference of two).
+
+        Args:
+            residual_stack: the parts.
+            tokens: token ids: one, ``[batch]``, or ``[batch, pos]``. See :func:`lostattn.answers.answer_tokens`.
+            incorrect_tokens: subtract the attribution towards these.
+            pos_slice, batch_slice, has_batch_dim: as in :meth:`apply_ln_to_stack`.
+
+        Raises:
+            InputError: tokens that are no ids of this vocabulary, or of another shape than the parts.
+        """
+        direction = self._directions(tokens)
+        if incorrect_tokens is not None:
+            direction = direction - self._directions(incorrect_tokens)
+        scaled = self.apply_ln_to_stack(residual_stack, -1, False, pos_slice, batch_slice, has_batch_dim)
+        if scaled.dim() == 4 and direction.dim() == 2:
+            direction = direction.unsqueeze(-2)
+        try:
+            return (scaled * direction.to(scaled)).sum(-1)
+        except RuntimeError as error:
+            raise InputError(
+                f"tokens of shape {tuple(direction.shape[:-1])} do not fit parts of shape "
+                f"{tuple(residual_stack.shape)} [component, batch, pos, d_model]; give one id, [batch] or [batch, pos]."
+            ) from error
+
+    @property
+    def _n_layers(self) -> int:
+        return len(self._sites.architecture.stack.blocks)
+
+    def _layer(self, layer: int | None, mlp_input: bool = False) -> int:
+        n = self._n_layers
+        end = n if layer is None or layer == -1 else layer
+        if not 0 <= end <= n or (mlp_input and end == n):
+            inside = " with mlp_input=True" if mlp_input else ""
+            raise InputError(f"layer is {layer}{inside}; expected 0 to {n - mlp_input}, or None for the whole stream.")
+        return end
+
+    def _stream(self, layer: int, mlp_input: bool = False) -> Tensor:
+        """The stream that the norm of a layer reads."""
+        if layer == self._n_layers:
+            return self["ln_final.hook_in"] if "ln_final.hook_in" in self else self["resid_post", -1]
+        return self["resid_mid" if mlp_input else "resid_pre", layer]
+
+    def _norm(self, layer: int, mlp_input: bool = False) -> nn.Module:
+        architecture = self._sites.architecture
+        if layer == self._n_layers:
+            return self._model.get_submodule(architecture.final_norm)
+        block = architecture.stack.blocks[layer]
+        return self._model.get_submodule(block.ln2 if mlp_input else block.ln1)
+
+    def _update(self, kind: str, layer: int) -> Tensor:
+        before, after = ("resid_pre", "resid_mid") if kind == "attn" else ("resid_mid", "resid_post")
+        if (before, layer) in self and (after, layer) in self:
+            return self[after, layer] - self[before, layer]
+        return self[f"{kind}_out", layer]
+
+    def _at(self, value: Tensor, pos_slice: Any, trailing: int = 1) -> Tensor:
+        return at_positions(value, pos_slice, self.prompt, self.has_batch_dim, trailing)
+
+    def _unembedding(self) -> Any:
+        return self._model.get_submodule(self._sites.architecture.unembed)
+
+    def _directions(self, tokens: Any) -> Tensor:
+        weight = self.W_U
+        if isinstance(tokens, str):
+            raise InputError(
+                f"tokens is {tokens!r}; a cache has no tokenizer. Give ids: la.answers.answer_tokens(model, prompt, "
+                f"{tokens!r}) makes them."
+            )
+        ids = torch.as_tensor(tokens, device=weight.device)
+        if ids.is_floating_point() or ids.dtype == torch.bool or ((ids < 0) | (ids >= len(weight))).any():
+            raise InputError(f"tokens is {tokens!r}; expected ids from 0 to {len(weight) - 1}.")
+        return weight[ids]
