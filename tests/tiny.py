@@ -117,16 +117,18 @@ def _filled(kind: Any, config: Any, seed: int, attn_implementation: str, dtype: 
     generator = torch.Generator().manual_seed(seed)
     model = kind._from_config(config, attn_implementation=attn_implementation).eval()
     with torch.no_grad():
-        for parameter in model.parameters():
-            _fill(parameter, generator)
+        for name, parameter in model.named_parameters():
+            _fill(name, parameter, generator)
     model.generation_config.update(bos_token_id=1, eos_token_id=2, pad_token_id=0)
     return model.to(dtype)
 
 
-def _fill(parameter: nn.Parameter, generator: torch.Generator) -> None:
+def _fill(name: str, parameter: nn.Parameter, generator: torch.Generator) -> None:
     noise = torch.randn(parameter.shape, generator=generator)
     if parameter.dim() > 1:
-        parameter.copy_(noise * parameter[0].numel() ** -0.5 * 1.3)
+        parameter.copy_(noise * parameter[0].numel() ** -0.5)
+    elif name.endswith("bias"):
+        parameter.copy_(0.3 * noise)
     else:
         parameter.copy_(1.0 + 0.2 * noise)
 
