@@ -39,7 +39,7 @@ class HookPoint:
         return f"HookPoint({self.name!r})"
 
 
-def hook_edits(sites: Sites, fwd_hooks: Sequence[FwdHook]) -> list[Edit]:
+def hook_edits(sites: Sites, fwd_hooks: Sequence[FwdHook | Any]) -> list[Edit]:
     """The edits that ``fwd_hooks`` mean. A filter takes every point that it accepts and that can be edited.
 
     Raises:
@@ -48,7 +48,12 @@ def hook_edits(sites: Sites, fwd_hooks: Sequence[FwdHook]) -> list[Edit]:
     """
     edits = []
     for pair in fwd_hooks:
-        if not (isinstance(pair, tuple | list) and len(pair) == 2 and callable(pair[1])):
+        if not (
+            isinstance(pair, tuple | list)
+            and len(pair) == 2
+            and (isinstance(pair[0], str) or callable(pair[0]))
+            and callable(pair[1])
+        ):
             raise InputError(f"fwd_hooks holds {pair!r}; expected pairs (name or filter, function).")
         chosen, function = pair
         names = [sites.editable(chosen)] if isinstance(chosen, str) else _accepted(sites, chosen)

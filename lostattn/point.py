@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from lostattn.model import LVLM
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Point:
     """A module's input or output under its hook name; read and write it in forward order, inside ``model.trace``."""
 

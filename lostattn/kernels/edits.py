@@ -82,16 +82,21 @@ def block_cells(x, cells, here):
 
 def call_rows(x, cells, here, function, hook):
     """A user's hook on scores or pattern: it sees and may change all rows; ``None`` keeps what it changed in place."""
-    edited = x.clone()
-    result = function(edited, hook)
-    return edited if result is None else result.to(x.dtype)
+    return call_hook(x, here, function, hook)
 
 
 def call_hook(x, here, function, hook):
     """A user's hook on a tensor, in TransformerLens' manner: ``function(value, hook) -> value or None``."""
     edited = x.clone()
     result = function(edited, hook)
-    return edited if result is None else result
+    if result is None:
+        return edited
+    if getattr(result, "shape", None) != x.shape:
+        got = f"shape {tuple(result.shape)}" if hasattr(result, "shape") else type(result).__name__
+        raise ValueError(
+            f"the hook at {hook.name!r} returned {got}; expected the new value, of shape {tuple(x.shape)}, or None."
+        )
+    return result.to(x.dtype)
 
 
 def chosen_positions(x, here, positions):
@@ -167,13 +172,25 @@ def noise_update(x, here, positions, real, std, seeds):
     return torch.where(chosen, new, x)
 
 
+def linear_map(module, x):
+    """Weight and bias of a linear map; where only its structure is at hand, as it answers to unit vectors."""
+    weight, bias = module.weight, module.bias
+    if not weight.is_meta:
+        return weight.detach(), bias
+    n = weight.shape[1]
+    unit = torch.eye(n, dtype=x.dtype, device=x.device)
+    if bias is None:
+        return module(unit).T, None
+    bias = module(torch.zeros(1, n, dtype=x.dtype, device=x.device))[0]
+    return (module(unit) - bias).T, bias
+
+
 def noise_linear(x, here, seed: int):
     """The output of a linear map whose weight is replaced by a Gaussian of the same mean and standard deviation.
 
     The bias stays; the model's own weight is only read (Noise QKV).
     """
-    weight = here["module"].weight.detach()
-    bias = here["module"].bias
+    weight, bias = linear_map(here["module"], here["input"])
     wide = weight.float()
     generator = torch.Generator().manual_seed(seed)
     noise = torch.randn(wide.shape, generator=generator).to(weight.device)
