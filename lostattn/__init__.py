@@ -48,10 +48,10 @@ _EXPORTS = {
         "lostattn.interventions",
     ),
 }
-_MODULES = ("answers", "data", "experiments", "interventions", "metrics", "view", "zoo")
+_MODULES = ("answers", "data", "experiments", "interventions", "lenses", "metrics", "view", "zoo")
 
 if TYPE_CHECKING:
-    from lostattn import answers, data, experiments, interventions, metrics, view, zoo
+    from lostattn import answers, data, experiments, interventions, lenses, metrics, view, zoo
     from lostattn.cache import ActivationCache
     from lostattn.interventions import (
         Ablate,
@@ -101,6 +101,7 @@ __all__ = [
     "data",
     "experiments",
     "interventions",
+    "lenses",
     "load",
     "metrics",
     "view",

@@ -24,6 +24,7 @@ from lostattn.errors import InputError
 from lostattn.norms import centred, gain, root_mean_square
 
 if TYPE_CHECKING:
+    from lostattn.lenses import Readout
     from lostattn.prompt import Prompt
     from lostattn.sites import Sites
 
@@ -53,7 +54,7 @@ class Decomposition:
     @property
     def W_U(self) -> Float[Tensor, "d_vocab d_model"]:  # noqa: N802 (TransformerLens' name)
         """The unembedding's weight, as the model holds it: one row a token."""
-        return self._unembedding().weight
+        return self._unembedding().weight.detach()
 
     def accumulated_resid(
         self,
@@ -238,7 +239,8 @@ class Decomposition:
         end = self._layer(layer, mlp_input)
         norm: Any = self._norm(end, mlp_input)
         if recompute_ln and end == self._n_layers:
-            return norm(residual_stack)
+            with torch.set_grad_enabled(residual_stack.requires_grad):
+                return norm(residual_stack)
         stream = self._stream(end, mlp_input)
         batched = self.has_batch_dim if has_batch_dim is None else has_batch_dim
         if self.has_batch_dim and not batched:
@@ -282,6 +284,15 @@ class Decomposition:
                 f"tokens of shape {tuple(direction.shape[:-1])} do not fit parts of shape "
                 f"{tuple(residual_stack.shape)} [component, batch, pos, d_model]; give one id, [batch] or [batch, pos]."
             ) from error
+
+    def logit_lens(self, positions: Any = "last", **keywords: Any) -> Readout:
+        """The stream before each layer, read through the final norm and the unembedding.
+
+        See :func:`lostattn.lenses.logit_lens`.
+        """
+        from lostattn.lenses import logit_lens
+
+        return logit_lens(self, positions, **keywords)  # type: ignore[arg-type]
 
     @property
     def _n_layers(self) -> int:

@@ -43,8 +43,8 @@ def full_decomposition(
             continue
         path = stack.blocks[i].mlp_out
         post = cache._at(cache["post", i], pos_slice)
-        weight: Any = cache._model.get_submodule(path).weight
-        parts.append(reader.neurons(post, weight.to(post.dtype)))
+        module: Any = cache._model.get_submodule(path)
+        parts.append(reader.neurons(post, module.weight.detach().to(post.dtype)))
         labels += [f"L{i}N{n}" for n in range(post.shape[-1])]
         bias = bias + _bias(cache._model, path)
     parts += [reader(beginning[None]), reader(bias[None])]
@@ -97,4 +97,4 @@ class _Reader:
 
 def _bias(model: nn.Module, path: str) -> Tensor | float:
     bias: Any = getattr(model.get_submodule(path), "bias", None)
-    return 0.0 if bias is None else bias
+    return 0.0 if bias is None else bias.detach()

@@ -36,4 +36,4 @@ def gain(norm: nn.Module) -> Float[Tensor, "d"]:
     probe[::2] = -1.0
     with torch.no_grad():
         odd = (norm(probe[None])[0] - norm(-probe[None])[0]).float() / 2
-    return odd / normalized(probe[None], norm)[0]
+        return odd / normalized(probe[None], norm)[0]

@@ -151,6 +151,14 @@ def test_bad_tokens_are_refused(run) -> None:
         cache.logit_attrs(stack, torch.arange(5), pos_slice=-1)
 
 
+def test_nothing_drags_a_graph_along(run) -> None:
+    cache = run[3]
+    stack = cache.get_full_resid_decomposition(pos_slice="last", expand_neurons=False, apply_ln=True)
+    assert not stack.requires_grad
+    assert not cache.logit_attrs(stack, 5, pos_slice="last").requires_grad
+    assert not cache.accumulated_resid(apply_ln=True).requires_grad
+
+
 def test_stacked_activations(run) -> None:
     model, _, _, cache = run
     stack = cache.stack_activation("z")

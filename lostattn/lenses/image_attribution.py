@@ -1,0 +1,164 @@
+"""Direct logit attribution by what was looked at: which patch wrote towards the answer, through which head."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from lostattn.errors import InputError
+from lostattn.norms import gain, root_mean_square
+from lostattn.token_map import PARTS
+
+if TYPE_CHECKING:
+    import matplotlib.figure
+    import pandas
+
+    from lostattn.cache import ActivationCache
+    from lostattn.prompt import Prompt
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class ImageAttribution:
+    """How much each position's value, through each head, wrote towards a token at one position of one item.
+
+    Attributes:
+        values: ``[layer, head, key]``, in logits; the sum over keys is what the head itself wrote.
+        layers: which layer each row is.
+        prompt: the prompt that it is about.
+        item: which item of it.
+    """
+
+    values: Float[Tensor, "layer head key"]
+    layers: tuple[int, ...]
+    prompt: Prompt
+    item: int
+
+    def __repr__(self) -> str:
+        return f"ImageAttribution of item {self.item}: {tuple(self.values.shape)} [layer, head, key]"
+
+    def patches(self, layer: int | None = None, head: int | None = None, image: int = 0) -> Float[Tensor, "patch"]:
+        """One number a patch of an image, in the order of its grid; summed over layers and heads that are not named.
+
+        Raises:
+            InputError: a layer, head or image that is not there, or an image whose grid is not known.
+        """
+        token_map = self.prompt.token_map
+        if not 0 <= image < token_map.n_images[self.item]:
+            raise InputError(f"image is {image}; item {self.item} holds {token_map.n_images[self.item]} images.")
+        grid = token_map.grids[self.item][image]
+        grid.boxes() if not grid else None  # an unknown grid says why
+        chosen = self._chosen(layer, head).sum((0, 1))
+        place = token_map.patch_index[self.item].to(chosen.device)
+        here = (token_map.image_index[self.item].to(chosen.device) == image) & (place >= 0)
+        out = torch.zeros(len(grid), dtype=chosen.dtype, device=chosen.device)  # type: ignore[arg-type]
+        return out.index_add(0, place[here], chosen[here])
+
+    def by_part(self) -> pandas.DataFrame:
+        """What each head wrote from each part of the prompt: ``layer, head, part, logit``."""
+        import pandas as pd
+
+        part = self.prompt.token_map.part[self.item].to(self.values.device)
+        rows = []
+        for code, name in enumerate(PARTS):
+            if not (part == code).any() or name == "padding":
+                continue
+            sums = self.values[..., part == code].sum(-1)
+            rows += [
+                {"layer": layer, "head": h, "part": name, "logit": float(sums[i, h])}
+                for i, layer in enumerate(self.layers)
+                for h in range(sums.shape[1])
+            ]
+        return pd.DataFrame(rows).sort_values(["layer", "head"], kind="stable", ignore_index=True)
+
+    def figure(
+        self, layer: int | None = None, head: int | None = None, image: int = 0, title: str | None = None
+    ) -> matplotlib.figure.Figure:
+        """The patches' numbers drawn over the picture."""
+        from lostattn.view import overlay
+        from lostattn.view.reading import picture_and_grid
+
+        picture, grid = picture_and_grid(self.prompt, self.item, image)
+        values = self.patches(layer, head, image)
+        which = f"layer {'all' if layer is None else layer}, head {'all' if head is None else head}"
+        return overlay(picture, values, grid, title=title or f"Written towards the answer: {which}", label="logits")
+
+    def _chosen(self, layer: int | None, head: int | None) -> Tensor:
+        if layer is not None and layer not in self.layers:
+            raise InputError(f"layer is {layer}; the attribution holds layers {list(self.layers)}.")
+        if head is not None and not 0 <= head < self.values.shape[1]:
+            raise InputError(f"head is {head}; expected 0 to {self.values.shape[1] - 1}.")
+        rows = self.values if layer is None else self.values[[self.layers.index(layer)]]
+        return rows if head is None else rows[:, [head]]
+
+
+def image_attribution(
+    cache: ActivationCache,
+    tokens: int | Tensor,
+    incorrect_tokens: int | Tensor | None = None,
+    position: int | str = "last",
+    item: int = 0,
+    layers: Iterable[int] | int | None = None,
+) -> ImageAttribution:
+    """Take each head's direct attribution apart by key: ``pattern[key] · (value[key] W_O) · direction``.
+
+    ``direction`` is the token's unembedding (less that of the other token), through the final norm with its scale held
+    at what it was. What a patch does through other positions' streams, or through later layers, is not in it.
+
+    Args:
+        cache: one that kept patterns (or q and k), ``v`` and the last stream.
+        tokens: the answer's id, or one an item.
+        incorrect_tokens: subtract what is written towards this.
+        position: whose logit: ``"last"``, or an int counted over real positions.
+        item: which item of the batch.
+        layers: which layers (None: all).
+
+    Raises:
+        InputError: an item, layer or position that is not there, or a cache that knows no prompt.
+    """
+    prompt = cache.prompt
+    if prompt is None or not 0 <= item < len(prompt):
+        raise InputError(f"item is {item}; the cache holds {0 if prompt is None else len(prompt)} items.")
+    row = prompt.token_map.resolve(position, need=True)[item].nonzero().flatten()
+    if len(row) != 1:
+        raise InputError(f"position {position!r} names {len(row)} positions; expected one, such as 'last'.")
+    n = cache._n_layers
+    asked = range(n) if layers is None else [layers] if isinstance(layers, int) else list(layers)
+    if any(not -n <= i < n for i in asked):
+        raise InputError(f"layers is {list(asked)}; the model has layers 0 to {n - 1}.")
+    chosen = tuple(i % n for i in asked)
+    direction = _direction(cache, tokens, incorrect_tokens, int(row), item)
+    values = torch.stack([_by_key(cache, i, int(row), item, direction) for i in chosen])
+    return ImageAttribution(values, chosen, prompt, item)
+
+
+def _direction(cache: ActivationCache, right: Any, wrong: Any, row: int, item: int) -> Float[Tensor, "d_model"]:
+    """The direction in the last stream along which the logit rises, norm and all."""
+
+    def one(tokens: Any) -> Tensor:
+        found = cache._directions(tokens)
+        return found if found.dim() == 1 else found[item if len(found) > 1 else 0]
+
+    towards = one(right) if wrong is None else one(right) - one(wrong)
+    norm = cache._norm(cache._n_layers)
+    stream = cache._stream(cache._n_layers)
+    scale = root_mean_square((stream[item] if cache.has_batch_dim else stream)[row], norm)
+    folded = towards.to(scale) * gain(norm).to(scale)
+    folded = folded - folded.mean() if isinstance(norm, nn.LayerNorm) else folded
+    return (folded / scale).detach()
+
+
+def _by_key(cache: ActivationCache, layer: int, row: int, item: int, direction: Tensor) -> Float[Tensor, "head key"]:
+    pattern, value = cache["pattern", layer], cache["v", layer]
+    if cache.has_batch_dim:
+        pattern, value = pattern[item], value[item]
+    module: Any = cache._model.get_submodule(cache._sites.architecture.stack.blocks[layer].attn.o)
+    n_heads = pattern.shape[0]
+    read = direction @ module.weight.detach().to(direction)  # [head * d_head]
+    read = read.unflatten(0, (value.shape[-2], n_heads // value.shape[-2], -1))  # query heads of a key/value head
+    written = torch.einsum("kgd,gnd->gnk", value.to(direction), read).flatten(0, 1)
+    return pattern[:, row].to(written) * written
