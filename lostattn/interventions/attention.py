@@ -73,7 +73,7 @@ class ReplaceAttention(Intervention):
     heads: Layers = None
     queries: Any = "last"
     keys: Any = "image"
-    mix: float = 1.0
+    mix: float | int = 1.0
     space: str = "weights"
     keep_mass: bool = True
     steps: Steps = "all"
@@ -110,7 +110,7 @@ class Released(Intervention):
 
     prior: Any = "gaussian_noise"
     layers: Layers = None
-    mix: float = 1.0
+    mix: float | int = 1.0
     percentiles: tuple[float, float] = (0.3, 0.9)
     seed: int = 0
     queries: Any = "last"
@@ -204,7 +204,7 @@ class KnockOut(Intervention):
 class ScaleAttention(Intervention):
     """Multiply attention weights on some keys by a factor, after the softmax and without renormalising."""
 
-    factor: float
+    factor: float | int
     queries: Any = "last"
     keys: Any = "image"
     layers: Layers = None

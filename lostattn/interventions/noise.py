@@ -37,7 +37,7 @@ class NoiseUpdate(Intervention):
     what: str = "attn"
     layers: Layers = None
     positions: Any = "all"
-    std: float | None = None
+    std: float | int | None = None
     seed: int = 0
     steps: Steps = "all"
 

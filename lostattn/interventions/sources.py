@@ -103,7 +103,7 @@ class Fixed(Source):
             a number of heads other than the model's (or 1).
     """
 
-    values: Tensor
+    values: Any  # a tensor, or numbers that make one
 
     def __post_init__(self) -> None:
         values = finite("Fixed(values)", self.values).detach().float()

@@ -108,12 +108,3 @@ def test_biases_stay(qwen):
         torch.testing.assert_close(cache["q", 1].flatten(-2), noisy(normed), atol=1e-5, rtol=1e-5)
         without = torch.nn.functional.linear(normed, noisy.weight)
     assert (cache["q", 1].flatten(-2) - without).abs().max() > 1e-3
-
-
-def test_the_moments_of_each_matrix_are_kept(pair):
-    noisy = noisy_copy(pair.hf, "qkv", [0], 9)
-    for path in WEIGHTS["qkv"]:
-        old = pair.hf.model.language_model.layers[0].get_submodule(path).weight.double()
-        new = noisy.model.language_model.layers[0].get_submodule(path).weight.double()
-        assert abs(float(new.mean() - old.mean())) < 4.5 * float(old.std()) / math.sqrt(old.numel())
-        assert abs(float(new.std() / old.std()) - 1) < 4.5 / math.sqrt(2 * old.numel())

@@ -21,14 +21,9 @@ def eager_tower(hf, prompt) -> list[Tensor]:
 
 def clip_prior(hf, prompt, layer: int) -> Tensor:
     weights = eager_tower(hf, prompt)[layer]  # [image, head, query, key]
-    per_image = []
-    for image in weights:
-        heads, queries, keys = image.shape
-        per_image += [
-            sum(float(image[h, q, k]) for h in range(heads) for q in range(queries)) / (heads * queries)
-            for k in range(1, keys)  # key 0 is the class token
-        ]
-    return torch.tensor(per_image)
+    images, heads, queries, _ = weights.shape
+    per_key = weights.double().sum((1, 2)) / (heads * queries)
+    return torch.cat([per_key[i, 1:] for i in range(images)]).float()  # key 0 is the class token
 
 
 def window_cells(rows: int, cols: int, side: int) -> list[list[int]]:
