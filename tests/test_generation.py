@@ -1,0 +1,214 @@
+"""Generation: bit for bit transformers' own without interventions, and under them what single passes would give."""
+
+from __future__ import annotations
+
+import functools
+
+import pytest
+import torch
+from tiny import FAMILIES, IMAGE, batched, unequal, wrapped
+from tiny import bare as bare_model
+
+import lostattn as la
+from lostattn.errors import InputError
+
+NEW = 5
+
+
+@functools.cache
+def prompt_of(family):
+    inputs = batched(family, unequal(family))
+    return wrapped(family).prompt(inputs=inputs), inputs
+
+
+def theirs(family, **keywords):
+    return bare_model(family).generate(
+        **prompt_of(family)[1], **{"do_sample": False, "max_new_tokens": NEW, **keywords}
+    )
+
+
+@functools.cache
+def untouched(family):
+    return wrapped(family).generate(prompt_of(family)[0], max_new_tokens=NEW)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_without_interventions_it_is_transformers_own(family):
+    mine = untouched(family)
+    n = prompt_of(family)[1]["input_ids"].shape[1]
+    assert torch.equal(mine.sequences, theirs(family))
+    assert torch.equal(mine.tokens, mine.sequences[:, n:])
+    assert mine.tokens.shape == (3, NEW) and mine.tokens.unique().numel() > 5
+    assert mine.text == ("", "", "") and repr(mine) == "Generation of 3: ['', '', '']"  # no tokenizer to read it with
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_an_intervention_that_changes_nothing_changes_nothing(family):
+    """Through the walker at every step, still bit for bit."""
+    nothing = la.ScaleAttention(1.0, queries="all", keys="all") + la.Composition(())
+    mine = wrapped(family).generate(prompt_of(family)[0], interventions=nothing, max_new_tokens=NEW)
+    assert torch.equal(mine.sequences, theirs(family))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_settings_of_transformers_are_passed_on(family):
+    mine_of = functools.partial(wrapped(family).generate, prompt_of(family)[0])
+    torch.manual_seed(3)
+    sampled = mine_of(max_new_tokens=4, do_sample=True, temperature=2.0)
+    torch.manual_seed(3)
+    assert torch.equal(sampled.sequences, theirs(family, max_new_tokens=4, do_sample=True, temperature=2.0))
+    # An end that one item reaches at once, and another not.
+    end = int(untouched(family).tokens[0, 0])
+    mine = mine_of(max_new_tokens=NEW, eos_token_id=end, interventions=la.ScaleAttention(1.0))
+    assert torch.equal(mine.sequences, theirs(family, eos_token_id=end))
+    assert (mine.tokens[0, 1:] == 0).all()
+    assert torch.equal(
+        mine_of(max_new_tokens=1, interventions=la.ScaleAttention(1.0)).tokens[:, 0], mine_of().tokens[:, 0]
+    )
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_batch_generates_what_its_items_do_alone(family):
+    model = wrapped(family)
+    alone = [
+        model.generate(model.prompt(inputs=single), max_new_tokens=NEW).tokens[0].tolist() for single in unequal(family)
+    ]
+    assert untouched(family).tokens.tolist() == alone
+
+
+def one_by_one(family, under, first, end):
+    """Greedy generation as a loop of single forward passes without any cache.
+
+    What the generation does to a row when it is made is done to it in every pass: ``under(rows)`` is the edit of
+    the rows from ``first`` to before ``end``, counted from the first generated one.
+    """
+    model, (prompt, inputs) = wrapped(family), prompt_of(family)
+    inputs = dict(inputs)
+    for _ in range(NEW):
+        rows = torch.zeros(inputs["input_ids"].shape[1], dtype=torch.bool)
+        rows[max(prompt.n_pos + first, 0) : None if end is None else prompt.n_pos + end] = True
+        edit = under(rows) if rows.any() else None
+        logits, _ = model.run_with_cache(model.prompt(inputs=inputs), "hook_unembed", edit)
+        token = logits[:, -1].argmax(-1, keepdim=True)
+        inputs["input_ids"] = torch.cat([inputs["input_ids"], token], dim=1)
+        inputs["attention_mask"] = torch.cat([inputs["attention_mask"], torch.ones_like(token)], dim=1)
+        if family == "qwen":
+            inputs["mm_token_type_ids"] = (inputs["input_ids"] == IMAGE["qwen"]).int()
+    return inputs["input_ids"]
+
+
+EVER = (-10_000, None)
+LAST = (-1, None)  # the row that is last in its pass: of the prompt, and then each generated one
+
+
+def ablated(steps, first, end):
+    return (
+        la.Ablate("mlp", layers=[1], steps=steps),
+        lambda rows: la.Ablate("mlp", layers=[1], positions=rows),
+        first,
+        end,
+    )
+
+
+# The edit in the generation; the same in a single pass, of some rows; which rows.
+CASES = {
+    "replaced": (
+        la.ReplaceAttention(la.Uniform()),
+        lambda rows: la.ReplaceAttention(la.Uniform(), queries=rows),
+        *LAST,
+    ),
+    "scaled for all rows": (
+        la.ScaleAttention(0.25, queries="all", keys="image", heads=[0, 3]),
+        lambda rows: la.ScaleAttention(0.25, queries="all", keys="image", heads=[0, 3]),
+        *EVER,
+    ),
+    "knocked out": (
+        la.KnockOut("last", "image", layers=[1, 2]),
+        lambda rows: la.KnockOut(rows, "image", layers=[1, 2]),
+        *LAST,
+    ),
+    "head ablated": (la.Ablate("head", heads=[2]), lambda rows: la.Ablate("head", heads=[2]), *EVER),
+    "several": (
+        la.Ablate("attn", layers=[0]) + la.ReplaceAttention(la.Uniform(), layers=[2]),
+        lambda rows: la.Ablate("attn", layers=[0]) + la.ReplaceAttention(la.Uniform(), queries=rows, layers=[2]),
+        *LAST,
+    ),
+    "noise weights": (
+        la.NoiseWeights("qkv", layers=[1], seed=5),
+        lambda rows: la.NoiseWeights("qkv", layers=[1], seed=5),
+        *EVER,
+    ),
+    "at every step": ablated("all", *EVER),
+    "at the prefill": ablated("prefill", -10_000, 0),
+    "at decoding": ablated("decode", 0, None),
+    "from the second step on": ablated((2, None), 1, None),
+    "at the first step": ablated((1, 2), 0, 1),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_under_interventions_it_is_a_loop_of_single_passes(family, case):
+    edit, under, first, end = CASES[case]
+    mine = wrapped(family).generate(prompt_of(family)[0], interventions=edit, max_new_tokens=NEW)
+    assert torch.equal(mine.sequences, one_by_one(family, under, first, end))
+    assert not torch.equal(mine.sequences, untouched(family).sequences)
+
+
+def test_a_single_pass_is_the_prefill():
+    model, (prompt, _) = wrapped("qwen"), prompt_of("qwen")
+    before = model.forward(prompt)
+
+    def under(steps):
+        return model.run_with_cache(prompt, "hook_unembed", la.Ablate("mlp", layers=[1], steps=steps))[0]
+
+    assert torch.equal(under("decode"), before)
+    assert torch.equal(under("prefill"), under("all"))
+    assert not torch.equal(under("prefill"), before)
+
+
+def test_steps_differ_from_each_other():
+    """The first token is the prefill's; only what acts there can change it."""
+    model, (prompt, _) = wrapped("llava"), prompt_of("llava")
+    edits = {s: la.Ablate("attn", steps=s) for s in ("prefill", "decode", "all")}
+    tokens = {s: model.generate(prompt, interventions=e, max_new_tokens=NEW).tokens for s, e in edits.items()}
+    plain = untouched("llava").tokens
+    assert torch.equal(tokens["decode"][:, 0], plain[:, 0]) and not torch.equal(tokens["decode"], plain)
+    assert torch.equal(tokens["prefill"][:, 0], tokens["all"][:, 0])
+    assert not torch.equal(tokens["prefill"][:, 0], plain[:, 0])
+
+
+@pytest.mark.parametrize(
+    ("keywords", "message"),
+    [
+        ({"max_new_tokens": 0}, "max_new_tokens is 0; expected at least 1"),
+        ({"max_new_tokens": -3}, "max_new_tokens is -3"),
+        ({"num_beams": 2}, "num_beams is 2; interventions are defined for one beam only"),
+    ],
+)
+def test_what_is_refused(keywords, message):
+    with pytest.raises(InputError, match=message):
+        wrapped("qwen").generate(prompt_of("qwen")[0], **keywords)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: la.Ablate("mlp", layers=[7]), "layer 7 is out of range: the model has 3 layers"),
+        (lambda: la.Ablate("head", heads=[-9]), "head -9 is out of range: the model has 6 heads"),
+    ],
+)
+def test_bad_interventions_are_refused_before_anything_runs(make, message):
+    with pytest.raises(InputError, match=message):
+        wrapped("qwen").generate(prompt_of("qwen")[0], interventions=make())
+
+
+def test_a_trained_model_answers_in_text(tiny_model, shapes_questions):
+    questions = [shapes_questions[i] for i in range(6)]
+    together = tiny_model.generate(tiny_model.prompt(questions), max_new_tokens=4)
+    alone = [tiny_model.generate(tiny_model.prompt(q), max_new_tokens=4).text[0] for q in questions]
+    assert list(together.text) == alone
+    assert repr(together) == f"Generation of 6: {alone!r}"
+    assert all(alone)
+    decoded = tiny_model.processor.tokenizer.batch_decode(together.tokens, skip_special_tokens=True)
+    assert [d.strip() for d in decoded] == alone
