@@ -25,10 +25,13 @@ def load_module(
 
     Raises:
         UnknownName: nothing is called that.
+        InputError: the folder holds no readable checkpoint; a setting of loading is given for a loaded model.
         UnsupportedModel: there is such a checkpoint, but it is no image-text-to-text model.
     """
     if isinstance(model, nn.Module):
+        settings = {"dtype": dtype, "device_map": device_map, "revision": revision, **keywords}
         name = getattr(model, "name_or_path", "") or type(model).__name__
+        _check_loaded(model, name, settings, attn_implementation)
         return model, processor if processor is not None else _processor_of_loaded(name), name
     source, name = _source(str(model))
     from transformers import AutoConfig, AutoModelForImageTextToText
@@ -41,12 +44,13 @@ def load_module(
     except OSError as error:
         from lostattn.zoo import names
 
+        if Path(source).is_dir():
+            raise InputError(f"{source} holds no checkpoint that can be read: {str(error).splitlines()[0]}") from error
         raise UnknownName(
             f"no model is called {name!r}: not among the bundled {list(names())}, no folder, and not found on the hub "
             f"({str(error).splitlines()[0]}).{nearest(name, names())}"
         ) from error
-    if type(config) not in AutoModelForImageTextToText._model_mapping and not hasattr(config, "auto_map"):
-        raise UnsupportedModel(f"{name!r} is a {config.model_type!r} model; expected an image-text-to-text model.")
+    _check_kind(config, name)
     options = {
         "dtype": "auto" if dtype is None else dtype,
         "attn_implementation": attn_implementation,
@@ -56,6 +60,28 @@ def load_module(
         options["device_map"] = device_map
     loaded = AutoModelForImageTextToText.from_pretrained(source, **known, **options)
     return loaded, processor if processor is not None else load_processor(source, **known), name
+
+
+def _check_kind(config: Any, name: str) -> None:
+    from transformers import AutoModelForImageTextToText
+
+    if type(config) not in AutoModelForImageTextToText._model_mapping and not hasattr(config, "auto_map"):
+        raise UnsupportedModel(f"{name!r} is a {config.model_type!r} model; expected an image-text-to-text model.")
+
+
+def _check_loaded(model: Any, name: str, settings: dict[str, Any], attn_implementation: str) -> None:
+    """What cannot be meant for a model that is loaded already: another kind of model, and settings of loading."""
+    config = getattr(model, "config", None)
+    if hasattr(config, "model_type"):
+        _check_kind(config, name)
+    if attn_implementation not in ("sdpa", getattr(config, "_attn_implementation", None)):
+        settings = {**settings, "attn_implementation": attn_implementation}
+    given = [setting for setting, value in settings.items() if value is not None]
+    if given:
+        raise InputError(
+            f"{given[0]}={settings[given[0]]!r} is for loading a model, but {name!r} is loaded already. "
+            "Load it that way yourself, or give its name or folder."
+        )
 
 
 def _source(name: str) -> tuple[str, str]:
