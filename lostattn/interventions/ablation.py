@@ -36,8 +36,12 @@ class Ablate(Intervention):
     output map, so under grouped keys each query head stands alone), ``"resid"`` at ``hook_resid_post``.
 
     ``to``: ``"zero"``; ``"mean"``, the average over the real positions of the same prompt, or over the rows of
-    ``reference``; ``"resample"``, the value of another position of the same prompt (or row of ``reference``), drawn
-    by ``seed``. At decoding steps mean and resample use the prompt's activations, kept since the prefill.
+    ``reference``; ``"resample"``, the value of a position of the same prompt (or row of ``reference``), drawn
+    by ``seed``. At decoding steps mean and resample use the prompt's activations, kept since the prefill (whatever
+    ``steps`` says).
+
+    ``reference``: ``[row, d_model]``, or ``[row, head, d_head]`` for ``"head"``; rows of other prompts, for example.
+    One mean or one set of rows serves every layer that is chosen.
 
     When it is weak: zero is off the distribution that later layers expect, and what is lost may be that rather than
     the information; compare with ``"mean"`` and ``"resample"``.

@@ -60,12 +60,18 @@ class ReplaceAttention(Intervention):
         mix: ``(1 - mix) * learned + mix * new``.
         space: ``"weights"`` (after the softmax) or ``"scores"`` (before it, so that text keys share in the change).
         keep_mass: weights only: new weights share out the mass that the row had on these keys. Without it the values
-            are put in as they are, and a row need not sum to one.
-        steps: ``"all"``, ``"prefill"``, ``"decode"`` or ``(first, end)``.
+            are put in as they are, and a row need not sum to one. What a source says below zero is cut to zero.
+        steps: ``"all"``, ``"prefill"``, ``"decode"`` or ``(first, end)``; step 0 is the prefill.
 
-    In score space a source's values take the mean and standard deviation of the scores that they replace.
+    In score space a source's values take the mean and standard deviation of the scores that they replace, row by row.
+    Keys that an earlier intervention knocked out stay out.
+
     When it is weak: a head that puts little weight on the keys has little to lose, and with ``keep_mass`` it keeps
-    that little.
+    that little. With ``queries="last"`` what the image tokens have mixed among themselves is never replaced.
+
+    Raises:
+        InputError: a source, layer, head, step or number that cannot be meant, at once; what does not fit the model or
+            the prompt, before the pass.
     """
 
     source: Source
@@ -106,6 +112,11 @@ class Released(Intervention):
     ``prior``: ``"gaussian_noise"`` (one Dirichlet draw over the visual tokens, shared by layers and heads of a call),
     ``"vision_encoder"``, ``"image_complexity"``, or a source. Layers used there: all for Qwen2.5-VL; 18 to 23 for
     LLaVA-1.5-7B; 21 to 27 for LLaVA-OneVision-7B.
+
+    The means are over the last row's own columns that it sees, for each item of a batch; the percentiles are over all
+    heads of the layer, also where ``heads`` leaves some alone. When it is weak: a constant added to all scores of a
+    row changes nothing for the softmax, but it changes this scale, so what is put in depends on where the scores of a
+    model happen to lie.
     """
 
     prior: Any = "gaussian_noise"
@@ -183,7 +194,11 @@ def _replacing(self: Any, setting: Setting, align: str, percentiles: Any) -> lis
 class KnockOut(Intervention):
     """Cut attention from some queries to some keys: their scores become -inf before the softmax.
 
-    The row's other keys share the freed mass; a row that has no other key reads nothing (zeros).
+    Where: at ``attn.hook_attn_scores``, in the decoder's chosen layers and heads, at every step at which the queries
+    are computed. The row's other keys share the freed mass; a row that has no other key reads nothing (zeros).
+
+    When it is weak: information goes round a cut edge through other positions and other layers. What the queries have
+    read in layers before the cut stays with them.
     """
 
     queries: Any
@@ -202,7 +217,11 @@ class KnockOut(Intervention):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class ScaleAttention(Intervention):
-    """Multiply attention weights on some keys by a factor, after the softmax and without renormalising."""
+    """Multiply attention weights on some keys by a factor, after the softmax and without renormalising.
+
+    Where: at ``attn.hook_pattern``. A row then sums to more or less than one, so that the head also writes more or
+    less; 0 takes the keys away without giving their mass to others, unlike :class:`KnockOut`.
+    """
 
     factor: float | int
     queries: Any = "last"

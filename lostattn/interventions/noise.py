@@ -30,8 +30,13 @@ if TYPE_CHECKING:
 class NoiseUpdate(Intervention):
     """Noise Δ: what attention or the FFN adds to the stream is replaced by Gaussian noise.
 
-    The noise has the mean and standard deviation of the update that it replaces (per item, over its real positions),
-    or mean 0 and standard deviation ``std`` where that is given.
+    Where: at ``hook_attn_out`` or ``hook_mlp_out``, of the chosen layers and positions. The noise has the mean and
+    standard deviation of the update that it replaces (per item, over all its real positions of the pass; at a decoding
+    step that is one row), or mean 0 and standard deviation ``std`` where that is given. Every item, layer, update and
+    step draws its own.
+
+    When it is weak: two moments are kept and nothing else, so it is far off the update's own directions; it is a
+    control, not a model of a missing component.
     """
 
     what: str = "attn"
@@ -70,8 +75,11 @@ class NoiseWeights(Intervention):
     """Noise QKV: each weight matrix is replaced by a Gaussian of its own mean and standard deviation; biases stay.
 
     It acts inside the pass, on the output of each linear map; the model's own weights are only read. ``"qkv"`` takes
-    the query, key and value maps, ``"mlp"`` all maps of the FFN. The same seed gives the same weights in every pass
-    and at every step.
+    the query, key and value maps, ``"mlp"`` all maps of the FFN (gate, up and down where it is gated). The same seed
+    gives the same weights in every pass and at every step, for all items of a batch.
+
+    What it assumes: maps that are plain linear modules with a ``weight``, one for each of q, k and v. It replaces what
+    the map gives, so an earlier edit of the same point is lost under it.
     """
 
     what: str = "qkv"

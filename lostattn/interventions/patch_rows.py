@@ -1,0 +1,144 @@
+"""What patches are made of: rows of values, matched between two prompts by what their tokens are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from lostattn.errors import InputError
+from lostattn.interventions.base import Layers, checked_layers
+from lostattn.kernels.workbench import put_cells, put_rows
+from lostattn.names import get_act_name, split_block
+from lostattn.plan import Edit
+from lostattn.token_map import PARTS
+
+if TYPE_CHECKING:
+    from lostattn.sites import Sites
+    from lostattn.token_map import TokenMap
+
+SQUARE = ("attn.hook_pattern", "attn.hook_attn_scores")
+BY_HEAD = ("attn.hook_q", "attn.hook_z", "attn.hook_rot_q", *SQUARE)
+BY_KV_HEAD = ("attn.hook_k", "attn.hook_v", "attn.hook_rot_k")
+
+
+def row_edit(
+    name: str,
+    mask: Tensor,
+    items: Int[Tensor, "row"],
+    places: Int[Tensor, "row"],
+    values: Tensor,
+    base: Tensor | None,
+    heads: Tensor | None,
+) -> Edit:
+    """The edit that puts rows of values at places of items; ``mask [batch, pos]`` holds them all."""
+    params = {"items": items, "places": places, "values": values, "base": base, "heads": heads}
+    square = name.endswith(SQUARE)
+    return Edit(name, put_cells if square else put_rows, params, (0, 1), (mask, False) if square else None)
+
+
+def point_names(sites: Sites, points: str | Iterable[str], layers: Layers = None) -> list[str]:
+    """The canonical names of decoder points, each of which can be edited and goes by position.
+
+    Raises:
+        InputError: a point of the vision tower or outside the layers, or one that cannot be edited; no point at all.
+    """
+    asked = [points] if isinstance(points, str) else list(points)
+    n = len(sites.architecture.stack.blocks)
+    chosen = checked_layers(layers)
+    bad = [i for i in chosen or () if not -n <= i < n]
+    if bad or not asked:
+        raise InputError(f"layer {bad[0]} is out of range: there are {n}." if bad else "points is empty; name one.")
+    names = []
+    for point in asked:
+        full = "." in point or point.startswith("hook_")
+        spelled = [point] if full else [get_act_name(point, i % n) for i in (range(n) if chosen is None else chosen)]
+        names += [sites.editable(name) for name in spelled]
+    for name in names:
+        inside = split_block(name)
+        if inside is None or inside[0] != "blocks":
+            raise InputError(f"{name!r} is no point of a decoder layer; patch those, such as 'resid_pre' or 'z'.")
+    return names
+
+
+def by_query(name: str, value: Tensor) -> Tensor:
+    """A point with its positions on the second axis: patterns as ``[batch, query, head, key]``."""
+    return value.transpose(1, 2) if name.endswith(SQUARE) else value
+
+
+def layout_of(token_map: TokenMap) -> Int[Tensor, "batch pos"]:
+    """What each position is, as one number: its part, and which image."""
+    return (token_map.part + len(PARTS) * (token_map.image_index + 1)).cpu()
+
+
+def matched(
+    source: Int[Tensor, "a"], chosen: Tensor, target: Int[Tensor, "b"], mask: Tensor, spec: Any, reduce: str = "none"
+) -> tuple[Int[Tensor, "n"], Int[Tensor, "n"]]:
+    """Which position of the source goes to which of the target, for one item.
+
+    Raises:
+        InputError: they differ in number or kind; the message names what can be done instead.
+    """
+    come, go = chosen.nonzero().flatten(), mask.nonzero().flatten()
+    if reduce == "mean":
+        return come[:1].expand(len(go)), go
+    if len(come) != len(go):
+        raise InputError(
+            f"the two prompts have an unequal layout: {spec!r} names {len(come)} positions in one and {len(go)} in the "
+            f"other. {_INSTEAD}"
+        )
+    kinds, others = source[come], target[go]
+    if spec != "last" and not torch.equal(kinds, others):
+        i = int((kinds != others).nonzero()[0])
+        raise InputError(
+            f"the two prompts have an unequal layout: position {int(go[i])} is {_kind(others[i])} in one, but what "
+            f"would go there is {_kind(kinds[i])} in the other. {_INSTEAD}"
+        )
+    return come, go
+
+
+def same_keys(source: Tensor, target: Tensor, name: str) -> None:
+    """Refuse scores or patterns of a prompt of another layout: their columns would mean other tokens."""
+    if source.shape[1:] != target.shape[1:] or not (source == target).all():
+        raise InputError(
+            f"the two prompts have an unequal layout, so the keys of {name!r} are not the same tokens. Patch q, k or z "
+            "by token group instead (positions='image', 'question' or 'last')."
+        )
+
+
+_INSTEAD = (
+    "Patch by token group instead: positions='image', 'question' or 'last', whose tokens correspond one to one, or "
+    "reduce='mean' for a group of unequal size."
+)
+
+
+def _kind(code: Tensor) -> str:
+    part, image = int(code) % len(PARTS), int(code) // len(PARTS) - 1
+    return PARTS[part] if image < 0 else f"image {image}"
+
+
+def head_mask(sites: Sites, name: str, heads: Layers, n_rows: int) -> Tensor | None:
+    """``[row, head]`` of the heads meant; None for all.
+
+    Raises:
+        InputError: heads of a point that has none, or out of range.
+    """
+    if heads is None:
+        return None
+    n = n_heads_of(sites, name)
+    asked = list(checked_layers(heads, "heads") or ())
+    if n is None or any(not -n <= h < n for h in asked):
+        there = "has no heads" if n is None else f"has heads 0 to {n - 1}"
+        raise InputError(f"heads is {asked}, but {name!r} {there}.")
+    mask = torch.zeros(n_rows, n, dtype=torch.bool)
+    mask[:, asked] = True
+    return mask
+
+
+def n_heads_of(sites: Sites, name: str) -> int | None:
+    """How many heads a point has: query heads, key/value heads, or None."""
+    stack = sites.architecture.stack
+    return stack.n_heads if name.endswith(BY_HEAD) else stack.n_key_value_heads if name.endswith(BY_KV_HEAD) else None
