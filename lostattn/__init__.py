@@ -48,10 +48,10 @@ _EXPORTS = {
         "lostattn.interventions",
     ),
 }
-_MODULES = ("answers", "data", "experiments", "interventions", "lenses", "metrics", "view", "zoo")
+_MODULES = ("answers", "data", "experiments", "interventions", "lenses", "metrics", "remote", "view", "zoo")
 
 if TYPE_CHECKING:
-    from lostattn import answers, data, experiments, interventions, lenses, metrics, view, zoo
+    from lostattn import answers, data, experiments, interventions, lenses, metrics, remote, view, zoo
     from lostattn.cache import ActivationCache
     from lostattn.interventions import (
         Ablate,
@@ -104,6 +104,7 @@ __all__ = [
     "lenses",
     "load",
     "metrics",
+    "remote",
     "view",
     "zoo",
 ]

@@ -15,18 +15,19 @@ from torch import Tensor, nn
 
 from lostattn.architecture import resolve
 from lostattn.cache import ActivationCache
+from lostattn.calls import Reading, Remote, carry_out, run_here
 from lostattn.config import Config, config_of
 from lostattn.errors import InputError, UnsupportedModel
-from lostattn.generation import Generation, generate_under
-from lostattn.hooks import FwdHook, hook_edits
+from lostattn.generation import Generation
+from lostattn.hooks import FwdHook
 from lostattn.interventions.base import Intervention
 from lostattn.interventions.setting import Setting
-from lostattn.kernels.walker import run_pass
-from lostattn.plan import Edit, Reduction, write
+from lostattn.plan import Edit, Reduction
 from lostattn.point import Point
 from lostattn.prompt import Prompt, build_prompt
 from lostattn.sites import NamesFilter, Sites
 from lostattn.without_processor import NoProcessor
+from lostattn.written import cache_call, generate_call, hooks_call, measure_call, pass_call
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
@@ -54,6 +55,11 @@ class LVLM:
     def cfg(self) -> Config:
         """The model's sizes, dtype, device and kernel as they are now."""
         return config_of(self.hf, self.architecture, self.name)
+
+    @property
+    def is_described_only(self) -> bool:
+        """Whether the model was loaded with ``remote=True``: its structure without its weights."""
+        return next(self.hf.parameters()).is_meta
 
     @property
     def hook_names(self) -> tuple[str, ...]:
@@ -88,6 +94,7 @@ class LVLM:
         interventions: Intervention | None = None,
         device: str | torch.device | None = None,
         dtype: torch.dtype | None = None,
+        remote: Remote = False,
     ) -> tuple[Float[Tensor, "batch pos d_vocab"], ActivationCache]:
         """One forward pass, with what it computed on the way.
 
@@ -97,6 +104,7 @@ class LVLM:
                 then made when they are looked at.
             interventions: what to change on the way. The cache shows the values after it.
             device, dtype: where and how to keep the cache (default: as the model computed it).
+            remote: ``True`` runs it on NDIF, ``"local"`` rehearses that here; see :mod:`lostattn.remote`.
 
         Returns:
             The logits and the cache.
@@ -104,17 +112,14 @@ class LVLM:
         Raises:
             InputError: before anything runs, where a name, a layer, a head or a position does not exist here.
         """
-        prompt = self._prompted(prompt)
-        names = self.sites.match(names_filter)
-        logits, kept = self._run(prompt, names, self._compiled(interventions, prompt))
-        cache = ActivationCache(kept, names, self.sites, self.hf, prompt)
-        return logits, cache if device is None and dtype is None else cache.to(device, dtype)
+        return carry_out(self, cache_call(self, prompt, names_filter, interventions, device, dtype), remote)
 
     def run_with_hooks(
         self,
         prompt: Prompt | Any,
-        fwd_hooks: Sequence[FwdHook] = (),
+        fwd_hooks: Sequence[FwdHook | Any] = (),
         interventions: Intervention | None = None,
+        remote: Remote = False,
     ) -> Float[Tensor, "batch pos d_vocab"]:
         """One forward pass under hook functions, in TransformerLens' manner.
 
@@ -123,17 +128,16 @@ class LVLM:
             fwd_hooks: pairs ``(name or filter, function)``. ``function(value, hook)`` returns the new value, or
                 ``None`` after changing ``value`` in place; ``hook.name`` says which point it is.
             interventions: run before the hooks at every point that they share.
+            remote: as in :meth:`run_with_cache`. A hook that changes something of yours does so there, not here.
 
         Raises:
             InputError: a point that cannot be edited, or a name that does not exist (with the nearest names).
         """
-        prompt = self._prompted(prompt)
-        edits = [*self._compiled(interventions, prompt), *hook_edits(self.sites, fwd_hooks)]
-        return self._run(prompt, (), edits)[0]
+        return carry_out(self, hooks_call(self, prompt, fwd_hooks, interventions), remote)
 
-    def forward(self, prompt: Prompt | Any) -> Float[Tensor, "batch pos d_vocab"]:
+    def forward(self, prompt: Prompt | Any, remote: Remote = False) -> Float[Tensor, "batch pos d_vocab"]:
         """The logits of the untouched model."""
-        return self.run_with_hooks(prompt)
+        return self.run_with_hooks(prompt, remote=remote)
 
     __call__ = forward
 
@@ -142,6 +146,7 @@ class LVLM:
         prompt: Prompt | Any,
         interventions: Intervention | None = None,
         max_new_tokens: int = 20,
+        remote: Remote = False,
         **keywords: Any,
     ) -> Generation:
         """Generate under interventions, which act at the prefill and at every decoding step (see their ``steps``).
@@ -150,21 +155,21 @@ class LVLM:
             prompt: a prompt, or what :meth:`prompt` makes one of; a batch generates side by side.
             interventions: what to change on the way.
             max_new_tokens: how many tokens to add at the most.
+            remote: as in :meth:`run_with_cache`.
             keywords: passed on to the Hugging Face ``generate`` (``do_sample=``, ``num_beams=1``, …).
                 Greedy unless it says otherwise.
 
         Returns:
             A :class:`Generation` with ``.text`` (one a prompt), ``.tokens`` and ``.sequences``.
         """
-        prompt = self._prompted(prompt)
-        program = write(self.sites, self.operations, (), self._compiled(interventions, prompt))
-        return generate_under(self, prompt, program, max_new_tokens, keywords)
+        return carry_out(self, generate_call(self, prompt, interventions, max_new_tokens, **keywords), remote)
 
     def measure(
         self,
         prompt: Prompt | Any,
         reductions: Sequence[Reduction],
         interventions: Intervention | None = None,
+        remote: Remote = False,
     ) -> dict[str, Any]:
         """One forward pass that keeps numbers instead of activations.
 
@@ -172,12 +177,12 @@ class LVLM:
             prompt: a prompt, or what :meth:`prompt` makes one of.
             reductions: what to reduce inside the pass, such as :func:`lostattn.reductions.update_metrics`.
             interventions: what to change on the way.
+            remote: as in :meth:`run_with_cache`; the activations stay where the model is.
 
         Returns:
             What each reduction made, by its name.
         """
-        prompt = self._prompted(prompt)
-        return self._run(prompt, (), self._compiled(interventions, prompt), reductions)[1]
+        return carry_out(self, measure_call(self, prompt, reductions, interventions), remote)
 
     def trace(self, prompt: Prompt | Any, **keywords: Any) -> AbstractContextManager[Any]:
         """The real nnsight context, for what the toolkit does not cover.
@@ -219,7 +224,7 @@ class LVLM:
         return prompt if isinstance(prompt, Prompt) else self.prompt(prompt)
 
     def _inputs(self, prompt: Prompt) -> dict[str, Any]:
-        device = next(self.hf.parameters()).device
+        device = "cpu" if self.is_described_only else next(self.hf.parameters()).device
         dtype = self.hf.dtype
         moved = {}
         for name, value in prompt.inputs.items():
@@ -255,20 +260,9 @@ class LVLM:
             self.sites.editable(edit.name)
         return edits
 
-    def _run(
-        self,
-        prompt: Prompt,
-        names: Sequence[str],
-        edits: Sequence[Edit],
-        reductions: Sequence[Reduction] = (),
-    ) -> tuple[Tensor, dict[str, Any]]:
-        program = write(self.sites, self.operations, names, edits, reductions)
-        inputs = self._inputs(prompt)
-        with torch.no_grad():
-            with self.nn.trace(**inputs, use_cache=False) as tracer:
-                kept = nnsight.save(run_pass(self.nn, tracer, program, {}, 0))
-                logits = nnsight.save(self.nn.output.logits)
-        return logits, kept
+    def _run(self, prompt: Prompt, names: Sequence[str], edits: Sequence[Edit]) -> tuple[Tensor, dict[str, Any]]:
+        raw = run_here(self.nn, pass_call(self, prompt, Reading("cache", tuple(names)), names, edits).plain())
+        return raw["logits"], raw["kept"]
 
 
 def load(

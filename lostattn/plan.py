@@ -103,7 +103,7 @@ def write(
         elif slot.kind in ("attention", "windows"):
             event = _attention_event(slot, operations[slot.path], kept, direct, edits, geometries)
             if event is not None:
-                program.append(event)
+                program.append({**event, **_heads(sites, slot)})
     return _with_lengths(program)
 
 
@@ -163,6 +163,15 @@ def _attention_event(
         "out": slot.out,
         "once": slot.once,
     }
+
+
+def _heads(sites: Sites, slot: Slot) -> dict[str, int]:
+    """How many heads of queries and of keys meet at an attention call."""
+    stack = sites.architecture.stack
+    if not next(iter(slot.views)).startswith(f"{stack.prefix}."):
+        assert sites.architecture.vision is not None
+        stack = sites.architecture.vision.stack
+    return {"heads": stack.n_heads, "kv_heads": stack.n_key_value_heads}
 
 
 def _with_lengths(program: Program) -> Program:

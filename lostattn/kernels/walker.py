@@ -118,17 +118,47 @@ def moved_heads(value):
     return value.transpose(1, 2)
 
 
+def boundary_call(operation, event, here):
+    """One call of the attention interface: what it was given, and a way to give it another query and key.
+
+    In a sandbox the interface's own arguments cannot be read: the first of them is the module with its weights. There
+    the arguments of the kernel inside it are read, which are the same tensors with the keys' heads spread out.
+    """
+    if not here["weightless"]:
+        arguments, keywords = operation.inputs
+        return call_arguments(arguments, keywords), (operation, arguments, keywords)
+    kernel = operation.source.torch_nn_functional_scaled_dot_product_attention_0
+    arguments, keywords = kernel.inputs
+    query, key, value = arguments[:3]
+    if query.shape[1] != event["heads"]:  # the heads of one group in the place of positions, for a single query
+        query = query.flatten(1, 2).unsqueeze(2)
+    spread = key.shape[1] // event["kv_heads"]
+    key, value = key[:, ::spread], value[:, ::spread]
+    mask, causal = keywords.get("attn_mask"), bool(keywords.get("is_causal"))
+    return (query, key, value, mask, float(keywords["scale"]), causal), (kernel, arguments, keywords)
+
+
+def give_boundary(given, query, key, here):
+    """Hand the kernel another query and key."""
+    operation, arguments, keywords = given
+    if not here["weightless"]:
+        operation.inputs = ((arguments[0], query, key, *arguments[3:]), keywords)
+        return
+    spread = arguments[1].shape[1] // key.shape[1]
+    query = query.reshape(arguments[0].shape)
+    operation.inputs = ((query, key.repeat_interleave(spread, dim=1), *arguments[2:]), keywords)
+
+
 def visit_attention(root, event, out, here):
     """At one call of the attention interface: taps of q and k, then edited rows added to the kernel's output."""
     operation = getattr(root.get(event["path"]).source, event["operation"])
-    arguments, keywords = operation.inputs
-    query, key, value, mask, scaling, causal = call_arguments(arguments, keywords)
+    (query, key, value, mask, scaling, causal), given = boundary_call(operation, event, here)
     if event["inputs"]:
         new_query = moved_heads(perform(event["inputs"]["query"], moved_heads(query), out, here))
         new_key = moved_heads(perform(event["inputs"]["key"], moved_heads(key), out, here))
         if event["inputs"]["edits"]:
             query, key = new_query, new_key
-            operation.inputs = ((arguments[0], query, key, *arguments[3:]), keywords)
+            give_boundary(given, query, key, here)
     if event["geometry"] is not None:
         out[event["geometry"]] = {"mask": mask, "causal": causal, "scaling": scaling, "lengths": None}
     score_edits = active(event["scores"], here["step"])
@@ -173,8 +203,7 @@ def visit_windows(root, tracer, event, out, here):
     operation = getattr(root.get(event["path"]).source, event["operation"])
     parts = []
     for _ in tracer.iter[: len(here["lengths"])]:
-        arguments, keywords = operation.inputs
-        parts.append(call_arguments(arguments, keywords))
+        parts.append(boundary_call(operation, event, here)[0])
     query = torch.cat([part[0] for part in parts], dim=2)
     key = torch.cat([part[1] for part in parts], dim=2)
     value = torch.cat([part[2] for part in parts], dim=2)
@@ -202,10 +231,28 @@ def visit_windows(root, tracer, event, out, here):
         envoy.input = add_difference(heads, after - before, value, rows)[0].flatten(-2)
 
 
+def weightless(root):
+    """Whether this runs in a server's sandbox, whose modules have no weights: the model is in another process."""
+    if root._module is None:
+        return True
+    for parameter in root._module.parameters():
+        return parameter.is_meta
+    return False
+
+
+def prepare(root, program):
+    """Open the modules whose calls will be read while none of them has begun: a forward that runs stays closed."""
+    for event in program:
+        if "operation" in event:
+            getattr(root.get(event["path"]).source, event["operation"])
+
+
 def run_pass(root, tracer, program, memory, step: int):
     """One forward pass of a program: step 0 is the prefill. Returns what was kept, by name."""
     out = {}
-    here = {"step": step, "held": {}, "memory": memory}
+    here = {"step": step, "held": {}, "memory": memory, "weightless": weightless(root)}
+    if step == 0:
+        prepare(root, program)
     for event in program:
         if step > 0 and event["once"]:
             continue

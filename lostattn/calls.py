@@ -1,0 +1,176 @@
+"""A call of the toolkit written down: the pass that it means as plain data, and how to read what comes back.
+
+Every public call that runs the model is one of these. Written down, it can run here, ride to a server, or wait with
+others to be sent as one job; what comes back is read by a :class:`Reading`, which can be stored beside a job and used
+by another process.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import nnsight
+import torch
+
+from lostattn.errors import InputError
+from lostattn.kernels.passes import leaving, one_pass
+from lostattn.kernels.walker import run_pass
+
+if TYPE_CHECKING:
+    from lostattn.model import LVLM
+    from lostattn.plan import Program
+    from lostattn.prompt import Prompt
+
+Raw = dict[str, Any]  # what a pass gives: {"kept": …}, {"kept": …, "logits": …} or {"sequences": …}
+Remote = bool | str  # here, NDIF, "local", or a service's URL
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How the plain values that a pass gives become what the caller asked for."""
+
+    kind: str  # "cache" | "logits" | "numbers" | "generation"
+    names: tuple[str, ...] = ()
+    device: str | None = None
+    dtype: str | None = None
+    n_pos: int = 0
+    n_items: int = 0
+
+    def read(self, model: LVLM, raw: Raw, prompt: Prompt | None) -> Any:
+        """Read it; the prompt is only needed for what a cache tells about positions."""
+        if self.kind == "logits":
+            return raw["logits"]
+        if self.kind == "numbers":
+            return raw["kept"]
+        if self.kind == "generation":
+            from lostattn.generation import Generation
+
+            return Generation.read(model, raw["sequences"], self.n_pos, self.n_items)
+        from lostattn.cache import ActivationCache
+
+        cache = ActivationCache(raw["kept"], self.names, model.sites, model.hf, prompt)
+        if self.device is not None or self.dtype is not None:
+            cache = cache.to(self.device, getattr(torch, self.dtype) if self.dtype else None)
+        return raw["logits"], cache
+
+    def to_dict(self) -> dict[str, Any]:
+        """The reading as JSON-ready data."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Reading:
+        """The reading that :meth:`to_dict` wrote."""
+        return cls(**{**data, "names": tuple(data["names"])})
+
+
+@dataclass(frozen=True)
+class Call:
+    """One pass: the inputs, the program, and what to bring back."""
+
+    inputs: dict[str, Any]
+    program: Program
+    reading: Reading
+    logits: bool = False
+    generation: dict[str, Any] | None = None  # settings of ``generate``; None is a single forward pass
+    remember: bool = False  # leave what was kept to later passes of the session instead of bringing it back
+    prompt: Prompt | None = field(default=None, compare=False)
+
+    def plain(self) -> dict[str, Any]:
+        """What rides to a server: dicts, tensors and module-level functions, nothing of a class of this package."""
+        return {
+            "inputs": self.inputs,
+            "program": self.program,
+            "logits": self.logits,
+            "generation": self.generation,
+            "remember": self.remember,
+        }
+
+
+def carry_out(model: LVLM, call: Call, remote: Remote = False) -> Any:
+    """Run a call here or on a server, and read what it gives.
+
+    Raises:
+        InputError: ``remote`` is nothing of the kind, or the model has no weights here and was to run here.
+    """
+    if remote is False:
+        if model.is_described_only:
+            raise InputError(
+                f"{model.name!r} is described without its weights, so nothing can run here: pass remote=True, "
+                "or load it with its weights: la.load(id)."
+            )
+        return call.reading.read(model, run_here(model.nn, call.plain()), call.prompt)
+    from lostattn.remote.session import run_there
+
+    return call.reading.read(model, run_there(model, [call], remote)[0], call.prompt)
+
+
+def run_here(root: Any, call: dict[str, Any], session: dict[str, Any] | None = None) -> Raw:
+    """Run one plain call on the model in this process."""
+    with warnings.catch_warnings(), torch.no_grad():
+        # The open loop over steps ends by design when the model stops producing them.
+        warnings.filterwarnings("ignore", message=".*was never reached.*")
+        if call["generation"] is None:
+            return open_forward(root, call, {} if session is None else session)
+        return open_generation(root, call)
+
+
+def open_forward(root: Any, call: dict[str, Any], session: dict[str, Any], backend: Any = None) -> Any:
+    """One forward pass as one trace. What it gives, or ``None`` where the backend brings that back some other way."""
+    sent = None
+    program, logits = call["program"], call["logits"]
+    travels = backend is not None
+    with root.trace(**call["inputs"], use_cache=False, backend=backend) as tracer:
+        found = one_pass(root, tracer, program, logits, session)
+        sent = nnsight.save(leaving(found) if travels else found)
+    return sent
+
+
+def open_generation(root: Any, call: dict[str, Any], backend: Any = None) -> Any:
+    """One generation as one trace: the program runs at the prompt's pass and at each step after it."""
+    sent = None
+    program = call["program"]
+    memory: dict[str, Any] = {"session": {}}
+    with root.generate(**call["generation"], backend=backend) as tracer:
+        if program:
+            with tracer.invoke(**call["inputs"]):
+                for step in tracer.iter[:]:
+                    run_pass(root, tracer, program, memory, step)
+            with tracer.invoke():
+                sent = nnsight.save({"sequences": tracer.result})
+        else:
+            with tracer.invoke(**call["inputs"]):
+                sent = nnsight.save({"sequences": tracer.result})
+    return sent
+
+
+def open_session(root: Any, calls: Sequence[dict[str, Any]], backend: Any) -> Any:
+    """Several passes as one job, which shares what its passes remember; what each gives, in order."""
+    sent = None
+    with root.session(backend=backend):
+        sent = nnsight.save([])
+        session = {}  # type: ignore[var-annotated]
+        for call in calls:
+            program, logits = call["program"], call["logits"]
+            if call["generation"] is None:
+                with root.trace(**call["inputs"], use_cache=False) as tracer:
+                    found = one_pass(root, tracer, program, logits, session)
+            else:
+                memory = {"session": session}
+                with root.generate(**call["generation"]) as tracer:
+                    if program:
+                        with tracer.invoke(**call["inputs"]):
+                            for step in tracer.iter[:]:
+                                run_pass(root, tracer, program, memory, step)
+                        with tracer.invoke():
+                            found = {"sequences": tracer.result}
+                    else:
+                        with tracer.invoke(**call["inputs"]):
+                            found = {"sequences": tracer.result}
+            if call["remember"]:
+                session.update(found["kept"])
+                found = {}
+            sent.append(leaving(found))
+    return sent

@@ -1,0 +1,37 @@
+"""What can go wrong between here and a server, each with a message that says what to do."""
+
+from __future__ import annotations
+
+from lostattn.errors import LostAttnError
+
+
+class RemoteFailure(LostAttnError, RuntimeError):
+    """A remote call did not give a result."""
+
+
+class NoKey(RemoteFailure):
+    """The service wants an API key, and there is none or it is refused."""
+
+
+class NotHosted(RemoteFailure):
+    """The service does not run this model."""
+
+
+class VersionDrift(RemoteFailure):
+    """The service refuses this client's versions."""
+
+
+class JobFailed(RemoteFailure):
+    """The job ran there and raised; ``there`` is the server's whole traceback."""
+
+    def __init__(self, message: str, there: str = "") -> None:
+        super().__init__(message)
+        self.there = there
+
+
+class ConnectionLost(RemoteFailure):
+    """The service cannot be reached; ``job`` can be picked up again where it had been accepted."""
+
+    def __init__(self, message: str, job: object = None) -> None:
+        super().__init__(message)
+        self.job = job

@@ -1,0 +1,195 @@
+"""A job on a service: wait for it, ask about it, store it, and pick it up in another process."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nnsight.intervention.backends.remote import RemoteBackend, RemoteError
+from nnsight.schema.config import CONFIG
+from nnsight.schema.response import Status
+
+from lostattn.calls import Call, Raw, Reading
+from lostattn.errors import InputError
+from lostattn.remote.failures import ConnectionLost, RemoteFailure
+from lostattn.remote.service import Service
+
+if TYPE_CHECKING:
+    from lostattn.model import LVLM
+    from lostattn.prompt import Prompt
+
+FORMAT = 1
+LOOKS = 5  # how often a look-up is tried again before the connection counts as lost
+UNKNOWN_FOR = 30.0  # seconds after which a job that the service does not know counts as unknown
+
+
+class Job:
+    """One job on a service. It was sent once; everything here only looks it up.
+
+    :meth:`result` waits for it, :meth:`done` asks, :meth:`save` stores what another process needs to pick it up.
+    ``sent`` and ``received`` count the bytes of the request and of the result.
+    """
+
+    def __init__(
+        self,
+        service: Service,
+        id: str,
+        model: LVLM,
+        calls: Sequence[Call] | None = None,
+        readings: Sequence[Reading] = (),
+        prompts: Sequence[Prompt | None] = (),
+        single: bool = True,
+        sent: int = 0,
+    ) -> None:
+        self.service = service
+        self.id = id
+        self.model = model
+        self.readings = [call.reading for call in calls] if calls is not None else list(readings)
+        self.prompts = [call.prompt for call in calls] if calls is not None else list(prompts)
+        self.single = single
+        self.sent = sent
+        self.received = 0
+        self._backend = _LookUp(service, id)
+        self._raw: list[Raw] | None = None
+
+    def done(self) -> bool:
+        """Whether the result is there; asks the service once.
+
+        Raises:
+            RemoteFailure: the job failed there, or the service cannot be reached.
+        """
+        return self._raw is not None or self._look()
+
+    def result(self, timeout: float | None = None) -> Any:
+        """What the call would have given, or a list of that for each call of a session.
+
+        Args:
+            timeout: seconds to wait at the most; ``None`` waits as long as it takes.
+
+        Raises:
+            JobFailed: it raised there; the message holds the server's error and the line.
+            NotHosted: the service does not run the model.
+            ConnectionLost: the service cannot be reached any more; the job goes on, and may be asked for again.
+            TimeoutError: it is not done yet; ask again.
+        """
+        raw = self.raw(timeout)
+        read = [r.read(self.model, one, p) for r, one, p in zip(self.readings, raw, self.prompts, strict=True)]
+        return read[0] if self.single else read
+
+    def raw(self, timeout: float | None = None) -> list[Raw]:
+        """What each pass gave, unread; waits as :meth:`result` does."""
+        began, pause = time.monotonic(), 0.05
+        while self._raw is None:
+            if self._look():
+                break
+            if timeout is not None and time.monotonic() - began > timeout:
+                raise TimeoutError(
+                    f"job {self.id} is not done after {timeout:g} s (last seen: {self.status}); ask again."
+                )
+            if self._backend.status is None and time.monotonic() - began > UNKNOWN_FOR:
+                raise RemoteFailure(f"{self.service.host} knows no job {self.id}; it keeps them for a limited time.")
+            time.sleep(pause)
+            pause = min(pause * 1.3, 1.0)
+        assert self._raw is not None
+        return self._raw
+
+    @property
+    def status(self) -> str:
+        """What the service last said about it."""
+        return self._backend.status.value if self._backend.status is not None else "unknown"
+
+    def save(self, path: str | Path) -> None:
+        """Write a small JSON file with which another process can pick the job up. It holds no key."""
+        data = {
+            "format": FORMAT,
+            "job": self.id,
+            "host": self.service.host,
+            "model": self.model.name,
+            "single": self.single,
+            "readings": [reading.to_dict() for reading in self.readings],
+        }
+        target = Path(path)
+        beside = target.with_name(target.name + ".tmp")
+        beside.write_text(json.dumps(data, indent=1))
+        os.replace(beside, target)
+
+    @classmethod
+    def load(cls, path: str | Path, model: LVLM, prompts: Sequence[Prompt] | Prompt | None = None) -> Job:
+        """Pick up a job that :meth:`save` stored.
+
+        Args:
+            path: the file.
+            model: the same model, loaded here (``la.load(id, remote=True)`` will do).
+            prompts: the prompts of its calls, for what a cache tells about positions; not needed otherwise.
+
+        Raises:
+            InputError: the file is no stored job, or a job of another model.
+        """
+        try:
+            data = json.loads(Path(path).read_text())
+            readings = [Reading.from_dict(one) for one in data["readings"]]
+            id, host, name, single = data["job"], data["host"], data["model"], data["single"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise InputError(
+                f"{path} holds no stored job ({error}); expected a file that job.save(path) wrote."
+            ) from error
+        if name != model.name:
+            raise InputError(f"{path} holds a job of {name!r}, and the model given is {model.name!r}; load that one.")
+        given = [prompts] * len(readings) if prompts is None or not isinstance(prompts, Sequence) else list(prompts)
+        if len(given) != len(readings):
+            raise InputError(f"{len(given)} prompts were given for a job of {len(readings)} calls.")
+        return cls(Service(host, CONFIG.API.APIKEY or ""), id, model, None, readings, given, single)
+
+    def _look(self) -> bool:
+        """One look-up, tried again where the network fails; True once the result is here."""
+        import httpx
+
+        for attempt in range(LOOKS):
+            try:
+                found = self._backend.poll()
+                break
+            except RemoteError as error:
+                raise self.service.failure(str(error), self.model) from error
+            except httpx.HTTPStatusError as error:
+                if error.response.status_code < 500:
+                    raise RemoteFailure(f"{self.service.host} refused to tell about job {self.id}: {error}") from error
+                self._wait_or_give_up(attempt, error)
+            except httpx.TransportError as error:
+                self._wait_or_give_up(attempt, error)
+        if found is None and self._backend.status is not Status.COMPLETED:
+            return False
+        assert found is not None
+        sent = found["sent"]
+        self._raw = [sent] if self.single else sent
+        self.received = self._backend.received
+        return True
+
+    def _wait_or_give_up(self, attempt: int, error: Exception) -> None:
+        if attempt + 1 < LOOKS:
+            time.sleep(0.2 * 2**attempt)
+            return
+        raise ConnectionLost(
+            f"the connection to {self.service.host} was lost ({error}). The job goes on there, and nothing is lost: "
+            f"call result() again, or job.save(path) and pick it up later (job {self.id}).",
+            self,
+        ) from error
+
+    def __repr__(self) -> str:
+        return f"Job {self.id} on {self.service.host}: {len(self.readings)} calls of {self.model.name!r}, {self.status}"
+
+
+class _LookUp(RemoteBackend):
+    """nnsight's backend for a job that exists, which also counts what comes back."""
+
+    def __init__(self, service: Service, id: str) -> None:
+        super().__init__("", host=service.host, api_key=service.key, blocking=False, job_id=id)
+        self.received = 0
+
+    def finalize(self, content: bytes) -> Any:
+        """Load the result."""
+        self.received = len(content)
+        return super().finalize(content)

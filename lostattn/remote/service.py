@@ -1,0 +1,227 @@
+"""The service that a job goes to: its address and key, what it hosts, and what its refusals mean."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nnsight.intervention.backends.remote import RemoteBackend, RemoteError
+from nnsight.schema.config import CONFIG
+
+from lostattn.remote.failures import (
+    ConnectionLost,
+    JobFailed,
+    NoKey,
+    NotHosted,
+    RemoteFailure,
+    VersionDrift,
+)
+from lostattn.remote.shipping import packed
+
+if TYPE_CHECKING:
+    from lostattn.model import LVLM
+
+PUBLIC = "https://api.ndif.us"
+VISION_TASKS = ("image-text-to-text", "visual-question-answering", "image-to-text")
+
+
+@dataclass(frozen=True)
+class Service:
+    """A host, and the key to it (which is never shown and never stored with a job)."""
+
+    host: str
+    key: str = field(default="", repr=False)
+
+    @classmethod
+    def of(cls, remote: Any) -> Service:
+        """The service that ``remote=`` means: the configured one for ``True``, or a URL."""
+        host = remote if isinstance(remote, str) else CONFIG.API.HOST
+        return cls(host.rstrip("/"), CONFIG.API.APIKEY or "")
+
+    def hosted(self) -> list[str]:
+        """The vision-language models that the service lists as deployed.
+
+        Raises:
+            ConnectionLost: it cannot be asked.
+        """
+        deployments = self._get("/status").get("deployments", {}).values()
+        running = [d for d in deployments if d.get("deployment_level") in ("HOT", "WARM")]
+        names = {str(d.get("repo_id")) for d in running if d.get("task") in VISION_TASKS}
+        return sorted(names)
+
+    def drift(self) -> dict[str, tuple[str, str]]:
+        """Packages that decide what a trace means, whose version differs: ``{package: (here, there)}``.
+
+        Raises:
+            ConnectionLost: it cannot be asked.
+        """
+        from nnsight.ndif import EnvComparison, get_local_env
+
+        comparison = EnvComparison(get_local_env(), self._get("/env"))
+        return {name: (v["local"], v["remote"]) for name, v in comparison.critical_mismatches.items()}
+
+    @contextmanager
+    def explained(self, model: LVLM) -> Iterator[None]:
+        """While a job is sent: refusals of the service become errors that say what to do.
+
+        Raises:
+            NoKey, NotHosted, VersionDrift, ConnectionLost, RemoteFailure: see each.
+        """
+        if not self.key and self.host == PUBLIC:
+            raise NoKey(
+                f"{self.host} wants an API key and none is set. Get one at https://login.ndif.us, then run "
+                "`nnsight login` once, or set NDIF_API_KEY."
+            )
+        try:
+            yield
+        except RemoteError as error:
+            raise self._refusal(str(error), error.__cause__, model) from error
+
+    def failure(self, text: str, model: LVLM) -> RemoteFailure:
+        """What a job's ERROR means, as an error to raise."""
+        if "deploy" in text[:60] or "provisioning" in text[:60]:
+            return self._not_hosted(model, text)
+        if "architecture on this server" in text:
+            return VersionDrift(f"{text.strip().splitlines()[0]}{self._told_drift()}")
+        lines = [line for line in text.strip().splitlines() if line.strip()]
+        last = lines[-1] if lines else "no reason was given"
+        place = _users_line(lines)
+        message = f"the job failed on {self.host}: {last}"
+        if place:
+            message += f"\n{place}"
+        return JobFailed(message + self._told_drift(), text)
+
+    def _refusal(self, text: str, cause: Any, model: LVLM) -> RemoteFailure:
+        import httpx
+
+        status = cause.response.status_code if isinstance(cause, httpx.HTTPStatusError) else None
+        told = text.removeprefix("Failed to send request: ")
+        if status in (401, 403) or (status == 400 and "API key" in told):
+            return NoKey(
+                f"{self.host} refused the API key: {told} Run `nnsight login`, or set NDIF_API_KEY, and send it again."
+            )
+        if status == 400 and "version" in told:
+            return VersionDrift(f"{self.host} refused this client: {told}{self._told_drift()}")
+        if isinstance(cause, httpx.ConnectError | httpx.ConnectTimeout):
+            return ConnectionLost(
+                f"{self.host} cannot be reached ({told}); nothing was sent. Check the address (NDIF_HOST)."
+            )
+        if isinstance(cause, httpx.TransportError):
+            return ConnectionLost(
+                f"the connection to {self.host} was lost while the job was being sent ({told}). Whether it was "
+                "accepted is not known, and no result of it will be used; send it again."
+            )
+        return RemoteFailure(f"{self.host} did not take the job: {told}")
+
+    def _not_hosted(self, model: LVLM, text: str) -> NotHosted:
+        try:
+            names = self.hosted()
+        except RemoteFailure:
+            names = []
+        listed = ", ".join(names) if names else "none that it lists"
+        return NotHosted(
+            f"{self.host} does not run {model.name!r}: {text.strip()} Vision-language models that it runs: {listed}. "
+            "Load one of these with la.load(id, remote=True), or run this one here with remote=False."
+        )
+
+    def _told_drift(self) -> str:
+        try:
+            drift = self.drift()
+        except RemoteFailure:
+            return ""
+        if not drift:
+            return ""
+        told = ", ".join(f"{name} {here} here and {there} there" for name, (here, there) in drift.items())
+        return f"\nVersions differ ({told}), which may be the reason; nnsight.compare() shows all of them."
+
+    def _get(self, path: str) -> dict[str, Any]:
+        import httpx
+
+        try:
+            response = httpx.get(f"{self.host}{path}", timeout=httpx.Timeout(5.0, read=60.0))
+            response.raise_for_status()
+            found: dict[str, Any] = response.json()
+        except (httpx.HTTPError, ValueError) as error:
+            raise ConnectionLost(f"{self.host} cannot be reached ({error}).") from error
+        return found
+
+
+class Submission(RemoteBackend):
+    """nnsight's backend for a job that is sent and looked up later, with this package's way of packing."""
+
+    def __init__(self, service: Service, model: LVLM) -> None:
+        super().__init__(
+            model_key(model), host=service.host, api_key=service.key, env=model.nn._remoteable_get_env(), blocking=False
+        )
+        self.sent = 0
+
+    def _serialize(self, tracer: Any) -> bytes:
+        blob = packed(tracer, self.compress)
+        self.sent = len(blob)
+        return blob
+
+
+def model_key(model: LVLM) -> str:
+    """The name under which a service knows the model. A folder stands for itself, without asking the hub."""
+    from nnsight.modeling.huggingface import _ID_CACHE
+
+    repo = model.nn.repo_id
+    if repo and Path(repo).is_dir():
+        _ID_CACHE[repo] = repo
+    if not repo:
+        raise NotHosted(
+            f"{model.name!r} was made here and has no Hugging Face id, so no service knows it. Load a model by its id."
+        )
+    return str(model.nn.to_model_key())
+
+
+@dataclass(frozen=True)
+class Readiness:
+    """What :func:`check` found; ``ready`` says whether a call would go through as it stands."""
+
+    host: str
+    has_key: bool
+    hosted: tuple[str, ...]
+    runs_model: bool | None
+    drift: dict[str, tuple[str, str]]
+
+    @property
+    def ready(self) -> bool:
+        """A key where one is needed, and the model is not known to be missing."""
+        return (self.has_key or self.host != PUBLIC) and self.runs_model is not False
+
+    def __repr__(self) -> str:
+        lines = [
+            f"{self.host}: {'ready' if self.ready else 'not ready'}",
+            f"  API key: {'set' if self.has_key else 'none'}",
+            f"  vision-language models: {', '.join(self.hosted) or 'none listed'}",
+        ]
+        if self.runs_model is not None:
+            lines.append(f"  this model: {'running' if self.runs_model else 'not running'}")
+        told = [f"{name} {here} here, {there} there" for name, (here, there) in self.drift.items()]
+        return "\n".join([*lines, f"  versions that differ: {'; '.join(told) or 'none that matter'}"])
+
+
+def check(model: LVLM | None = None, remote: Any = True) -> Readiness:
+    """Ask a service what a remote call would meet: key, hosted models, version drift. Runs nothing.
+
+    Raises:
+        ConnectionLost: it cannot be reached.
+    """
+    service = Service.of(remote)
+    hosted = tuple(service.hosted())
+    runs = None if model is None else model.nn.repo_id in hosted
+    return Readiness(service.host, bool(service.key), hosted, runs, service.drift())
+
+
+def _users_line(lines: list[str]) -> str:
+    """The last place of a traceback that is not of this package's or the server's own, with its line of code."""
+    places = [i for i, line in enumerate(lines) if line.lstrip().startswith("File ")]
+    own = [i for i in places if "/lostattn/" not in lines[i] and "site-packages" not in lines[i]]
+    if not own:
+        return ""
+    code = lines[own[-1] + 1].strip() if own[-1] + 1 < len(lines) else ""
+    return f"{lines[own[-1]].strip()}\n    {code}"

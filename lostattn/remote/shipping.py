@@ -1,0 +1,72 @@
+"""Turning a captured trace into bytes that a server without this package can run.
+
+nnsight sends functions as source. Two things are added to that here: this package is sent by value although it is
+installed, for the moment of sending alone, and a function that a type checker has wrapped (jaxtyping's import hook
+wraps every one) is sent as it was written, since the wrapper exists on no server.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FunctionType
+from typing import Any
+
+from nnsight.intervention.serialization import CustomCloudPickler, reduce_block
+
+PACKAGE = "lostattn"
+
+
+class Pickler(CustomCloudPickler):
+    """nnsight's pickler, which sends this package's functions without what was wrapped around them."""
+
+    def _dynamic_function_reduce(self, func: FunctionType) -> Any:
+        return super()._dynamic_function_reduce(as_written(func))
+
+
+def as_written(function: FunctionType) -> FunctionType:
+    """A function of this package without the wrapper of a type checker; any other as it is."""
+    if (function.__module__ or "").partition(".")[0] != PACKAGE:
+        return function
+    return inspect.unwrap(function)
+
+
+@contextmanager
+def shipped_by_value() -> Iterator[None]:
+    """While this is open, pickling takes this package's functions and classes along instead of naming them."""
+    from cloudpickle import (  # type: ignore[import-untyped]
+        list_registry_pickle_by_value,
+        register_pickle_by_value,
+        unregister_pickle_by_value,
+    )
+
+    package = importlib.import_module(PACKAGE)
+    known = PACKAGE in list_registry_pickle_by_value()
+    if not known:
+        register_pickle_by_value(package)
+    try:
+        yield
+    finally:
+        if not known:
+            unregister_pickle_by_value(package)
+
+
+def packed(tracer: Any, compress: bool) -> bytes:
+    """The request's payload: the tracer and its block's source with the values that the block reads."""
+    from nnsight.ndif import pull_env
+
+    pull_env()  # what lies beside the user's script travels by value, as nnsight has it
+    frame = tracer.info.frame
+    block = reduce_block(tracer.node, frame.f_globals, dict(frame.f_locals))
+    buffer = io.BytesIO()
+    with shipped_by_value():
+        Pickler(buffer, protocol=4).dump((tracer, block))
+    data = buffer.getvalue()
+    if compress:
+        import zstandard
+
+        data = zstandard.ZstdCompressor(level=6).compress(data)
+    return data

@@ -1,0 +1,104 @@
+"""The calls of :class:`LVLM`, written down: each takes what the method takes and gives the :class:`Call` it means."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from lostattn.calls import Call, Reading
+from lostattn.errors import InputError
+from lostattn.hooks import FwdHook, hook_edits
+from lostattn.interventions.base import Intervention
+from lostattn.plan import Edit, Reduction, write
+
+if TYPE_CHECKING:
+    from lostattn.model import LVLM
+    from lostattn.prompt import Prompt
+    from lostattn.sites import NamesFilter
+
+
+def cache_call(
+    model: LVLM,
+    prompt: Prompt | Any,
+    names_filter: NamesFilter = None,
+    interventions: Intervention | None = None,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | None = None,
+) -> Call:
+    """:meth:`LVLM.run_with_cache`."""
+    prompt = model._prompted(prompt)
+    names = model.sites.match(names_filter)
+    kind = None if dtype is None else str(dtype).removeprefix("torch.")
+    reading = Reading("cache", names, None if device is None else str(device), kind)
+    return pass_call(model, prompt, reading, names, model._compiled(interventions, prompt))
+
+
+def hooks_call(
+    model: LVLM,
+    prompt: Prompt | Any,
+    fwd_hooks: Sequence[FwdHook | Any] = (),
+    interventions: Intervention | None = None,
+) -> Call:
+    """:meth:`LVLM.run_with_hooks`."""
+    prompt = model._prompted(prompt)
+    edits = [*model._compiled(interventions, prompt), *hook_edits(model.sites, fwd_hooks)]
+    return pass_call(model, prompt, Reading("logits"), (), edits)
+
+
+def measure_call(
+    model: LVLM,
+    prompt: Prompt | Any,
+    reductions: Sequence[Reduction],
+    interventions: Intervention | None = None,
+) -> Call:
+    """:meth:`LVLM.measure`."""
+    prompt = model._prompted(prompt)
+    edits = model._compiled(interventions, prompt)
+    return pass_call(model, prompt, Reading("numbers"), (), edits, reductions)
+
+
+def generate_call(
+    model: LVLM,
+    prompt: Prompt | Any,
+    interventions: Intervention | None = None,
+    max_new_tokens: int = 20,
+    **keywords: Any,
+) -> Call:
+    """:meth:`LVLM.generate`.
+
+    Raises:
+        InputError: fewer than one token asked for, or beams (their reordering would mix up the items).
+    """
+    prompt = model._prompted(prompt)
+    program = write(model.sites, model.operations, (), model._compiled(interventions, prompt))
+    if max_new_tokens < 1:
+        raise InputError(f"max_new_tokens is {max_new_tokens}; expected at least 1.")
+    if keywords.get("num_beams", 1) != 1:
+        raise InputError(f"num_beams is {keywords['num_beams']}; interventions are defined for one beam only.")
+    settings = {"do_sample": False, "max_new_tokens": max_new_tokens, **keywords}
+    reading = Reading("generation", n_pos=prompt.n_pos, n_items=len(prompt))
+    return Call(model._inputs(prompt), program, reading, generation=settings, prompt=prompt)
+
+
+def pass_call(
+    model: LVLM,
+    prompt: Prompt,
+    reading: Reading,
+    names: Sequence[str],
+    edits: Sequence[Edit],
+    reductions: Sequence[Reduction] = (),
+) -> Call:
+    """One forward pass: taps, edits and reductions; the logits come along unless numbers alone are wanted."""
+    program = write(model.sites, model.operations, names, edits, reductions)
+    return Call(model._inputs(prompt), program, reading, logits=reading.kind != "numbers", prompt=prompt)
+
+
+# What may be sent without waiting, by the method's name.
+CALLS: dict[str, Callable[..., Call]] = {
+    "run_with_cache": cache_call,
+    "run_with_hooks": hooks_call,
+    "generate": generate_call,
+    "measure": measure_call,
+}
