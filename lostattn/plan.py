@@ -118,11 +118,10 @@ def _tensor_actions(
             actions.append({"verb": "tap", "name": name, "view": view})
         if name in held or name in mid:
             actions.append({"verb": "hold", "name": name, "view": view})
-        if name.endswith("hook_attn_out"):
-            # The stream after attention exists in no module's output: it is edited where its second summand is.
-            stream = name.replace("hook_attn_out", "hook_resid_mid")
-            pre = name.replace("hook_attn_out", "hook_resid_pre")
-            actions += [{"verb": "edit_sum", "held": pre, **_edit(e)} for e in edits if e.name == stream]
+    if slot.stream:
+        # The stream after attention exists in no module's output: it is edited where its second summand is.
+        added = {"verb": "edit_sum", "held": f"{slot.stream}.hook_resid_pre", "factor": slot.factor}
+        actions += [{**added, **_edit(e)} for e in edits if e.name == f"{slot.stream}.hook_resid_mid"]
     actions += [{"verb": "reduce", "name": r.name, "kernel": r.kernel, "params": dict(r.params)} for r in due]
     return actions
 

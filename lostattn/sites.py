@@ -9,14 +9,26 @@ result from z); they are *derived*, and are made when they are looked at.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from lostattn.architecture import Architecture, Block, Stack, Vision
+from lostattn.architecture import Architecture, Attention, Block, Stack, Vision
 from lostattn.errors import InputError, UnknownName, nearest
-from lostattn.names import ONE_OF_SEVERAL_READERS, canonical, split_block
+from lostattn.names import BLOCK_HOOKS, ONE_OF_SEVERAL_READERS, canonical, split_block
 
 View = tuple[str | int, ...]
 NamesFilter = str | Iterable[str] | Callable[[str], bool] | None
+
+
+_NO_CALL = "the layer does not call transformers' attention interface"
+_NO_MAPS = "the FFN was looked into for two linear maps, or three if gated, and has others (experts)"
+LOOKED_FOR = {
+    **dict.fromkeys(("attn.hook_rot_q", "attn.hook_rot_k", "attn.hook_attn_scores", "attn.hook_pattern"), _NO_CALL),
+    **{f"attn.hook_{p}": f"looked for {p}_proj, {w} or a fused projection of q, k and v, one row for each head's unit"
+       for p, w in (("q", "query"), ("k", "key"), ("v", "value"))},
+    **dict.fromkeys(("attn.hook_z", "attn.hook_result"), "looked for a linear map after the attention operation"),
+    **dict.fromkeys(("mlp.hook_pre", "mlp.hook_pre_linear", "mlp.hook_post"), _NO_MAPS),
+    "hook_resid_mid": "no sum was found between attention and FFN (parallel blocks, or one of the two alone)",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -29,6 +41,8 @@ class Slot:
     once: bool = False  # at prefill only
     views: Mapping[str, View] = field(default_factory=dict)  # hook name -> how it looks at the value
     out: str = ""  # windows: where edited rows are written
+    stream: str = ""  # the block whose stream this update is added to: where an edit of resid_mid is written
+    factor: float = 1.0  # what the update is multiplied by when it is added
 
 
 @dataclass(frozen=True)
@@ -45,6 +59,7 @@ class Sites:
 
     def __init__(self, architecture: Architecture) -> None:
         self.architecture = architecture
+        self.absent: dict[str, str] = {}  # points that were taken away, and why
         slots: list[Slot] = []
         self.derived: dict[str, Derived] = {}
         vision = _vision_slots(architecture.vision, self.derived) if architecture.vision else []
@@ -53,15 +68,39 @@ class Sites:
         slots += [*vision, *embed] if early else [*embed, *vision]
         for i, block in enumerate(architecture.stack.blocks):
             slots += _block_slots(architecture.stack, i, block, False, self.derived)
-        slots += [
-            Slot("tensor", architecture.final_norm, "input", views={"ln_final.hook_in": ("plain",)}),
-            Slot("tensor", architecture.final_norm, views={"ln_final.hook_out": ("plain",)}),
-            Slot("tensor", architecture.unembed, views={"hook_unembed": ("plain",)}),
-        ]
-        _derive_norm(self.derived, "ln_final", "ln_final.hook_in", architecture.final_norm)
+        if architecture.final_norm is not None:
+            slots += [
+                Slot("tensor", architecture.final_norm, "input", views={"ln_final.hook_in": ("plain",)}),
+                Slot("tensor", architecture.final_norm, views={"ln_final.hook_out": ("plain",)}),
+            ]
+            _derive_norm(self.derived, "ln_final", "ln_final.hook_in", architecture.final_norm)
+        slots.append(Slot("tensor", architecture.unembed, views={"hook_unembed": ("plain",)}))
+        self._take(slots)
+
+    def _take(self, slots: Iterable[Slot]) -> None:
         self.slots: tuple[Slot, ...] = tuple(slots)
-        self.at: dict[str, int] = {name: i for i, slot in enumerate(slots) for name in slot.views}
+        self.at: dict[str, int] = {name: i for i, slot in enumerate(self.slots) for name in slot.views}
+        self.derived = {name: how for name, how in self.derived.items() if all(n in self.at for n in how.needs)}
         self.names: tuple[str, ...] = _ordered(self.at, self.derived)
+
+    def settled(self, keep: Callable[[Slot], str], when: Callable[[Slot], float]) -> Sites:
+        """These points as a pass has shown them.
+
+        Args:
+            keep: why a slot cannot be used, or ``""``.
+            when: the time of a slot in the pass; the slots come in that order.
+        """
+        settled = Sites(self.architecture)
+        settled.absent = dict(self.absent)
+        kept = []
+        for slot in self.slots:
+            reason = keep(slot)
+            if reason:
+                settled.absent.update(dict.fromkeys(slot.views, reason))
+            else:
+                kept.append(slot)
+        settled._take(sorted(kept, key=when))
+        return settled
 
     def find(self, name: str) -> str:
         """The canonical key of a hook name, alias or shorthand.
@@ -91,7 +130,18 @@ class Sites:
                     f"{name!r}: layer {inside[1]} is out of range; {inside[0]} has {len(blocks)} layers "
                     f"(0 to {len(blocks) - 1}, or negative from the end)."
                 )
+            raise UnknownName(self._missing(name, key, inside[0], inside[2]))
         raise UnknownName(f"no hook point is called {name!r}.{nearest(key, self.names)}")
+
+    def _missing(self, name: str, key: str, stack: str, point: str) -> str:
+        """Why a block has no such point: what was looked for, and which blocks have it."""
+        if point not in BLOCK_HOOKS:
+            return f"no hook point is called {name!r}.{nearest(key, self.names)}"
+        have = [int(n.split(".")[-len(point.split(".")) - 1]) for n in self.names if n.startswith(f"{stack}.")
+                and n.endswith(f".{point}")]  # fmt: skip
+        reason = self.absent.get(key) or LOOKED_FOR.get(point, "it was not found in this layer")
+        where = f"Layers that have it: {have}." if have else "No layer of this model has it."
+        return f"{name!r} does not exist here: {reason}. {where}"
 
     def match(self, names_filter: NamesFilter) -> tuple[str, ...]:
         """The canonical names that a TransformerLens ``names_filter`` asks for, in forward order.
@@ -121,8 +171,18 @@ class Sites:
             )
         if key.endswith("attn.hook_result"):
             raise InputError(f"{key!r} can be read but not edited. Edit {key.replace('result', 'z')!r} instead.")
+        if key.endswith("hook_resid_mid") and key not in self.written:
+            raise InputError(
+                f"{key!r} can be read but not edited: no single module's output is added to the stream there. "
+                f"Edit {key.replace('resid_mid', 'attn_out')!r} instead."
+            )
         self._refuse_vision(key)
         return key
+
+    @property
+    def written(self) -> set[str]:
+        """The streams between two updates that an edit can reach."""
+        return {f"{slot.stream}.hook_resid_mid" for slot in self.slots if slot.stream}
 
     def _refuse_vision(self, key: str) -> None:
         vision = self.architecture.vision
@@ -138,9 +198,15 @@ class Sites:
                 f"{key!r} comes after the layer whose output this model reads: an edit there would change nothing. "
                 f"The decoder sees vision layers 0 to {vision.n_read - 1}."
             )
-        if vision.stack.blocks[inside[1]].attn.windows and inside[2] in (
-            "attn.hook_rot_q",
-            "attn.hook_rot_k",
+        attn = vision.stack.blocks[inside[1]].attn
+        if (
+            attn is not None
+            and attn.windows
+            and inside[2]
+            in (
+                "attn.hook_rot_q",
+                "attn.hook_rot_k",
+            )
         ):
             raise InputError(
                 f"{key!r} is handed to the kernel window by window and can be read but not edited. "
@@ -162,57 +228,75 @@ def _derive_norm(derived: dict[str, Derived], norm: str, source: str, path: str)
 
 
 def _block_slots(stack: Stack, i: int, block: Block, once: bool, derived: dict[str, Derived]) -> list[Slot]:
-    """The slots of one block in forward order, with its derived points noted."""
+    """The slots of one block in forward order, with its derived points noted. What the block lacks is left out."""
     at = f"{stack.prefix}.{i}"
-    heads: View = ("heads", stack.n_heads)
-    kv_heads: View = ("heads", stack.n_key_value_heads)
     plain: View = ("plain",)
 
-    def tensor(path: str, port: str, **views: View) -> Slot:
+    def tensor(path: str | None, port: str, **views: View) -> list[Slot]:
         named = {f"{at}.{name.replace('__', '.')}": view for name, view in views.items()}
-        return Slot("tensor", path, port, once, named)
+        return [] if path is None else [Slot("tensor", path, port, once, named)]
 
-    slots = [
-        tensor(block.path, "input", hook_resid_pre=plain),
-        tensor(block.ln1, "output", ln1__hook_out=plain),
-    ]
-    attn = block.attn
+    slots = tensor(block.path, "input", hook_resid_pre=plain) + tensor(block.ln1, "output", ln1__hook_out=plain)
+    if block.attn is not None:
+        slots += _attention_slots(at, block.attn, once, derived)
+    slots += _with_stream(at, block, tensor(block.attn_out, "output", hook_attn_out=plain), once)
+    slots += tensor(block.mid, "input", hook_resid_mid=plain) + tensor(block.ln2, "output", ln2__hook_out=plain)
+    for kind, path in block.mlp_order:
+        slots += tensor(path, "output", **{f"mlp__hook_{kind}": plain})
+    slots += tensor(block.mlp_post, "input", mlp__hook_post=plain)
+    slots += tensor(block.mlp_out, "output", hook_mlp_out=plain)
+    slots += tensor(block.path, "output", hook_resid_post=plain)
+    if block.ln1 is not None:
+        _derive_norm(derived, f"{at}.ln1", f"{at}.hook_resid_pre", block.ln1)
+    if block.ln2 is not None:
+        _derive_norm(derived, f"{at}.ln2", f"{at}.hook_resid_mid", block.ln2)
+    return slots
+
+
+def _attention_slots(at: str, attn: Attention, once: bool, derived: dict[str, Derived]) -> list[Slot]:
+    """The projections, the boundary, and what the heads give."""
+    heads: View = ("heads", attn.n_heads)
+    kv_heads: View = ("heads", attn.n_key_value_heads)
+    slots = []
     for path in attn.order:
         if path == attn.qkv:
-            parts: dict[str, View] = {f"attn__hook_{p}": ("fused", n, stack.n_heads) for n, p in enumerate("qkv")}
-            slots.append(tensor(path, "output", **parts))
+            parts: dict[str, View] = {f"{at}.attn.hook_{p}": ("fused", n, attn.n_heads) for n, p in enumerate("qkv")}
+            slots.append(Slot("tensor", path, "output", once, parts))
         else:
             letter = "q" if path == attn.q else "k" if path == attn.k else "v"
-            slots.append(tensor(path, "output", **{f"attn__hook_{letter}": heads if letter == "q" else kv_heads}))
-    boundary = {f"{at}.attn.hook_rot_q": plain, f"{at}.attn.hook_rot_k": plain}
-    slots += [
-        Slot("windows" if attn.windows else "attention", attn.path, once=once, views=boundary, out=attn.o),
-        tensor(attn.o, "input", attn__hook_z=heads),
-        tensor(attn.path, "output", hook_attn_out=plain),
-        tensor(block.ln2, "input", hook_resid_mid=plain),
-        tensor(block.ln2, "output", ln2__hook_out=plain),
-    ]
-    for kind, path in block.mlp_order:
-        slots.append(tensor(path, "output", **{f"mlp__hook_{kind}": plain}))
-    slots += [
-        tensor(block.mlp_out, "input", mlp__hook_post=plain),
-        tensor(block.mlp_out, "output", hook_mlp_out=plain),
-        tensor(block.path, "output", hook_resid_post=plain),
-    ]
+            view = heads if letter == "q" else kv_heads
+            slots.append(Slot("tensor", path, "output", once, {f"{at}.attn.hook_{letter}": view}))
+    boundary: dict[str, View] = {f"{at}.attn.hook_rot_q": ("plain",), f"{at}.attn.hook_rot_k": ("plain",)}
+    kind = "windows" if attn.windows else "attention"
+    slots.append(Slot(kind, attn.path, once=once, views=boundary, out=attn.o or ""))
     for what in ("attn_scores", "pattern"):
         derived[f"{at}.attn.hook_{what}"] = Derived(what, (f"{at}.attn.hook_rot_q", f"{at}.attn.hook_rot_k"))
-    derived[f"{at}.attn.hook_result"] = Derived("result", (f"{at}.attn.hook_z",), attn.o)
-    _derive_norm(derived, f"{at}.ln1", f"{at}.hook_resid_pre", block.ln1)
-    _derive_norm(derived, f"{at}.ln2", f"{at}.hook_resid_mid", block.ln2)
+    if attn.o is not None:
+        slots.append(Slot("tensor", attn.o, "input", once, {f"{at}.attn.hook_z": heads}))
+        derived[f"{at}.attn.hook_result"] = Derived("result", (f"{at}.attn.hook_z",), attn.o)
     return slots
+
+
+def _with_stream(at: str, block: Block, out: list[Slot], once: bool) -> list[Slot]:
+    """The slot of the attention's output, and that of the module whose output is added where it is another."""
+    update = block.attn_update
+    if update is None or not update.factor or block.mid is None:
+        return out
+    if out and update.path == out[0].path:
+        return [replace(out[0], stream=at, factor=update.factor)]
+    return [*out, Slot("tensor", update.path, "output", once, stream=at, factor=update.factor)]
 
 
 def _vision_slots(vision: Vision, derived: dict[str, Derived]) -> list[Slot]:
     plain: View = ("plain",)
-    slots = [Slot("tensor", vision.embed, once=True, views={"vision_encoder.hook_vision_embed": plain})]
+    slots = []
+    if vision.embed is not None:
+        slots.append(Slot("tensor", vision.embed, once=True, views={"vision_encoder.hook_vision_embed": plain}))
     for i, block in enumerate(vision.stack.blocks):
         slots += _block_slots(vision.stack, i, block, True, derived)
     tower = Slot("tensor", vision.path, once=True, views={"vision_encoder.hook_vision_out": plain})
+    if vision.projector is None:
+        return [*slots, tower]
     projector = [
         Slot("tensor", vision.projector, "input", True, {"vision_projector.hook_in": plain}),
         Slot("tensor", vision.projector, "output", True, {"vision_projector.hook_out": plain}),

@@ -9,7 +9,7 @@ import torch
 from tiny import FAMILIES, INPUTS, MAKERS, bare, wrapped
 from torch import nn
 
-from lostattn.architecture import resolve
+from lostattn.architecture import Update, resolve
 from lostattn.call_order import (
     attention_in_comprehension,
     calls_attention,
@@ -130,16 +130,22 @@ def test_an_encoder_alone_is_refused():
         resolve(CLIPVisionModel(config))
 
 
-def test_other_layouts_are_refused_with_what_was_found():
+def test_norms_after_the_modules_are_the_updates():
+    """Gemma 2 norms what attention and FFN give before it is added, and norms the stream before each of them."""
     from transformers import Gemma2Config, Gemma2ForCausalLM
 
     config = Gemma2Config(
         vocab_size=31, hidden_size=12, intermediate_size=17, num_hidden_layers=2, num_attention_heads=3,
         num_key_value_heads=1, head_dim=4, bos_token_id=1, eos_token_id=2, pad_token_id=0,
     )  # fmt: skip
-    message = re.escape("model.layers.0 calls ['input_layernorm', 'self_attn', 'post_attention_layernorm', 'pre_f")
-    with pytest.raises(UnsupportedModel, match=message):
-        resolve(Gemma2ForCausalLM(config))
+    block = resolve(Gemma2ForCausalLM(config)).stack.blocks[1]
+    at = "model.layers.1"
+    assert block.kind == "post-norm"
+    assert (block.ln1, block.ln2) == (f"{at}.input_layernorm", f"{at}.pre_feedforward_layernorm")
+    assert block.mid == block.ln2
+    assert block.attn_update == Update(f"{at}.post_attention_layernorm", 1.0)
+    assert block.mlp_update == Update(f"{at}.post_feedforward_layernorm", 1.0)
+    assert (block.attn_out, block.mlp_out) == (f"{at}.self_attn", f"{at}.mlp.down_proj")
 
 
 def test_attention_that_bypasses_the_interface_is_refused():

@@ -84,8 +84,8 @@ def perform(actions, value, out, here):
                 if after is not before:
                     value = unviewed(value, action["view"], after)
             elif verb == "edit_sum":
-                stream = here["held"][action["held"]] + value
-                value = value + (action["kernel"](stream, here, **action["params"]) - stream)
+                stream = here["held"][action["held"]] + value * action["factor"]
+                value = value + (action["kernel"](stream, here, **action["params"]) - stream) / action["factor"]
     return value
 
 
