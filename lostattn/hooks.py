@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
@@ -11,7 +11,11 @@ from lostattn.errors import InputError
 from lostattn.kernels.edits import call_hook, call_rows
 from lostattn.names import split_block
 from lostattn.plan import Edit
+from lostattn.presence import check_reached, reached
 from lostattn.sites import Sites
+
+if TYPE_CHECKING:
+    from lostattn.prompt import Prompt
 
 HookFunction = Callable[..., Tensor | None]
 FwdHook = tuple[str | Callable[[str], bool], HookFunction]
@@ -39,11 +43,11 @@ class HookPoint:
         return f"HookPoint({self.name!r})"
 
 
-def hook_edits(sites: Sites, fwd_hooks: Sequence[FwdHook | Any]) -> list[Edit]:
-    """The edits that ``fwd_hooks`` mean. A filter takes every point that it accepts and that can be edited.
+def hook_edits(sites: Sites, fwd_hooks: Sequence[FwdHook | Any], prompt: Prompt) -> list[Edit]:
+    """The edits that ``fwd_hooks`` mean. A filter takes every point that it accepts and that can be edited here.
 
     Raises:
-        InputError: a pair of another form, or a named point that cannot be edited.
+        InputError: a pair of another form, or a named point that cannot be edited or that the prompt does not reach.
         UnknownName: a name that nothing answers to, or a filter that accepts nothing.
     """
     edits = []
@@ -56,7 +60,8 @@ def hook_edits(sites: Sites, fwd_hooks: Sequence[FwdHook | Any]) -> list[Edit]:
         ):
             raise InputError(f"fwd_hooks holds {pair!r}; expected pairs (name or filter, function).")
         chosen, function = pair
-        names = [sites.editable(chosen)] if isinstance(chosen, str) else _accepted(sites, chosen)
+        names = [sites.editable(chosen)] if isinstance(chosen, str) else _accepted(sites, chosen, prompt)
+        check_reached(prompt, names)
         for name in names:
             at_boundary = name.endswith(("attn.hook_pattern", "attn.hook_attn_scores"))
             params = {"function": function, "hook": HookPoint(name)}
@@ -64,8 +69,8 @@ def hook_edits(sites: Sites, fwd_hooks: Sequence[FwdHook | Any]) -> list[Edit]:
     return edits
 
 
-def _accepted(sites: Sites, accepts: Callable[[str], bool]) -> list[str]:
-    accepted = [name for name in sites.names if accepts(name)]
+def _accepted(sites: Sites, accepts: Callable[[str], bool], prompt: Prompt) -> list[str]:
+    accepted = [name for name in reached(prompt, sites.names) if accepts(name)]
     editable = []
     for name in accepted:
         try:

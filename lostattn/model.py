@@ -24,6 +24,7 @@ from lostattn.interventions.base import Intervention
 from lostattn.interventions.setting import Setting
 from lostattn.plan import Edit, Reduction
 from lostattn.point import Point
+from lostattn.presence import check_reached
 from lostattn.prompt import Prompt, build_prompt
 from lostattn.sites import NamesFilter, Sites
 from lostattn.without_processor import NoProcessor
@@ -258,6 +259,7 @@ class LVLM:
         edits = interventions.compile(Setting(self.sites, self.hf, prompt))
         for edit in edits:
             self.sites.editable(edit.name)
+        check_reached(prompt, [edit.name for edit in edits])
         return edits
 
     def _run(self, prompt: Prompt, names: Sequence[str], edits: Sequence[Edit]) -> tuple[Tensor, dict[str, Any]]:
@@ -320,6 +322,8 @@ def _operations(model: LVLM) -> dict[str, str]:
     found = {}
     for stack in stacks:
         for block in stack.blocks:
+            if block.attn is None:
+                continue
             path = block.attn.path
             names = [n for n in model.nn.get(path).source.names if n.startswith("attention_interface_")]
             if not names:

@@ -5,6 +5,8 @@
 - a perturbed pattern moves the logits, in every layer of the decoder and in every vision layer that is read;
 - pattern rows sum to one, and times the values they give what the attention kernel gave;
 - ``resid_pre + Δattn + Δmlp = resid_post``, with the modules' own outputs as the updates.
+
+Of a prompt without a picture only the decoder is looked at.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from PIL import Image
 from lostattn.errors import InputError, UnsupportedModel
 from lostattn.kernels.attention import mixed_values
 from lostattn.plan import Edit
+from lostattn.presence import has_picture, reached
 
 if TYPE_CHECKING:
     from lostattn.model import LVLM
@@ -104,7 +107,7 @@ def _identities(model: LVLM, prompt: Prompt) -> list[Check]:
         bare = model.hf(**model._inputs(prompt), use_cache=False).logits
     untouched = model.forward(prompt)
     edits = []
-    for name in model.hook_names:
+    for name in reached(prompt, model.hook_names):
         try:
             model.sites.editable(name)
         except InputError:
@@ -118,14 +121,19 @@ def _identities(model: LVLM, prompt: Prompt) -> list[Check]:
     ]
 
 
+def _places(model: LVLM, prompt: Prompt) -> list[str]:
+    """Every layer that the logits depend on: ``blocks.0`` and so on, and those of the vision tower that are read."""
+    vision = model.architecture.vision
+    places = [f"blocks.{i}" for i in range(model.cfg.n_layers)]
+    if vision is not None and has_picture(prompt):
+        places += [f"{vision.stack.prefix}.{i}" for i in range(vision.n_read)]
+    return places
+
+
 def _patterns(model: LVLM, prompt: Prompt) -> list[Check]:
     bare = model.forward(prompt)
-    architecture = model.architecture
-    places = [f"blocks.{i}" for i in range(len(architecture.stack.blocks))]
-    if architecture.vision is not None:
-        places += [f"{architecture.vision.stack.prefix}.{i}" for i in range(architecture.vision.n_read)]
     checks = []
-    for place in places:
+    for place in _places(model, prompt):
         moved = model._run(prompt, (), [Edit(f"{place}.attn.hook_pattern", rotated_rows)])[0]
         change = _worst(moved, bare)
         checks.append(Check(f"a perturbed {place}.attn.hook_pattern moves the logits", change, change > 0))
@@ -133,24 +141,27 @@ def _patterns(model: LVLM, prompt: Prompt) -> list[Check]:
 
 
 def _stream(model: LVLM, prompt: Prompt) -> list[Check]:
-    """Pattern rows and the residual identity, layer by layer."""
-    points = ("resid_pre", "attn_out", "resid_mid", "mlp_out", "resid_post")
-    wanted = [f"blocks.{i}.hook_{p}" for i in range(model.cfg.n_layers) for p in points]
-    wanted += [f"blocks.{i}.attn.hook_{p}" for i in range(model.cfg.n_layers) for p in ("pattern", "v", "z")]
-    _, cache = model.run_with_cache(prompt, wanted)
-    real = prompt.token_map["all"].to(cache["resid_pre", 0].device)
-    eps = torch.finfo(cache["resid_pre", 0].dtype).eps
+    """Pattern rows, what they read, and the residual identity, layer by layer."""
+    points = ("hook_resid_pre", "hook_attn_out", "hook_mlp_out", "hook_resid_post")
+    inside = ("attn.hook_pattern", "attn.hook_v", "attn.hook_z")
+    places = _places(model, prompt)
+    _, cache = model.run_with_cache(prompt, [f"{place}.{p}" for place in places for p in (*points, *inside)])
+    eps = torch.finfo(model.cfg.dtype).eps
     checks = []
-    for i in range(model.cfg.n_layers):
-        pattern = cache["pattern", i]
-        sums = _worst(pattern.sum(-1).transpose(1, 2)[real], torch.ones(1, device=real.device))
-        checks.append(Check(f"rows of blocks.{i}.attn.hook_pattern sum to one", sums, sums < 1e-5))
-        mixed = mixed_values(pattern, cache["v", i].transpose(1, 2))
-        read = _relative(mixed[real], cache["z", i][real])
-        checks.append(Check(f"blocks.{i}: pattern @ v = z", read, read < max(1e-4, 8 * eps)))
-        total = cache["resid_pre", i] + cache["attn_out", i] + cache["mlp_out", i]
-        gap = _relative(total[real], cache["resid_post", i][real])
-        checks.append(Check(f"blocks.{i}: resid_pre + Δattn + Δmlp = resid_post", gap, gap < max(1e-5, 8 * eps)))
+    for place in places:
+        pre, attn, mlp, post = (cache[f"{place}.{p}"] for p in points)
+        pattern, v, z = (cache[f"{place}.{p}"] for p in inside)
+        v, z = (x if x.dim() == 4 else x[None] for x in (v, z))  # a tower may pack all its pictures into one
+        real = torch.ones(z.shape[:2], dtype=torch.bool, device=z.device)
+        if place.startswith("blocks."):
+            real = prompt.token_map["all"].to(z.device)
+        sums = _worst(pattern.sum(-1).transpose(1, 2)[real], torch.ones(1, device=z.device))
+        checks.append(Check(f"rows of {place}.attn.hook_pattern sum to one", sums, sums < 1e-5))
+        read = _relative(mixed_values(pattern, v.transpose(1, 2))[real], z[real])
+        checks.append(Check(f"{place}: pattern @ v = z", read, read < max(1e-4, 8 * eps)))
+        seen = real.reshape(post.shape[:-1])
+        gap = _relative((pre + attn + mlp)[seen], post[seen])
+        checks.append(Check(f"{place}: resid_pre + Δattn + Δmlp = resid_post", gap, gap < max(1e-5, 8 * eps)))
     return checks
 
 

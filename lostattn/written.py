@@ -12,6 +12,7 @@ from lostattn.errors import InputError
 from lostattn.hooks import FwdHook, hook_edits
 from lostattn.interventions.base import Intervention
 from lostattn.plan import Edit, Reduction, write
+from lostattn.presence import check_reached, reached
 
 if TYPE_CHECKING:
     from lostattn.model import LVLM
@@ -30,6 +31,9 @@ def cache_call(
     """:meth:`LVLM.run_with_cache`."""
     prompt = model._prompted(prompt)
     names = model.sites.match(names_filter)
+    if names_filter is None or callable(names_filter):
+        names = reached(prompt, names)
+    check_reached(prompt, names)
     kind = None if dtype is None else str(dtype).removeprefix("torch.")
     reading = Reading("cache", names, None if device is None else str(device), kind)
     return pass_call(model, prompt, reading, names, model._compiled(interventions, prompt))
@@ -43,7 +47,7 @@ def hooks_call(
 ) -> Call:
     """:meth:`LVLM.run_with_hooks`."""
     prompt = model._prompted(prompt)
-    edits = [*model._compiled(interventions, prompt), *hook_edits(model.sites, fwd_hooks)]
+    edits = [*model._compiled(interventions, prompt), *hook_edits(model.sites, fwd_hooks, prompt)]
     return pass_call(model, prompt, Reading("logits"), (), edits)
 
 

@@ -8,7 +8,7 @@ import re
 import pytest
 import torch
 from reference import EAGER, logits_of, tensors_of
-from tiny import FAMILIES, INPUTS, batched, positioned, unequal, wrapped
+from tiny import FAMILIES, INPUTS, batched, positioned, text_inputs, unequal, wrapped
 from tiny import bare as bare_model
 
 import lostattn as la
@@ -332,3 +332,20 @@ def test_points_inside_a_trace():
         model.point("pattern", 1)
     with pytest.raises(UnknownName, match="Did you mean"):
         model.point("blocks.1.hook_resid_mids")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_prompt_without_a_picture_reaches_the_decoder_alone(family):
+    model, inputs = wrapped(family), text_inputs(family)
+    prompt = model.prompt(inputs=inputs)
+    logits, cache = model.run_with_cache(prompt)
+    with torch.no_grad():
+        assert torch.equal(logits, bare_model(family)(**inputs).logits)
+    assert "blocks.1.hook_resid_mid" in cache and not any(name.startswith("vision") for name in cache)
+    assert torch.equal(model.run_with_hooks(prompt, [(lambda name: "resid" in name, lambda x, hook: x)]), logits)
+    (tower,) = (name for name in model.hook_names if name.endswith("hook_vision_embed"))
+    message = re.escape(f"{tower!r} lies where pictures are seen, but the prompt holds none, so it is not reached.")
+    with pytest.raises(InputError, match=message):
+        model.run_with_cache(prompt, ["hook_embed", tower])
+    with pytest.raises(InputError, match=message):
+        model.run_with_hooks(prompt, [(tower, lambda x, hook: x)])

@@ -187,6 +187,12 @@ def batched(family: str, singles: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     return out
 
 
+def text_inputs(family: str) -> dict[str, Tensor]:
+    """Inputs without a picture."""
+    inputs = _padded([[1, 5, 7, 8, 9, 10, 11]], 0)
+    return inputs | ({"mm_token_type_ids": torch.zeros(1, 7, dtype=torch.int)} if family == "qwen" else {})
+
+
 def positioned(family: str, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
     """The inputs with the position ids that the Hugging Face ``generate`` gives a padded batch.
 

@@ -1,0 +1,201 @@
+"""The proof at load: what it reports, and that a model which would be edited in vain is refused by point."""
+
+from __future__ import annotations
+
+import inspect
+import re
+
+import numpy as np
+import pytest
+import torch
+from tiny import FAMILIES, INPUTS, MAKERS, batched, text_inputs, unequal, wrapped
+from transformers import AttentionInterface
+from transformers.masking_utils import AttentionMaskInterface, eager_mask
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.models.llama.modeling_llama import LlamaAttention, LlamaDecoderLayer, apply_rotary_pos_emb
+
+import lostattn as la
+from lostattn.errors import InputError, UnsupportedModel
+from lostattn.selftest import Check, Report, sample_picture
+
+
+def load(module, family="llava"):
+    model = la.load(module, selftest=False)
+    return model, model.prompt(inputs=INPUTS[family]())
+
+
+@pytest.mark.parametrize("kernel", ["sdpa", "eager"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_report_of_a_sound_model(family, kernel):
+    model = wrapped(family, kernel)
+    report = model.selftest(model.prompt(inputs=INPUTS[family]()))
+    assert report.passed and report.failed == ()
+    c, read = model.cfg, model.architecture.vision.n_read
+    names = [check.name for check in report.checks]
+    assert names[0] == "the untouched pass is the bare model's"
+    assert re.fullmatch(r"identity at \d+ points", names[1]) and int(names[1].split()[2]) > 110
+    moved = [check for check in report.checks if check.name.startswith("a perturbed ")]
+    assert len(moved) == c.n_layers + read and all(check.measured > 1e-4 for check in moved)
+    prefix = model.architecture.vision.stack.prefix
+    assert f"a perturbed {prefix}.{read - 1}.attn.hook_pattern moves the logits" in names
+    assert f"rows of blocks.{c.n_layers - 1}.attn.hook_pattern sum to one" in names
+    assert "blocks.0: pattern @ v = z" in names and "blocks.0: resid_pre + Δattn + Δmlp = resid_post" in names
+    assert len(names) == 2 + 4 * len(moved)
+    assert all(check.measured < 1e-5 for check in report.checks if check not in moved)
+    assert repr(report) == f"self-test of {model.name}: {len(names)} of {len(names)} checks passed"
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_padded_batch_and_half_precision_pass_too(family):
+    model = wrapped(family)
+    assert model.selftest(model.prompt(inputs=batched(family, unequal(family)))).passed
+    half = la.load(MAKERS[family](dtype=torch.bfloat16), selftest=False)
+    assert half.selftest(half.prompt(inputs=INPUTS[family]())).passed
+
+
+def test_trained_models_pass_on_a_picture_of_its_own_and_on_questions(tiny_model, shapes_questions):
+    assert tiny_model.selftest().passed
+    assert tiny_model.selftest(shapes_questions[3]).passed
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_prompt_without_a_picture_proves_the_decoder(family):
+    model = wrapped(family)
+    report = model.selftest(model.prompt(inputs=text_inputs(family)))
+    assert report.passed and len(report.checks) == 2 + 4 * model.cfg.n_layers
+    assert not any("vision" in check.name for check in report.checks)
+
+
+def test_the_picture_has_no_two_patches_alike():
+    picture = torch.from_numpy(np.array(sample_picture())).reshape(8, 8, 8, 8, 3).transpose(1, 2).reshape(64, -1)
+    assert len({tuple(patch.tolist()) for patch in picture}) == 64
+
+
+def test_it_needs_a_prompt():
+    with pytest.raises(InputError, match=re.escape("the self-test needs a prompt: model.selftest(model.prompt(inputs")):
+        wrapped("llava").selftest()
+
+
+def test_a_report_of_failures():
+    report = Report("some model", (Check("one", 0.0, True), Check("two", 0.25, False)))
+    assert not report.passed and report.failed == (report.checks[1],)
+    assert repr(report) == "self-test of some model: 1 of 2 checks passed\n  FAILED two: 0.25"
+
+
+class InVain(LlamaAttention):
+    """Calls the attention interface and then uses something else: what TransformerLens does on some families."""
+
+    def forward(self, hidden_states, position_embeddings=None, attention_mask=None, past_key_values=None, **kwargs):
+        shape = (*hidden_states.shape[:-1], -1, self.head_dim)
+        query = self.q_proj(hidden_states).view(shape).transpose(1, 2)
+        key = self.k_proj(hidden_states).view(shape).transpose(1, 2)
+        value = self.v_proj(hidden_states).view(shape).transpose(1, 2)
+        query, key = apply_rotary_pos_emb(query, key, *position_embeddings)
+        attention_interface = ALL_ATTENTION_FUNCTIONS.get_interface("sdpa", None)
+        _, weights = attention_interface(self, query, key, value, attention_mask, scaling=self.scaling, dropout=0.0)
+        mean = value.transpose(1, 2).cumsum(1) / torch.arange(1, value.shape[2] + 1)[:, None, None]
+        return self.o_proj(mean.flatten(-2)), weights
+
+
+class HalfResidual(LlamaDecoderLayer):
+    """Adds half of what its FFN gives: the update is no longer the module's own output."""
+
+    def forward(self, hidden_states, attention_mask=None, position_embeddings=None, **kwargs):
+        attended, _ = self.self_attn(
+            hidden_states=self.input_layernorm(hidden_states),
+            attention_mask=attention_mask,
+            position_embeddings=position_embeddings,
+        )
+        hidden_states = hidden_states + attended
+        return hidden_states + 0.5 * self.mlp(self.post_attention_layernorm(hidden_states))
+
+
+def capped(module, query, key, value, attention_mask, scaling, **keywords):
+    """Attention whose scores are capped: softmax(q k / √d) is not its pattern."""
+    key = key.repeat_interleave(query.shape[1] // key.shape[1], dim=1)
+    value = value.repeat_interleave(query.shape[1] // value.shape[1], dim=1)
+    scores = torch.tanh(query @ key.transpose(-1, -2) * scaling)
+    if attention_mask is not None:
+        scores = scores + attention_mask
+    pattern = torch.softmax(scores, dim=-1)
+    return (pattern @ value).transpose(1, 2).contiguous(), pattern
+
+
+AttentionInterface.register("capped", capped)
+AttentionMaskInterface.register("capped", eager_mask)
+
+
+def refused(model, prompt):
+    with pytest.raises(UnsupportedModel) as caught:
+        model.selftest(prompt)
+    message = str(caught.value)
+    assert message.endswith("This model would be edited in vain; load with selftest=False to look on.")
+    return re.findall(r"FAILED (.*): [^:]*$", message, flags=re.MULTILINE)
+
+
+def test_a_pattern_that_is_computed_but_not_used():
+    module = MAKERS["llava"]()
+    module.model.language_model.layers[2].self_attn.__class__ = InVain
+    assert "attention_interface(" in inspect.getsource(InVain.forward)
+    assert refused(*load(module)) == [
+        "a perturbed blocks.2.attn.hook_pattern moves the logits",
+        "blocks.2: pattern @ v = z",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("family", "path", "failed"),
+    [
+        ("llava", "model.language_model.layers.1.self_attn.o_proj", "blocks.1.attn.hook_pattern"),
+        ("llava", "model.vision_tower.encoder.layers.1.self_attn.out_proj", "vision_encoder.encoder_layers.1.attn.ho"),
+        ("qwen", "model.visual.blocks.2.attn.proj", "vision_encoder.blocks.2.attn.hook_pattern"),
+        ("qwen", "model.language_model.layers.2.self_attn.o_proj", "blocks.2.attn.hook_pattern"),
+    ],
+)
+def test_an_attention_that_writes_nothing(family, path, failed):
+    module = MAKERS[family]()
+    with torch.no_grad():
+        module.get_submodule(path).weight.zero_()
+    (only,) = refused(*load(module, family))
+    assert only.startswith(f"a perturbed {failed}") and only.endswith(" moves the logits")
+
+
+def test_a_stream_that_is_not_the_sum_of_the_updates():
+    module = MAKERS["llava"]()
+    module.model.language_model.layers[0].__class__ = HalfResidual
+    assert refused(*load(module)) == ["blocks.0: resid_pre + Δattn + Δmlp = resid_post"]
+
+
+def test_a_kernel_that_is_no_plain_softmax():
+    module = MAKERS["qwen"](attn_implementation="capped")
+    assert refused(*load(module, "qwen")) == [
+        *(f"blocks.{i}: pattern @ v = z" for i in range(3)),
+        *(f"vision_encoder.blocks.{i}: pattern @ v = z" for i in range(4)),
+    ]
+
+
+def test_a_model_that_is_not_the_same_twice():
+    """Something random in the forward pass, here dropout left on by a faulty module: nothing could be told from it."""
+    module = MAKERS["llava"]()
+    layer = module.model.language_model.layers[3].mlp
+    layer.register_forward_hook(lambda module, args, out: torch.nn.functional.dropout(out, 0.1, training=True))
+    assert "the untouched pass is the bare model's" in refused(*load(module))
+
+
+def test_values_that_are_not_numbers():
+    module = MAKERS["llava"]()
+    with torch.no_grad():
+        module.model.language_model.layers[1].mlp.down_proj.weight[0, 0] = float("nan")
+    failed = refused(*load(module))
+    assert "the untouched pass is the bare model's" in failed
+
+
+def test_load_refuses_what_the_selftest_refuses(tiny_llava):
+    module = MAKERS["llava"]()
+    broken = la.load("tiny-llava", selftest=False).hf
+    with torch.no_grad():
+        broken.model.language_model.layers[4].self_attn.o_proj.weight.zero_()
+    with pytest.raises(UnsupportedModel, match="FAILED a perturbed blocks.4.attn.hook_pattern moves the logits: 0"):
+        la.load(broken, processor=tiny_llava.processor)
+    assert la.load(broken, processor=tiny_llava.processor, selftest=False).hf is broken
+    assert la.load(module).hf is module  # without a processor there is no prompt to test with
