@@ -38,6 +38,7 @@ _EXPORTS = {
             "KnockOut",
             "NoiseUpdate",
             "NoiseWeights",
+            "Patch",
             "Released",
             "RemoveRotary",
             "ReplaceAttention",
@@ -48,10 +49,10 @@ _EXPORTS = {
         "lostattn.interventions",
     ),
 }
-_MODULES = ("answers", "data", "experiments", "interventions", "lenses", "metrics", "remote", "view", "zoo")
+_MODULES = ("answers", "data", "experiments", "interventions", "lenses", "metrics", "patching", "remote", "view", "zoo")
 
 if TYPE_CHECKING:
-    from lostattn import answers, data, experiments, interventions, lenses, metrics, remote, view, zoo
+    from lostattn import answers, data, experiments, interventions, lenses, metrics, patching, remote, view, zoo
     from lostattn.cache import ActivationCache
     from lostattn.interventions import (
         Ablate,
@@ -65,6 +66,7 @@ if TYPE_CHECKING:
         KnockOut,
         NoiseUpdate,
         NoiseWeights,
+        Patch,
         Released,
         RemoveRotary,
         ReplaceAttention,
@@ -89,6 +91,7 @@ __all__ = [
     "KnockOut",
     "NoiseUpdate",
     "NoiseWeights",
+    "Patch",
     "Prompt",
     "Released",
     "RemoveRotary",
@@ -104,6 +107,7 @@ __all__ = [
     "lenses",
     "load",
     "metrics",
+    "patching",
     "remote",
     "view",
     "zoo",

@@ -314,10 +314,12 @@ class Decomposition:
 
     def _norm(self, layer: int, mlp_input: bool = False) -> nn.Module:
         architecture = self._sites.architecture
-        if layer == self._n_layers:
-            return self._model.get_submodule(architecture.final_norm)
-        block = architecture.stack.blocks[layer]
-        return self._model.get_submodule(block.ln2 if mlp_input else block.ln1)
+        end = layer == self._n_layers
+        block = architecture.stack.blocks[min(layer, self._n_layers - 1)]
+        path = architecture.final_norm if end else block.ln2 if mlp_input else block.ln1
+        if path is None:
+            raise InputError(f"no norm reads the stream before {'the unembedding' if end else f'layer {layer}'}.")
+        return self._model.get_submodule(path)
 
     def _update(self, kind: str, layer: int) -> Tensor:
         before, after = ("resid_pre", "resid_mid") if kind == "attn" else ("resid_mid", "resid_post")
@@ -327,6 +329,21 @@ class Decomposition:
 
     def _at(self, value: Tensor, pos_slice: Any, trailing: int = 1) -> Tensor:
         return at_positions(value, pos_slice, self.prompt, self.has_batch_dim, trailing)
+
+    def _plain(self, layer: int) -> tuple[str, str | None]:
+        """The output maps of a layer's attention and FFN, where what they give is what is added to the stream.
+
+        Raises:
+            InputError: something stands between (a norm, a factor, a gate), so that heads would not add up.
+        """
+        block = self._sites.architecture.stack.blocks[layer]
+        attn = block.attn
+        if attn is None or attn.o is None or not attn.z_is_kernels or not attn.v_is_values or block.kind != "plain":
+            raise InputError(
+                f"layer {layer} ({block.kind}) does not add its heads to the stream as they are, so their parts would "
+                "not add up; decompose_resid and accumulated_resid hold for every layout."
+            )
+        return attn.o, block.mlp_out
 
     def _unembedding(self) -> Any:
         return self._model.get_submodule(self._sites.architecture.unembed)

@@ -25,7 +25,6 @@ def full_decomposition(
     onto: Float[Tensor, "d_model *out"] | None,
 ) -> tuple[Float[Tensor, "component *rest"], list[str]]:
     """See :meth:`lostattn.decomposition.Decomposition.get_full_resid_decomposition`."""
-    stack = cache._sites.architecture.stack
     beginning = cache._at(cache["resid_pre", 0], pos_slice)
     reader = _Reader(cache, end, mlp_input, apply_ln, pos_slice, onto)
     parts: list[Tensor] = []
@@ -35,13 +34,15 @@ def full_decomposition(
         parts.append(reader(heads))
     bias = torch.zeros_like(beginning)
     for i in range(end + mlp_input):
-        bias = bias + _bias(cache._model, stack.blocks[i].attn.o)
+        bias = bias + _bias(cache._model, cache._plain(i)[0])
     for i in range(end):
         if not expand_neurons:
             parts.append(reader(cache._at(cache._update("mlp", i), pos_slice)[None]))
             labels.append(f"{i}_mlp_out")
             continue
-        path = stack.blocks[i].mlp_out
+        path = cache._plain(i)[1]
+        if path is None:
+            raise InputError(f"layer {i} has no single output map of its FFN; pass expand_neurons=False.")
         post = cache._at(cache["post", i], pos_slice)
         module: Any = cache._model.get_submodule(path)
         parts.append(reader.neurons(post, module.weight.detach().to(post.dtype)))

@@ -6,7 +6,9 @@ from lostattn.interventions.ablation import Ablate
 from lostattn.interventions.attention import KnockOut, Released, ReplaceAttention, ScaleAttention
 from lostattn.interventions.base import Composition, Intervention
 from lostattn.interventions.noise import NoiseUpdate, NoiseWeights
+from lostattn.interventions.patching import Patch
 from lostattn.interventions.picture_sources import Complexity, VisionPrior
+from lostattn.interventions.projection import EarlyProjection
 from lostattn.interventions.rotary import RemoveRotary
 from lostattn.interventions.sources import Dirichlet, Fixed, FromCache, Gaussian, Source, Uniform
 
@@ -15,6 +17,7 @@ __all__ = [
     "Complexity",
     "Composition",
     "Dirichlet",
+    "EarlyProjection",
     "Fixed",
     "FromCache",
     "Gaussian",
@@ -22,6 +25,7 @@ __all__ = [
     "KnockOut",
     "NoiseUpdate",
     "NoiseWeights",
+    "Patch",
     "Released",
     "RemoveRotary",
     "ReplaceAttention",

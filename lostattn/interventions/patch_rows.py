@@ -140,5 +140,8 @@ def head_mask(sites: Sites, name: str, heads: Layers, n_rows: int) -> Tensor | N
 
 def n_heads_of(sites: Sites, name: str) -> int | None:
     """How many heads a point has: query heads, key/value heads, or None."""
-    stack = sites.architecture.stack
-    return stack.n_heads if name.endswith(BY_HEAD) else stack.n_key_value_heads if name.endswith(BY_KV_HEAD) else None
+    inside = split_block(name)
+    attn = None if inside is None else sites.architecture.stack.blocks[inside[1]].attn
+    if attn is None:
+        return None
+    return attn.n_heads if name.endswith(BY_HEAD) else attn.n_key_value_heads if name.endswith(BY_KV_HEAD) else None

@@ -8,10 +8,11 @@
 
 from __future__ import annotations
 
+from lostattn.interventions.projection import EarlyProjection
 from lostattn.lenses.attribution import direct_attribution
 from lostattn.lenses.image_attribution import ImageAttribution, image_attribution
 from lostattn.lenses.logit_lens import Readout, logit_lens
-from lostattn.lenses.vision import EarlyProjection, vision_lens
+from lostattn.lenses.vision import vision_lens
 
 __all__ = [
     "EarlyProjection",

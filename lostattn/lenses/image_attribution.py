@@ -156,7 +156,7 @@ def _by_key(cache: ActivationCache, layer: int, row: int, item: int, direction: 
     pattern, value = cache["pattern", layer], cache["v", layer]
     if cache.has_batch_dim:
         pattern, value = pattern[item], value[item]
-    module: Any = cache._model.get_submodule(cache._sites.architecture.stack.blocks[layer].attn.o)
+    module: Any = cache._model.get_submodule(cache._plain(layer)[0])
     n_heads = pattern.shape[0]
     read = direction @ module.weight.detach().to(direction)  # [head * d_head]
     read = read.unflatten(0, (value.shape[-2], n_heads // value.shape[-2], -1))  # query heads of a key/value head

@@ -1,0 +1,14 @@
+"""Activation patching between two prompts that may differ in their picture alone.
+
+>>> table = la.patching.sweep(model, clean, corrupted, metric, points="resid_pre", positions="each")  # doctest: +SKIP
+>>> table.pivot(index="layer", columns="positions", values="normalised")                              # doctest: +SKIP
+>>> other = la.patching.corrupt(question, "blur", radius=8)                                           # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+from lostattn.interventions.patching import Patch
+from lostattn.patching.corruptions import another_scene, blank, blur, corrupt, mask_patches, noise
+from lostattn.patching.sweeps import sweep
+
+__all__ = ["Patch", "another_scene", "blank", "blur", "corrupt", "mask_patches", "noise", "sweep"]

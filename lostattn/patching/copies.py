@@ -1,0 +1,152 @@
+"""Copies of a prompt, each patched in another place, run side by side in one pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from lostattn.errors import InputError
+from lostattn.interventions.base import Intervention
+from lostattn.interventions.patch_rows import SQUARE, by_query, layout_of, matched, n_heads_of, row_edit, same_keys
+from lostattn.plan import Edit
+
+if TYPE_CHECKING:
+    from lostattn.cache import ActivationCache
+    from lostattn.interventions.setting import Setting
+    from lostattn.model import LVLM
+    from lostattn.prompt import Prompt
+
+Metric = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """A choice of positions: what it is called, and which columns of the source go to which of the target, by item."""
+
+    label: str | int
+    token: str
+    spec: Any
+    source: Bool[Tensor, "batch source"]
+    target: Bool[Tensor, "batch target"]
+
+
+@dataclass(frozen=True, eq=False)
+class Cell:
+    """One cell of the sweep."""
+
+    point: str
+    name: str
+    layer: int
+    head: int
+    heads: tuple[int, ...] | None
+    group: Group
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class _Copies(Intervention):
+    """Edits that are compiled already: one for each site of a pass, over the copies of its batch."""
+
+    edits: tuple[Edit, ...]
+
+    def compile(self, setting: Setting) -> list[Edit]:
+        """The edits themselves."""
+        return list(self.edits)
+
+
+class Rows:
+    """The values that go into one copy of the prompt at one point: the clean run's, and the corrupted run's as base."""
+
+    def __init__(
+        self, clean: Prompt, corrupted: Prompt, source: ActivationCache, base: ActivationCache, reduce: str
+    ) -> None:
+        self.clean, self.corrupted, self.reduce = layout_of(clean.token_map), layout_of(corrupted.token_map), reduce
+        self.source, self.base = source, base
+        self._made: dict[str, tuple[Tensor, Tensor]] = {}
+
+    def of(self, setting: Cell, item: int) -> tuple[Tensor, Tensor, Tensor]:
+        """The places, the values and the base of one item."""
+        name = setting.name
+        if name not in self._made:
+            if name.endswith(SQUARE):
+                same_keys(self.clean, self.corrupted, name)
+            self._made[name] = by_query(name, self.source[name]), by_query(name, self.base[name])
+        new, old = self._made[name]
+        group = setting.group
+        come, go = matched(
+            self.clean[item], group.source[item], self.corrupted[item], group.target[item], group.spec, self.reduce
+        )
+        if self.reduce == "mean":
+            mean = new[item][group.source[item].to(new.device)].float().mean(0).to(new)
+            return go, mean.expand(len(go), *mean.shape), old[item, go]
+        return go, new[item, come], old[item, go]
+
+
+class Runner:
+    """Runs settings in passes of equally many copies, so that a copy without an effect is equal to the last bit.
+
+    Sums of a matrix product may be taken in another order for a batch of another size, but not for the same copy of an
+    equal batch: every pass, the unpatched one too, has the same shape.
+    """
+
+    def __init__(self, model: LVLM, prompt: Prompt, metric: Metric, rows: Rows, n: int) -> None:
+        self.model, self.metric, self.rows, self.n = model, metric, rows, n
+        self.n_items, self.n_pos = len(prompt), prompt.n_pos
+        self.prompt = prompt
+
+    def run(self, settings: list[Cell], progress: bool) -> Iterator[tuple[Cell, Tensor, Tensor]]:
+        """Each setting with its metric and its effect, ``[item]`` each."""
+        from tqdm.auto import tqdm
+
+        n = min(self.n, len(settings))
+        copies = self.prompt[list(range(self.n_items)) * n]
+        plain = self._metrics(self.model.run_with_hooks(copies), n)
+        starts = range(0, len(settings), n)
+        for start in tqdm(starts, desc="patching", unit="pass", disable=None if progress else True, leave=False):
+            chunk = settings[start : start + n]
+            full = chunk + [chunk[-1]] * (n - len(chunk))
+            found = self._metrics(self.model.run_with_hooks(copies, interventions=self._edits(full)), n)
+            for slot, setting in enumerate(chunk):
+                yield setting, found[slot], found[slot] - plain[slot]
+
+    def _metrics(self, logits: Float[Tensor, "copy pos d_vocab"], n: int) -> list[Tensor]:
+        return [measured(self.metric, part) for part in logits.split(len(logits) // n)]
+
+    def _edits(self, settings: list[Cell]) -> _Copies:
+        """One edit a site, over the rows of all copies that are patched there."""
+        sites: dict[str, list[tuple[int, Cell]]] = {}
+        for slot, setting in enumerate(settings):
+            sites.setdefault(setting.name, []).append((slot, setting))
+        return _Copies(tuple(self._edit(name, inside) for name, inside in sites.items()))
+
+    def _edit(self, name: str, inside: list[tuple[int, Cell]]) -> Edit:
+        n_heads = n_heads_of(self.model.sites, name)
+        items, places, values, bases, heads = [], [], [], [], []
+        for slot, setting in inside:
+            for b in range(self.n_items):
+                go, new, old = self.rows.of(setting, b)
+                items.append(torch.full_like(go, slot * self.n_items + b))
+                places.append(go)
+                values.append(new)
+                bases.append(old)
+                if n_heads is not None:
+                    own = torch.zeros(len(go), n_heads, dtype=torch.bool)
+                    own[:, range(n_heads) if setting.heads is None else list(setting.heads)] = True
+                    heads.append(own)
+        at, where = torch.cat(items), torch.cat(places)
+        mask = torch.zeros(self.n * self.n_items, self.n_pos, dtype=torch.bool)
+        mask[at, where] = True
+        return row_edit(name, mask, at, where, torch.cat(values), torch.cat(bases), torch.cat(heads) if heads else None)
+
+
+def measured(metric: Metric, logits: Tensor) -> Float[Tensor, "item"]:
+    """The metric as one number an item, or one for all."""
+    found = metric(logits)
+    if not isinstance(found, Tensor) or found.dim() > 1 or (found.dim() == 1 and len(found) not in (1, len(logits))):
+        got = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+        raise InputError(f"the metric gave {got} for {len(logits)} items; expected [{len(logits)}] or one number.")
+    return found.detach().float().reshape(-1).cpu()

@@ -1,0 +1,172 @@
+"""Sweeps: patch every point of a grid in turn, many patched copies of the prompt a pass, and say what came back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from lostattn.errors import InputError
+from lostattn.interventions.base import Layers
+from lostattn.interventions.patch_rows import layout_of, matched, n_heads_of, point_names
+from lostattn.names import split_block
+from lostattn.patching.copies import Cell, Group, Metric, Rows, Runner, measured
+
+if TYPE_CHECKING:
+    import pandas
+
+    from lostattn.model import LVLM
+    from lostattn.prompt import Prompt
+
+
+def sweep(
+    model: LVLM,
+    clean: Prompt | Any,
+    corrupted: Prompt | Any,
+    metric: Metric,
+    points: str | Sequence[str] = ("resid_pre", "attn_out", "mlp_out"),
+    layers: Layers = None,
+    positions: str | Sequence[Any] | Mapping[str, Any] = "each",
+    heads: str | Sequence[int] | None = None,
+    reduce: str = "none",
+    batch_size: int = 32,
+    progress: bool = False,
+) -> pandas.DataFrame:
+    """Put the clean run's value of one point after another into the corrupted run, and measure what that brings back.
+
+    Both prompts carry the processor's inputs whole, so the corrupted one may differ in its picture alone.
+
+    Args:
+        model: the model.
+        clean: the prompt (or pairs of prompts: a batch) whose values are put in.
+        corrupted: the one that they are put into; as many items.
+        metric: ``logits [item, pos, d_vocab] -> [item]`` or one number, such as
+            ``lambda logits: la.answers.logit_difference(logits, right, wrong)``.
+        points: which points, in shorthand: ``resid_pre``, ``resid_mid``, ``resid_post``, ``attn_out``, ``mlp_out``,
+            ``q``, ``k``, ``v``, ``z``, ``pattern``, … (``z`` before the output map: what heads read).
+        layers: which layers (None: all).
+        positions: ``"each"`` (every position of its own; both prompts must have one layout), or token groups, each
+            patched as one: ``["image", "question", "last"]``, or ``{name: positions}``.
+        heads: ``"each"``, some, or None for all heads of a point together. Of ``k`` and ``v``: key/value heads.
+        reduce: ``"mean"`` patches a group's average, for groups of unequal size; see :class:`Patch`.
+        batch_size: copies of the prompt a pass.
+        progress: show a bar.
+
+    Returns:
+        One row a point, layer, head, choice of positions and item: ``point, layer, head, positions, token, item, clean,
+        corrupted, value, effect, normalised``. ``head`` is -1 where all are patched; ``item`` is -1 where the metric
+        gives one number for all; ``effect`` is the patched value less the corrupted one (exactly 0 where nothing
+        changed); ``normalised`` is the effect as a share of ``clean - corrupted``: 1 restores the clean run.
+
+    Raises:
+        InputError: prompts of unequal numbers of items; prompts of unequal layout patched position by position (the
+            message names the token groups); a point, layer or head that is not there; a metric of another shape.
+    """
+    import pandas as pd
+
+    clean, corrupted = _single(model._prompted(clean)), _single(model._prompted(corrupted))
+    if len(clean) != len(corrupted):
+        raise InputError(f"clean holds {len(clean)} items, corrupted {len(corrupted)}; give one corrupted for each.")
+    if batch_size < 1:
+        raise InputError(f"batch_size is {batch_size}; expected at least 1.")
+    asked = [points] if isinstance(points, str) else list(points)
+    names = [(point, name) for point in asked for name in point_names(model.sites, point, layers)]
+    groups = _groups(clean, corrupted, positions, reduce)
+    settings = list(_settings(model, names, groups, heads))
+    wanted = [name for _, name in names]
+    clean_logits, source = model.run_with_cache(clean, wanted)
+    corrupted_logits, base = model.run_with_cache(corrupted, wanted)
+    ends = measured(metric, clean_logits), measured(metric, corrupted_logits)
+    runner = Runner(
+        model, corrupted, metric, Rows(clean, corrupted, source, base, reduce), max(1, batch_size // len(clean))
+    )
+    rows: list[dict[str, Any]] = []
+    for setting, value, effect in runner.run(settings, progress):
+        for item in range(len(value)):
+            whole = float(ends[0][item]), float(ends[1][item])
+            span = whole[0] - whole[1]
+            rows.append(
+                {
+                    "point": setting.point,
+                    "layer": setting.layer,
+                    "head": setting.head,
+                    "positions": setting.group.label,
+                    "token": setting.group.token,
+                    "item": item if len(value) > 1 or len(clean) == 1 else -1,
+                    "clean": whole[0],
+                    "corrupted": whole[1],
+                    "value": float(value[item]),
+                    "effect": float(effect[item]),
+                    "normalised": float(effect[item]) / span if span else float("nan"),
+                }
+            )
+    table = pd.DataFrame(rows)
+    table.attrs = {"model": model.name, "clean": list(clean.ids), "corrupted": list(corrupted.ids)}
+    return table
+
+
+def _settings(
+    model: LVLM, names: list[tuple[str, str]], groups: list[Group], heads: str | Sequence[int] | None
+) -> Iterator[Cell]:
+    """Every cell of the sweep, point by point in the order asked for."""
+    if not groups:
+        raise InputError("positions is empty; name at least one group, or 'each'.")
+    for point, name in names:
+        n = n_heads_of(model.sites, name)
+        inside = split_block(name)
+        layer = -1 if inside is None else inside[1]
+        if heads is None or n is None:
+            if heads is not None and isinstance(heads, Sequence) and not isinstance(heads, str):
+                raise InputError(f"heads is {list(heads)}, but {name!r} has no heads; sweep its points by themselves.")
+            singles: list[int] = [-1]
+        else:
+            singles = list(range(n)) if heads == "each" else _checked_heads(heads, n, name)
+        for head in singles:
+            for group in groups:
+                yield Cell(point, name, layer, head, None if head < 0 else (head,), group)
+
+
+def _checked_heads(heads: str | Sequence[int], n: int, name: str) -> list[int]:
+    if isinstance(heads, str) or not heads or any(not 0 <= h < n for h in heads):
+        raise InputError(f"heads is {heads!r}; expected 'each', None, or some of 0 to {n - 1}, the heads of {name!r}.")
+    return list(heads)
+
+
+def _groups(clean: Prompt, corrupted: Prompt, positions: Any, reduce: str) -> list[Group]:
+    """The choices of positions, each checked against both prompts."""
+    if reduce not in ("none", "mean"):
+        raise InputError(f"reduce is {reduce!r}; expected 'none' or 'mean'.")
+    a, b = clean.token_map, corrupted.token_map
+    if isinstance(positions, str) and positions == "each":
+        return _each(clean, corrupted)
+    named = positions if isinstance(positions, Mapping) else {_label(p): p for p in _listed(positions)}
+    groups = []
+    for label, spec in named.items():
+        group = Group(label, "", spec, a.resolve(spec, need=True).cpu(), b.resolve(spec, need=True).cpu())
+        for i in range(len(clean)):
+            matched(layout_of(a)[i], group.source[i], layout_of(b)[i], group.target[i], spec, reduce)
+        groups.append(group)
+    return groups
+
+
+def _each(clean: Prompt, corrupted: Prompt) -> list[Group]:
+    """Every real position; the same in all items."""
+    a, b = clean.token_map, corrupted.token_map
+    layout, real = layout_of(a)[0], a.real[0].cpu()
+    for other in (a, b):
+        for i in range(len(clean)):
+            matched(layout, real, layout_of(other)[i], other.real[i].cpu(), "each")
+    tokens = [t for t, real in zip(corrupted.str_tokens[0], b.real[0].tolist(), strict=True) if real]
+    return [Group(i, tokens[i], i, a.resolve(i).cpu(), b.resolve(i).cpu()) for i in range(len(tokens))]
+
+
+def _listed(positions: Any) -> list[Any]:
+    return list(positions) if isinstance(positions, list | tuple) else [positions]
+
+
+def _label(spec: Any) -> str | int:
+    return spec if isinstance(spec, str | int) else str(spec)
+
+
+def _single(prompt: Prompt) -> Prompt:
+    """The prompt without padding that no item needs, as its copies will be."""
+    return prompt[list(range(len(prompt)))]
