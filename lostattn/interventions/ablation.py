@@ -74,7 +74,7 @@ class Ablate(Intervention):
         heads = setting.heads(self.heads)
         positions = setting.positions(self.positions)
         out = []
-        for i in setting.layers(self.layers):
+        for i in setting.layers(self.layers, POINTS[self.what]):
             name = f"blocks.{i}.{POINTS[self.what]}"
             steps, slot = checked_steps(self.steps), setting.slot(f"ablate.{name}")
             real = setting.positions("all")

@@ -41,7 +41,7 @@ def _boundary_edits(self: Any, setting: Setting, point: str, kernel: Any, params
     keys = setting.positions(self.keys)
     return [
         Edit(f"blocks.{i}.attn.{point}", kernel, params, self.steps, queries, keys, setting.heads(self.heads))
-        for i in setting.layers(self.layers)
+        for i in setting.layers(self.layers, f"attn.{point}")
     ]
 
 
@@ -174,7 +174,7 @@ def _replacing(self: Any, setting: Setting, align: str, percentiles: Any) -> lis
     weights = getattr(self, "space", "scores") == "weights"
     observers: list[Edit] = []
     out: list[Edit] = []
-    for i in setting.layers(self.layers):
+    for i in setting.layers(self.layers, "attn.hook_pattern"):
         drawn = self.source.draw(setting, i, self.keys)
         observers += [e for e in drawn.observers if e.name not in {o.name for o in observers}]
         params: dict[str, Any] = {"draw": drawn.kernel, "draw_params": drawn.params, "mix": self.mix}

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from torch import nn
+
 from lostattn.errors import InputError
 from lostattn.interventions.ablation import POINTS
 from lostattn.interventions.base import (
@@ -59,7 +61,7 @@ class NoiseUpdate(Intervention):
         positions = setting.positions(self.positions)
         real = setting.positions("all")
         out = []
-        for i in setting.layers(self.layers):
+        for i in setting.layers(self.layers, POINTS[self.what]):
             params = {
                 "positions": positions,
                 "real": real,
@@ -96,21 +98,26 @@ class NoiseWeights(Intervention):
         """One edit for each matrix of each layer.
 
         Raises:
-            InputError: the model's query, key and value come from one fused map.
+            InputError: the model's query, key and value come from one fused map, or a map is no plain linear one.
         """
         out = []
-        for i in setting.layers(self.layers):
-            block = setting.sites.architecture.stack.blocks[i]
-            if self.what == "qkv":
-                if block.attn.q is None:
-                    raise InputError(
-                        f"{block.attn.path} makes q, k and v with one fused map; NoiseWeights needs three."
-                    )
-                points = ["attn.hook_q", "attn.hook_k", "attn.hook_v"]
-            else:
-                points = [f"mlp.hook_{kind}" for kind, _ in block.mlp_order] + ["hook_mlp_out"]
-            for point in points:
+        steps = checked_steps(self.steps)
+        for i in setting.layers(self.layers, "attn.hook_q" if self.what == "qkv" else "hook_mlp_out"):
+            for point in self._points(setting, i):
+                name = f"blocks.{i}.{point}"
+                path = setting.sites.slots[setting.sites.at[setting.sites.find(name)]].path
+                module = setting.model.get_submodule(path)
+                if not isinstance(module, nn.Linear):
+                    raise InputError(f"{path} is a {type(module).__name__}; NoiseWeights needs a linear map there.")
                 seed = stable_seed(self.seed, "weights", point, i)
-                params, steps = {"seed": seed}, checked_steps(self.steps)
-                out.append(Edit(f"blocks.{i}.{point}", kernels.noise_linear, params, steps, reads_input=True))
+                out.append(Edit(name, kernels.noise_linear, {"seed": seed}, steps, reads_input=True))
         return out
+
+    def _points(self, setting: Setting, layer: int) -> list[str]:
+        """Where the outputs of the layer's matrices are."""
+        block = setting.sites.architecture.stack.blocks[layer]
+        if self.what == "mlp":
+            return [f"mlp.hook_{kind}" for kind, _ in block.mlp_order] + ["hook_mlp_out"]
+        if block.attn is not None and block.attn.qkv is not None:
+            raise InputError(f"{block.attn.path} makes q, k and v with one fused map; NoiseWeights needs three.")
+        return ["attn.hook_q", "attn.hook_k", "attn.hook_v"]

@@ -62,7 +62,10 @@ class VisionPrior(Source):
         """
         vision = setting.sites.architecture.vision
         if vision is None:
-            raise InputError("VisionPrior needs a vision tower, and this model has none.")
+            reason = setting.sites.architecture.no_vision
+            raise InputError(
+                f"VisionPrior needs a vision tower to look into, and this model has none. {reason}".strip()
+            )
         if not -vision.n_read <= self.layer < vision.n_read:
             raise InputError(
                 f"vision layer {self.layer} is out of range: the decoder depends on {vision.n_read} "

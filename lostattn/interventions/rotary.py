@@ -30,7 +30,7 @@ class RemoveRotary(Intervention):
     def compile(self, setting: Setting) -> list[Edit]:
         """Two edits for each layer, of q and of k."""
         out = []
-        for i in setting.layers(self.layers):
+        for i in setting.layers(self.layers, "attn.hook_rot_q"):
             for letter in "qk":
                 raw = f"blocks.{i}.attn.hook_{letter}"
                 name = f"blocks.{i}.attn.hook_rot_{letter}"

@@ -32,13 +32,22 @@ class Setting:
         """A key for what an edit remembers during a generation, its own even where two equal parts are composed."""
         return ".".join([*map(str, self.place), name])
 
-    def layers(self, layers: Layers) -> list[int]:
+    def layers(self, layers: Layers, point: str = "") -> list[int]:
         """The layers meant, as indices from 0; negative ones count from the end.
 
+        ``None`` means all that have the hook point ``point`` (a model may have layers without attention). A layer
+        that is named and lacks it is refused later, with the reason.
+
         Raises:
-            InputError: a layer is out of range.
+            InputError: a layer is out of range, or no layer has the point.
         """
-        return _in_range("layer", layers, len(self.sites.architecture.stack.blocks))
+        indices = _in_range("layer", layers, len(self.sites.architecture.stack.blocks))
+        if layers is not None or not point:
+            return indices
+        having = [i for i in indices if f"blocks.{i}.{point}" in self.sites.names]
+        if not having:
+            raise InputError(f"no layer of this model has {point!r}, so there is nothing to act on.")
+        return having
 
     def heads(self, heads: Layers) -> tuple[int, ...] | None:
         """The heads meant; ``None`` for all.

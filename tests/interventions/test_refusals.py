@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 from types import SimpleNamespace
 
 import pytest
 import torch
+from PIL import Image
 
 import lostattn as la
 from lostattn.errors import InputError, UnknownName
 from lostattn.interventions.setting import Setting
+from lostattn.sites import Sites
 
 pytestmark = pytest.mark.usefixtures("untyped")
+PICTURE = Image.new("RGB", (48, 48), "red")
 NAN = torch.tensor([0.5, float("nan"), 0.5])
 
 AT_ONCE = [
@@ -186,31 +190,65 @@ def test_no_intervention(pair, given):
         pair.model.run_with_hooks(pair.prompt, interventions=given)
 
 
-def without(model, **changed) -> SimpleNamespace:
-    """The model's hook points with another architecture."""
-    import dataclasses
+def changed(model, blocks=None, **parts) -> Setting:
+    """A setting on another architecture: some of its parts, or what becomes of each of its blocks."""
+    architecture = model.architecture
+    if blocks is not None:
+        stack = architecture.stack
+        parts["stack"] = dataclasses.replace(stack, blocks=tuple(map(blocks, stack.blocks)))
+    return Setting(
+        Sites(dataclasses.replace(architecture, **parts)), model.hf, model.prompt("Is it?", images=[PICTURE])
+    )
 
-    return SimpleNamespace(architecture=dataclasses.replace(model.architecture, **changed))
+
+def fused(block):
+    path = block.attn.q.replace("q_proj", "qkv")
+    own = dataclasses.replace(block.attn, q=None, k=None, v=None, qkv=path, order=(path,))
+    return dataclasses.replace(block, attn=own)
+
+
+def without_attention(block):
+    return dataclasses.replace(block, attn=None) if block.path.endswith(("0", "2", "3")) else block
 
 
 def test_a_vision_prior_without_a_tower(llava):
-    setting = Setting(without(llava.model, vision=None), llava.model.hf, llava.prompt)
-    with pytest.raises(InputError, match="VisionPrior needs a vision tower, and this model has none"):
+    setting = changed(llava.model, vision=None, no_vision="Its patches go to the decoder as they are.")
+    with pytest.raises(InputError, match="VisionPrior needs a vision tower to look into, and this model has none. Its"):
         la.ReplaceAttention(la.VisionPrior()).compile(setting)
 
 
 def test_noise_in_fused_weights(llava):
-    import dataclasses
-
-    stack = llava.model.architecture.stack
-    fused = [
-        dataclasses.replace(b, attn=dataclasses.replace(b.attn, q=None, k=None, v=None, qkv="x")) for b in stack.blocks
-    ]
-    sites = without(llava.model, stack=dataclasses.replace(stack, blocks=tuple(fused)))
-    setting = Setting(sites, llava.model.hf, llava.prompt)
+    setting = changed(llava.model, fused)
     with pytest.raises(InputError, match=r"self_attn makes q, k and v with one fused map; NoiseWeights needs three"):
         la.NoiseWeights("qkv", layers=2).compile(setting)
-    assert la.NoiseWeights("mlp", layers=2).compile(setting)
+    assert len(la.NoiseWeights("mlp", layers=2).compile(setting)) == 3
+
+
+def test_noise_in_what_is_no_linear_map(llava):
+    setting = changed(llava.model, lambda block: dataclasses.replace(block, mlp_out=block.mlp))
+    with pytest.raises(InputError, match=r"layers\.1\.mlp is a LlamaMLP; NoiseWeights needs a linear map there"):
+        la.NoiseWeights("mlp", layers=1).compile(setting)
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        la.ReplaceAttention(la.Uniform()),
+        la.Released(),
+        la.KnockOut("last", "image"),
+        la.ScaleAttention(2.0),
+        la.Ablate("head"),
+        la.NoiseWeights("qkv"),
+        la.RemoveRotary(),
+    ],
+    ids=lambda edit: repr(edit)[:30],
+)
+def test_all_layers_are_those_that_have_attention(llava, edit):
+    found = {e.name.split(".")[1] for e in edit.compile(changed(llava.model, without_attention))}
+    assert found == {"1", "4", "5"}
+    nowhere = changed(llava.model, lambda block: dataclasses.replace(block, attn=None))
+    with pytest.raises(InputError, match=r"no layer of this model has 'attn\.hook_\w+', so there is nothing to act on"):
+        edit.compile(nowhere)
 
 
 def test_a_tower_whose_tokens_cannot_be_matched(llava):
