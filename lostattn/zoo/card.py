@@ -23,7 +23,7 @@ _ABOUT = {
 
 
 def read_log(folder: str | Path) -> list[dict[str, Any]]:
-    """The lines of the training log; the first holds the settings."""
+    """The lines of the training log; the first holds the course."""
     text = (Path(folder) / "train_log.jsonl").read_text(encoding="utf-8")
     return [json.loads(line) for line in text.splitlines()]
 
@@ -51,23 +51,20 @@ def model_card(name: str, folder: str | Path) -> str:
         "small enough "
         "for a laptop, and truly trained.",
         "## Accuracy",
-        "Greedy generation through the real processor and chat template; an answer is right when it is "
-        "the right word "
-        "and nothing else. The scenes of the test split are held out: none was trained on.",
+        "Greedy generation through the real processor and chat template; an answer is right when it is the right "
+        "word and nothing else. The scenes of the test split are held out: none was trained on.",
         _table(results),
         "## Training",
         f"From random weights by `lostattn train-tiny {name} --seed {settings['seed']}`: "
-        f"{settings['steps']} steps of "
-        f"{settings['scenes']} scenes with about eleven questions each, {log[-1]['questions']:,} "
-        f"questions in all, "
-        f"in {log[-1]['seconds'] / 60:.0f} minutes on one shared processor core. AdamW, learning rate "
-        f"{settings['lr']} with warm-up and cosine decay; loss on the answer's token and on stopping "
-        f"after it, and for "
-        f"the first {settings['dense_until']:.0%} of the steps a fading loss on what stands at each "
-        f"visual token's "
-        "place, by a linear head that is thrown away. The questions about one scene share a sequence but "
-        "do not see "
-        "each other (`lostattn.zoo.packing`). The whole log is `train_log.jsonl`.",
+        f"{log[-1]['questions']:,} questions about scenes of the training split, "
+        f"in {log[-1]['seconds'] / 60:.0f} minutes on one shared processor core. "
+        "The loss is that on the answer's token, with a little on stopping after it and a "
+        "fading one on what stands at each visual token's place, by a linear head that is thrown away. The questions "
+        "about one scene share a sequence but do not see each other (`lostattn.zoo.packing`). "
+        "The parts of the course (`lostattn.zoo.course`):",
+        _course(settings["parts"], log),
+        "Lessons on the row and column of an object and on finding a word among options (`lostattn.zoo.lessons`) are "
+        "part of the training and of no test. The whole log is `train_log.jsonl`.",
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -92,6 +89,24 @@ def _parameters(folder: Path) -> int:
                 size *= edge
             count += size
     return count
+
+
+def _course(parts: list[dict[str, Any]], log: list[dict[str, Any]]) -> str:
+    lines = ["| part | steps | scenes a step | questions a scene | optimiser and settings | validation at the end |"]
+    lines.append("|---|---|---|---|---|---|")
+    for number, part in enumerate(parts, start=1):
+        mine = [entry for entry in log if entry["part"] == number]
+        optimiser = f"AdamW at {part['lr']:g}"
+        if part["muon_lr"]:
+            optimiser = f"Muon at {part['muon_lr']:g} inside the layers, {optimiser} elsewhere"
+        if part["rotary"]:
+            axes = ", ".join(str(n) for n in part["rotary"]["mrope_section"])
+            optimiser += f"; rotary base {part['rotary']['rope_theta']:g}, sections {axes}"
+        steps = f"{part['stop']} of a schedule of {part['steps']}" if part["stop"] else f"{part['steps']}"
+        mix = ", ".join(f"{n} {kind}" for kind, n in part["mix"].items())
+        end = f"{100 * mine[-1]['val']['all']:.1f} %"
+        lines.append(f"| {number} | {steps} | {part['scenes']} | {mix} | {optimiser} | {end} |")
+    return "\n".join(lines)
 
 
 def _table(results: list[dict[str, Any]]) -> str:

@@ -51,7 +51,7 @@ def answers(
     return said
 
 
-def accuracy(questions: Iterable[Question], said: Iterable[str]) -> dict[str, dict[str, float]]:
+def accuracy(questions: Iterable[Question], said: Iterable[str]) -> dict[str, dict[str, Any]]:
     """Number of questions and share of right answers, by kind and over `"all"`."""
     total: Counter[str] = Counter()
     right: Counter[str] = Counter()

@@ -261,8 +261,9 @@ def _qwen(tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
         num_attention_heads=8,
         num_key_value_heads=2,
         max_position_embeddings=1024,
-        # Positions are few: a small base gives every axis frequencies that tell neighbours apart.
-        rope_parameters={"rope_type": "default", "rope_theta": 10.0, "mrope_section": [2, 3, 3]},
+        # Positions are few: with a small base, rows and columns get a frequency that tells neighbours apart,
+        # and some stay low enough for tokens to be found by what they are, wherever they stand.
+        rope_parameters={"rope_type": "default", "rope_theta": 100.0, "mrope_section": [1, 1, 6]},
         initializer_range=0.04,
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,

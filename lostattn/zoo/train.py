@@ -6,8 +6,8 @@ import json
 import math
 import time
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lostattn.data.asking import CHOICES, KINDS, ask
+from lostattn.data.asking import KINDS
 from lostattn.data.scene import (
     COLOURS,
     GRID,
@@ -27,8 +27,11 @@ from lostattn.data.scene import (
     draw_scene,
     paint,
 )
+from lostattn.errors import InputError
 from lostattn.zoo.card import write_card
+from lostattn.zoo.course import COURSES, FIRST_MIX, Part
 from lostattn.zoo.evaluate import evaluate, write_evaluation
+from lostattn.zoo.lessons import TAUGHT, teach
 from lostattn.zoo.packing import (
     Asked,
     LlavaFamily,
@@ -40,35 +43,6 @@ from lostattn.zoo.packing import (
 )
 from lostattn.zoo.recipe import build_model, build_processor, check_name, save
 
-QUESTIONS_PER_SCENE = {
-    "existence": 2,
-    "colour": 1,
-    "shape": 1,
-    "counting": 2,
-    "relation": 3,
-    "comparison": 1,
-    "choice": 1,
-}
-"""How many questions of each kind are packed behind one scene."""
-
-
-@dataclass(frozen=True)
-class Settings:
-    """The numbers of a training run; what is not said here is PyTorch's default."""
-
-    seed: int = 0
-    steps: int = 4000
-    scenes: int = 12
-    lr: float = 1e-3
-    warmup: int = 100
-    weight_decay: float = 0.05
-    clip: float = 1.0
-    stop_weight: float = 0.05
-    dense_weight: float = 0.5
-    dense_until: float = 0.5
-    log_every: int = 100
-    check_every: int = 400
-
 
 @dataclass
 class Sampler:
@@ -77,14 +51,15 @@ class Sampler:
     family: LlavaFamily | QwenFamily
     split: str
     rng: np.random.Generator
+    mix: Mapping[str, int] = field(default_factory=lambda: FIRST_MIX)
     counts: Counter[tuple[str, str]] = field(default_factory=Counter)
 
     def _ask(self, kind: str, scene: Scene, other: Scene) -> Asked | None:
         """A question whose answer has been rare so far."""
-        answers = list(CHOICES[kind])
+        answers = list(TAUGHT[kind])
         self.rng.shuffle(answers)
         for answer in sorted(answers, key=lambda a: self.counts[kind, a]):
-            if text := ask(kind, answer, scene, self.rng, other):
+            if text := teach(kind, answer, scene, self.rng, other):
                 self.counts[kind, answer] += 1
                 return Asked(kind, text, answer, 2 if kind == "comparison" else 1)
         return None
@@ -103,7 +78,7 @@ class Sampler:
         scenes: list[Scene] = []
         while len(rows) < n:
             pair = draw_scene(self.rng, self.split), draw_scene(self.rng, self.split)
-            asked = [self._ask(kind, *pair) for kind, many in QUESTIONS_PER_SCENE.items() for _ in range(many)]
+            asked = [self._ask(kind, *pair) for kind, many in self.mix.items() for _ in range(many)]
             row = [a for a in asked if a is not None]
             if not any(a.kind == "comparison" for a in row):
                 continue
@@ -128,7 +103,7 @@ def cell_targets(scenes: list[Scene], grid: tuple[int, int]) -> Tensor:
     return torch.from_numpy(out[:, rows][:, :, columns].reshape(len(scenes), -1))
 
 
-def _rate(step: int, s: Settings) -> float:
+def _rate(step: int, s: Part) -> float:
     """Linear warm-up, then half a cosine down to a hundredth."""
     if step < s.warmup:
         return (step + 1) / s.warmup
@@ -136,22 +111,54 @@ def _rate(step: int, s: Settings) -> float:
     return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done))
 
 
-def _losses(
-    model: Any, head: torch.nn.Linear, packer: Packer, batch: Any, s: Settings
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Loss on answers, loss on stopping after them, and the dense loss on the projector's outputs."""
+def _optimisers(model: Any, head: torch.nn.Linear, s: Part) -> list[torch.optim.Optimizer]:
+    """AdamW for everything; or Muon for the matrices inside the layers, and AdamW for the rest."""
+    layers = [model.model.language_model.layers, *(m for m in _towers(model))]
+    inner = {p for part in layers for p in part.parameters() if p.ndim == 2} if s.muon_lr else set()
+    others = [p for p in (*model.parameters(), *head.parameters()) if p not in inner]
+    found: list[torch.optim.Optimizer] = [
+        torch.optim.AdamW(
+            [
+                {"params": [p for p in others if p.ndim >= 2], "weight_decay": s.weight_decay, "peak": s.lr},
+                {"params": [p for p in others if p.ndim < 2], "weight_decay": 0.0, "peak": s.lr},
+            ],
+            lr=s.lr,
+            betas=(0.9, 0.98),
+            fused=True,
+        )
+    ]
+    if inner:
+        ordered = [p for p in model.parameters() if p in inner]
+        group = {"params": ordered, "peak": s.muon_lr}
+        found.append(
+            torch.optim.Muon([group], lr=s.muon_lr, weight_decay=s.weight_decay, adjust_lr_fn="match_rms_adamw")
+        )
+    return found
+
+
+def _towers(model: Any) -> list[torch.nn.Module]:
+    """The layers of the vision tower, and the projector of two matrices."""
+    inside = model.model
+    if hasattr(inside, "visual"):
+        return [inside.visual.blocks, inside.visual.merger]
+    return [inside.vision_tower.encoder.layers, inside.multi_modal_projector]
+
+
+def _losses(model: Any, head: torch.nn.Linear, packer: Packer, batch: Any, s: Part) -> tuple[Tensor, Tensor, Tensor]:
+    """Loss on each answer, on stopping after them, and the dense loss on the projector's outputs."""
     rows, pictures, scenes, size = batch
     family = packer.family
     packed = packer.pack(rows, size)
     features = family.encode(model, family.pixels(pictures), size)
     hidden = packed_hidden(model, family, packed, features)
     cross_entropy = torch.nn.functional.cross_entropy
-    answer = cross_entropy(model.lm_head(hidden[packed.rows, packed.columns]).float(), packed.answers)
+    logits = model.lm_head(hidden[packed.rows, packed.columns]).float()
+    answers = cross_entropy(logits, packed.answers, reduction="none")
     stops = torch.full_like(packed.answers, family.stop_token)
     stop = cross_entropy(model.lm_head(hidden[packed.rows, packed.columns + 1]).float(), stops)
     standing = cell_targets(scenes, family.grid(size)).flatten()
     dense = cross_entropy(head(features).flatten(0, 1).float(), standing)
-    return answer, stop, dense
+    return answers, stop, dense
 
 
 @torch.no_grad()
@@ -190,13 +197,31 @@ def finish(name: str, folder: str | Path, n: int = 2000) -> Path:
     return write_card(name, folder)
 
 
+@dataclass
+class _Run:
+    """What the parts of a course share: the model, how to ask it, and the log."""
+
+    model: Any
+    processor: Any
+    packer: Packer
+    out: Path
+    tell: Callable[[dict[str, Any]], None]
+    asked: int = 0
+    started: float = field(default_factory=time.monotonic)
+
+    def log(self, line: dict[str, Any]) -> None:
+        """Add a line to the log, and tell it."""
+        with (self.out / "train_log.jsonl").open("a", encoding="utf-8") as f:
+            f.write(json.dumps(line) + "\n")
+        self.tell(line)
+
+
 def train(
     name: str,
     out: str | Path,
     seed: int = 0,
-    steps: int = 4000,
     *,
-    settings: Settings | None = None,
+    course: Sequence[Part] | None = None,
     bf16: bool = True,
     questions: int = 2000,
     log: Callable[[dict[str, Any]], None] | None = None,
@@ -207,70 +232,106 @@ def train(
         name: `"tiny-llava"` or `"tiny-qwen2_5-vl"`.
         out: folder to write to; made if missing.
         seed: of weights, scenes and questions.
-        steps: optimiser steps; the learning rate falls to nothing over them.
-        settings: all other numbers (its seed and steps are replaced by the two above).
+        course: the parts of the training; None is the one that the shipped weights went through.
         bf16: multiply matrices in bfloat16; the weights stay float32.
-        questions: how many unseen questions the finished model is asked for its card; 0 asks none and writes none.
+        questions: how many unseen questions the finished model is asked for its card; 0 asks none, writes none.
         log: called with every line of the log as it is written; None prints it.
 
     Returns:
         The folder.
+
+    Raises:
+        UnknownName: no tiny model is called so.
+        InputError: the folder cannot be written.
     """
-    check_name(name)
-    out = Path(out)
-    out.mkdir(parents=True, exist_ok=True)
-    s = Settings(**{**(settings or Settings()).__dict__, "seed": seed, "steps": steps})
-    torch.manual_seed(seed)
-    processor = build_processor(name, seed)
-    model: Any = build_model(name, processor.tokenizer)
+    parts = tuple(course or COURSES[check_name(name)])
+    out = _fresh(out)
+    processor = build_processor(name)  # the same words whatever the seed
     packer = Packer(family_of(processor))
-    sampler = Sampler(packer.family, "train", np.random.default_rng([seed, 0]))
-    head = torch.nn.Linear(model.config.text_config.hidden_size, 1 + len(COLOURS) * len(SHAPES))
-    parameters = [*model.parameters(), *head.parameters()]
-    optimiser = torch.optim.AdamW(
-        [
-            {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": s.weight_decay},
-            {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
-        ],
-        lr=s.lr,
-        betas=(0.9, 0.98),
-        fused=True,
-    )
-    started = time.monotonic()
-    asked = 0
-    log_path = out / "train_log.jsonl"
-    log_path.write_text(json.dumps({"name": name, "bf16": bf16, **s.__dict__}) + "\n", encoding="utf-8")
-    model.train()
-    sums = torch.zeros(3)
-    for step in range(1, s.steps + 1):
-        for group in optimiser.param_groups:
-            group["lr"] = s.lr * _rate(step - 1, s)
-        batch = sampler.batch(s.scenes)
-        asked += sum(len(row) for row in batch[0])
-        with torch.autocast("cpu", torch.bfloat16, enabled=bf16), training_attention(model):
-            answer, stop, dense = _losses(model, head, packer, batch, s)
-        fade = max(0.0, 1 - step / (s.dense_until * s.steps))
-        (answer + s.stop_weight * stop + s.dense_weight * fade * dense).backward()
-        torch.nn.utils.clip_grad_norm_(parameters, s.clip)
-        optimiser.step()
-        optimiser.zero_grad(set_to_none=True)
-        sums += torch.stack([answer, stop, dense]).detach()
-        checked = step % s.check_every == 0 or step == s.steps
-        if step % s.log_every == 0 or checked:
-            n = s.log_every if step % s.log_every == 0 else max(1, step % s.log_every)
-            line: dict[str, Any] = {
-                "step": step,
-                "questions": asked,
-                "seconds": round(time.monotonic() - started, 1),
-            }
-            line |= {k: round(v, 4) for k, v in zip(("answer", "stop", "dense"), (sums / n).tolist(), strict=True)}
-            if checked:
-                line["val"] = {k: round(v, 4) for k, v in quick_accuracy(model, packer, seed).items()}
-                save(model, processor, out)
-            with log_path.open("a", encoding="utf-8") as f:
-                f.write(json.dumps(line) + "\n")
-            (log or (lambda entry: print(json.dumps(entry), flush=True)))(line)
-            sums.zero_()
+    torch.manual_seed(seed)
+    model = build_model(name, processor.tokenizer)
+    run = _Run(model, processor, packer, out, log or (lambda line: print(json.dumps(line), flush=True)))
+    run.log({"name": name, "seed": seed, "bf16": bf16, "parts": [asdict(part) for part in parts]})
+    for number, part in enumerate(parts):
+        _teach(run, number, part, seed, bf16)
     if questions:
         finish(name, out, questions)
     return out
+
+
+def _fresh(out: str | Path) -> Path:
+    """The folder, made if missing, without the log of an earlier training."""
+    out = Path(out)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "train_log.jsonl").unlink(missing_ok=True)
+    except OSError as error:
+        raise InputError(f"Cannot write to {out}: {error.strerror}. Name a folder you may write to.") from error
+    return out
+
+
+def _turn(model: Any, rotary: Mapping[str, Any]) -> None:
+    """Give the decoder other rotary settings; they hold no weights."""
+    config = model.config.text_config
+    config.rope_parameters = {**config.rope_parameters, **rotary}
+    language = model.model.language_model
+    language.config.rope_parameters = dict(config.rope_parameters)
+    language.rotary_emb = type(language.rotary_emb)(config=language.config)
+
+
+def _teach(run: _Run, number: int, s: Part, seed: int, bf16: bool) -> None:
+    """Go through one part of a course."""
+    model, packer = run.model, run.packer
+    if s.rotary is not None:
+        _turn(model, s.rotary)
+    rng = np.random.default_rng([seed + number, *s.stream])
+    sampler = Sampler(packer.family, "train", rng, s.mix)
+    head = torch.nn.Linear(model.config.text_config.hidden_size, 1 + len(COLOURS) * len(SHAPES))
+    parameters = [*model.parameters(), *head.parameters()]
+    optimisers = _optimisers(model, head, s)
+    model.train()
+    last = s.stop or s.steps
+    losses = _Losses()
+    for step in range(1, last + 1):
+        for group in (g for optimiser in optimisers for g in optimiser.param_groups):
+            group["lr"] = group["peak"] * _rate(step - 1, s)
+        batch = sampler.batch(s.scenes)
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16), training_attention(model):
+            answers, stop, dense = _losses(model, head, packer, batch, s)
+        fade = max(0.0, 1 - step / (s.dense_until * s.steps))
+        (answers.mean() + s.stop_weight * stop + s.dense_weight * fade * dense).backward()
+        torch.nn.utils.clip_grad_norm_(parameters, s.clip)
+        for optimiser in optimisers:
+            optimiser.step()
+            optimiser.zero_grad(set_to_none=True)
+        losses.add([asked.kind for row in batch[0] for asked in row], answers, stop, dense)
+        run.asked += len(answers)
+        checked = step % s.check_every == 0 or step == last
+        if checked or step % s.log_every == 0:
+            line: dict[str, Any] = {"part": number + 1, "step": step, "questions": run.asked}
+            line |= {"seconds": round(time.monotonic() - run.started, 1), **losses.mean()}
+            if checked:
+                line["val"] = {k: round(v, 4) for k, v in quick_accuracy(model, packer, seed).items()}
+                save(model, run.processor, run.out)
+            run.log(line)
+            losses = _Losses()
+
+
+@dataclass
+class _Losses:
+    """Losses since the last line of the log."""
+
+    parts: list[tuple[float, float, float]] = field(default_factory=list)
+    by_kind: dict[str, list[float]] = field(default_factory=dict)
+
+    def add(self, kinds: list[str], answers: Tensor, stop: Tensor, dense: Tensor) -> None:
+        """Take in one step: a loss for each answer and its kind, and the two others."""
+        self.parts.append((float(answers.detach().mean()), float(stop.detach()), float(dense.detach())))
+        for kind, loss in zip(kinds, answers.tolist(), strict=True):
+            self.by_kind.setdefault(kind, []).append(loss)
+
+    def mean(self) -> dict[str, Any]:
+        """All means, ready for the log."""
+        means = [round(sum(column) / len(column), 4) for column in zip(*self.parts, strict=True)]
+        kinds = {kind: round(sum(v) / len(v), 3) for kind, v in sorted(self.by_kind.items())}
+        return {**dict(zip(("answer", "stop", "dense"), means, strict=True)), "kinds": kinds}
