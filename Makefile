@@ -8,7 +8,7 @@ WORKERS ?= 2
 OUT ?= demo
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test lint docs notebooks
+.PHONY: help env demo test lint docs notebooks bench
 
 help: ## Show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,3 +40,6 @@ docs: env ## Build the documentation into site/, warnings as errors
 
 notebooks: env ## Run every notebook and tutorial from top to bottom
 	HF_HUB_OFFLINE=1 PYTHONWARNINGS=ignore $(BIN)/jupyter execute --timeout=600 notebooks/*.ipynb tutorials/*.ipynb
+
+bench: env ## Run the toolkit beside its peers and write benchmarks/results/
+	$(BIN)/python -m benchmarks

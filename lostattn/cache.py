@@ -164,6 +164,24 @@ class ActivationCache(Decomposition, Mapping[str, Tensor]):
         name = self._sites.find(key if isinstance(key, str) else get_act_name(*key))
         return choose(name, self[name], self.prompt, self.has_batch_dim, positions, heads, keys)
 
+    def pattern(self, layer: int, queries: Any = "all") -> Float[Tensor, "batch head row key"]:
+        """The pattern of some query rows alone; nothing is computed for the others.
+
+        Args:
+            layer: which layer of the decoder; negative from the end.
+            queries: positions by name, int, slice, list or mask. Rows that any item of the batch asks for are given,
+                in order.
+        """
+        name = self._sites.find(get_act_name("pattern", layer))
+        if self.prompt is None:
+            raise InputError(
+                "This cache has lost its prompt, so positions cannot be chosen; use cache['pattern', layer]."
+            )
+        rows = self.prompt.token_map.resolve(queries, need=True).any(0).nonzero()[:, 0]
+        if name in self._kept or name not in self._names:
+            return self[name][:, :, rows]
+        return self._attention(name, self._sites.derived[name], rows)
+
     def save(self, path: str | os.PathLike[str], **meta: Any) -> Path:
         """Write everything to one safetensors file; see :mod:`lostattn.cache_files`.
 
@@ -226,14 +244,15 @@ class ActivationCache(Decomposition, Mapping[str, Tensor]):
             return torch.einsum("...hd,mhd->...hm", value, weight.to(value.dtype))
         return root_mean_square(value, module) if how.kind == "scale" else normalized(value, module)
 
-    def _attention(self, name: str, how: Derived) -> Tensor:
+    def _attention(self, name: str, how: Derived, rows: Tensor | None = None) -> Tensor:
         query, key = (self._kept[need].transpose(1, 2) for need in how.needs)
         geometry = self._kept[f"{name.rpartition('.')[0]}.geometry"]
-        rows = torch.arange(query.shape[2], device=query.device)
+        rows = torch.arange(query.shape[2], device=query.device) if rows is None else rows.to(query.device)
+        extras = {"softcap": geometry.get("softcap"), "bias": geometry.get("bias")}
         scores, _ = attention_scores(
-            query, key, geometry["mask"], geometry["causal"], geometry["scaling"], rows, geometry["lengths"]
+            query, key, geometry["mask"], geometry["causal"], geometry["scaling"], rows, geometry["lengths"], extras
         )
-        return scores if how.kind == "attn_scores" else softmax_rows(scores)
+        return scores if how.kind == "attn_scores" else softmax_rows(scores, geometry.get("sinks"))
 
 
 def _readable(n: int | float) -> str:

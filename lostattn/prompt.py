@@ -69,7 +69,7 @@ def build_prompt(
 
 def _items(given: Any, images: Any) -> tuple[list[str], list[tuple[Image.Image, ...]], list[str | None]]:
     """Texts, pictures and ids of what the caller gave, one or several."""
-    if isinstance(given, (list, tuple)):
+    if isinstance(given, Sequence) and not isinstance(given, str):  # a list, or the Questions of a data set
         if not given:
             raise InputError("An empty list makes no prompt; give at least one question.")
         if images is not None and (not isinstance(images, (list, tuple)) or len(images) != len(given)):

@@ -10,6 +10,7 @@ from reference import SPY, tensors_of, watched
 from tiny import FAMILIES, batched, positioned, unequal, wrapped
 from tiny import bare as bare_model
 
+import lostattn as la
 from lostattn.errors import InputError, UnknownName
 
 DECODER = {
@@ -310,3 +311,16 @@ def test_as_a_transformer_lens_cache():
     assert set(theirs.keys()) == set(cache)
     assert torch.equal(theirs["pattern", 3], cache["pattern", 3])
     assert torch.equal(theirs["blocks.0.hook_resid_mid"], cache["resid_mid", 0])
+
+
+def test_the_pattern_of_some_rows_is_those_rows_of_the_pattern(tiny_model, shapes_questions):
+    prompt = tiny_model.prompt(shapes_questions[:3])
+    _, cache = tiny_model.run_with_cache(prompt)
+    whole = cache["pattern", 2]
+    torch.testing.assert_close(cache.pattern(2, "last"), whole[:, :, -1:], rtol=1e-6, atol=1e-7)
+    rows = prompt.token_map["question"].any(0).nonzero()[:, 0]
+    torch.testing.assert_close(cache.pattern(2, "question"), whole[:, :, rows], rtol=1e-6, atol=1e-7)
+    edit = la.KnockOut("last", "image", layers=[2])
+    _, edited = tiny_model.run_with_cache(prompt, interventions=edit)
+    assert torch.equal(edited.pattern(2, "last"), edited["pattern", 2][:, :, -1:])
+    assert not edited.pattern(2, "last")[:, 0, 0][prompt.token_map["image"]].any()

@@ -567,3 +567,8 @@ def test_the_odd_pixel_of_padding_is_where_the_backend_puts_it():
         covered_box(images, (31, 48), (40, 40), (40, 40)) == "a picture of (31, 48) should become one of (48, 48),"
         " but the tensor is (40, 40)"
     )
+
+
+def test_the_questions_of_a_data_set_make_a_batch(tiny_llava, shapes_questions):
+    batch = tiny_llava.prompt(shapes_questions[:2])
+    assert batch.ids == tuple(question.id for question in shapes_questions[:2])
