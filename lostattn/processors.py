@@ -65,9 +65,7 @@ def load_processor(
         ) from error
 
 
-def processor_without_video(
-    class_name: str, image_processor: Any, tokenizer: Any, **arguments: Any
-) -> ProcessorMixin:
+def processor_without_video(class_name: str, image_processor: Any, tokenizer: Any, **arguments: Any) -> ProcessorMixin:
     """The processor of a family that also reads videos, for pictures alone.
 
     Args:

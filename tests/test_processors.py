@@ -70,8 +70,8 @@ def test_only_the_video_processor_may_be_missing() -> None:
     processor: Any = load_processor(path("tiny-qwen2_5-vl"))
     with pytest.raises(TypeError, match="image_processor"):
         processor_without_video("Qwen2_5_VLProcessor", None, processor.tokenizer)
-    with pytest.raises(TypeError, match="video_processor"):
-        transformers.Qwen2_5_VLProcessor(processor.image_processor, processor.tokenizer, None)
+    with pytest.raises(TypeError, match="image_processor"):
+        processor_without_video("Qwen2_5_VLProcessor", processor.tokenizer, processor.tokenizer)
 
 
 def test_the_saved_files_serve_a_loader_with_torchvision() -> None:

@@ -70,15 +70,12 @@ def load(
     if str(name) not in _SOURCES:
         return _load_folder(name, n, kinds)
     if split not in SPLITS:
-        raise InputError(
-            f"There is no split {split!r}; there are {', '.join(SPLITS)}.{nearest(str(split), SPLITS)}"
-        )
+        raise InputError(f"There is no split {split!r}; there are {', '.join(SPLITS)}.{nearest(str(split), SPLITS)}")
     source, known = _SOURCES[str(name)]
     for kind in kinds or ():
         if kind not in known:
             raise InputError(
-                f"{name} has no questions of kind {kind!r}; it has {', '.join(known)}."
-                f"{nearest(str(kind), known)}"
+                f"{name} has no questions of kind {kind!r}; it has {', '.join(known)}.{nearest(str(kind), known)}"
             )
     return source(split, 200 if n is None else n, seed, tuple(kinds or known))
 

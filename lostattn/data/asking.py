@@ -127,9 +127,7 @@ def _letter(scene: Scene, answer: str, rng: np.random.Generator) -> str | None:
     return f"{text}\nOptions:\n{lines}\nAnswer with the option's letter only."
 
 
-def ask(
-    kind: str, answer: str, scene: Scene, rng: np.random.Generator, other: Scene | None = None
-) -> str | None:
+def ask(kind: str, answer: str, scene: Scene, rng: np.random.Generator, other: Scene | None = None) -> str | None:
     """A random question of that kind whose right answer is `answer`; None where the scene allows none."""
     if kind == "choice":
         return _letter(scene, answer, rng)

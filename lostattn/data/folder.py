@@ -122,9 +122,7 @@ def read_image(path: Path, question_id: str) -> Image.Image:
         with Image.open(path) as image:
             return image.convert("RGB")
     except FileNotFoundError as error:
-        raise InputError(
-            f"Question {question_id!r} names the image file {path}, which does not exist."
-        ) from error
+        raise InputError(f"Question {question_id!r} names the image file {path}, which does not exist.") from error
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise InputError(
             f"The image file {path} of question {question_id!r} cannot be read: it is corrupted or of no "

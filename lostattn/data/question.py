@@ -51,9 +51,7 @@ class Question:
 
     def __repr__(self) -> str:
         sizes = ", ".join(f"{i.width}x{i.height}" for i in self.images)
-        return (
-            f"Question({self.id!r}, {self.kind}, {self.text!r} -> {self.answer!r}, images: {sizes or 'none'})"
-        )
+        return f"Question({self.id!r}, {self.kind}, {self.text!r} -> {self.answer!r}, images: {sizes or 'none'})"
 
     def _repr_html_(self) -> str:
         return Questions([self])._repr_html_()

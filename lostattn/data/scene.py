@@ -67,9 +67,7 @@ class Scene:
     def where(self, *, colour: str | None = None, shape: str | None = None) -> list[Object]:
         """The objects of that colour, that shape, or both."""
         return [
-            o
-            for o in self.objects
-            if (colour is None or o.colour == colour) and (shape is None or o.shape == shape)
+            o for o in self.objects if (colour is None or o.colour == colour) and (shape is None or o.shape == shape)
         ]
 
 
@@ -80,9 +78,7 @@ def make_scene(objects: Iterable[Object]) -> Scene:
         ValueError: two objects share a cell or look the same.
     """
     ordered = tuple(sorted(objects))
-    if len({(o.row, o.column) for o in ordered}) < len(ordered) or len({o.looks for o in ordered}) < len(
-        ordered
-    ):
+    if len({(o.row, o.column) for o in ordered}) < len(ordered) or len({o.looks for o in ordered}) < len(ordered):
         raise ValueError("two objects of a scene share a cell, or a colour and a shape")
     return Scene(ordered)
 
@@ -160,8 +156,6 @@ def paint(
     return np.rint(canvas).astype(np.uint8)
 
 
-def render(
-    scene: Scene, size: tuple[int, int], jitter: Sequence[tuple[float, float]] | None = None
-) -> Image.Image:
+def render(scene: Scene, size: tuple[int, int], jitter: Sequence[tuple[float, float]] | None = None) -> Image.Image:
     """`paint` as a picture."""
     return Image.fromarray(paint(scene, size, jitter), mode="RGB")

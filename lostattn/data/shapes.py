@@ -57,9 +57,7 @@ def _draw(
             if asked == _PER_SCENE:
                 break
             text = ask(kind, answer, first, rng, second)
-            if text is None or any(
-                q.text == text and q.group == _group(first) for q in questions[-_PER_SCENE:]
-            ):
+            if text is None or any(q.text == text and q.group == _group(first) for q in questions[-_PER_SCENE:]):
                 continue
             pending.remove((kind, answer))
             asked += 1
