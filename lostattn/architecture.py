@@ -168,9 +168,10 @@ def resolve(model: Any) -> Architecture:
             f"lists found elsewhere: {sorted(stacks) or 'none'}. "
             "Its attention is not made through transformers' attention interface, so it could not be edited."
         )
-    layers = max(inside, key=lambda path: len(inside[path]))
+    # The decoder's own list before one of a part of it, such as a vision tower that it holds; then the longest.
+    layers = max(inside, key=lambda path: (path.count(".") == at.count(".") + 1, len(inside[path])))
     text = model.config.get_text_config(decoder=True)
-    vision, reason = _vision_if_any(model, {p: b for p, b in stacks.items() if p not in inside}, at)
+    vision, reason = _vision_if_any(model, {p: b for p, b in stacks.items() if p != layers}, at)
     norm = _final_norm(decoder)
     return Architecture(
         decoder=at,
@@ -336,7 +337,9 @@ def _ffn(path: str, layer: nn.Module, read: Flow, mixer: int | None, middle: int
     if middle is not None and _is_norm(layer.get_submodule(read.calls[middle].child)):
         out["ln2"] = f"{path}.{read.calls[middle].child}"
         after = after[1:]
-    names = [call.child for call in after if not _is_norm(layer.get_submodule(call.child))]
+    modules = [(call.child, layer.get_submodule(call.child)) for call in after if call.child != ATTENTION_CALL]
+    # Cross-attention may stand between the stream's middle and the FFN.
+    names = [name for name, module in modules if not _is_norm(module) and _attention_in(module) is None]
     if not names:
         return out
     first = layer.get_submodule(names[0])
@@ -426,13 +429,14 @@ def _vision(model: Any, stacks: dict[str, list[nn.Module]], decoder: str) -> Vis
     config = getattr(model.config, "vision_config", None)
     if config is None or not stacks:
         return None
-    layers = max(stacks, key=lambda path: len(stacks[path]))
-    base_path = decoder.rpartition(".")[0]
+    layers = max(stacks, key=lambda path: (not any(w in path for w in ("video", "audio")), len(stacks[path])))
+    base_path = ".".join(_shared(decoder.split("."), layers.split(".")))
     base = model.get_submodule(base_path)
-    tower_name = layers.removeprefix(f"{base_path}.").split(".")[0]
-    tower_path = f"{base_path}.{tower_name}"
+    prefix = f"{base_path}." if base_path else ""
+    tower_name = layers.removeprefix(prefix).split(".")[0]
+    tower_path = f"{prefix}{tower_name}"
     tower = getattr(base, tower_name)
-    projector, inside = _projector(base, base_path, tower, tower_path)
+    projector, inside = _projector(base, prefix, tower, tower_path)
     embed = next((n for n in EMBEDDINGS if hasattr(tower, n)), None)
     style = "blocks" if layers.endswith(".blocks") else "encoder_layers"
     calls = [name for name, _ in forward_calls(base)]
@@ -447,6 +451,12 @@ def _vision(model: Any, stacks: dict[str, list[nn.Module]], decoder: str) -> Vis
     )
 
 
+def _shared(one: list[str], other: list[str]) -> list[str]:
+    """What two paths begin with together."""
+    n = next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+    return one[:n]
+
+
 def _layers_read(config: Any, n_layers: int) -> int:
     """How many vision layers feed the projector: LLaVA takes a hidden state from before the last layer."""
     chosen = getattr(config, "vision_feature_layer", None)
@@ -456,10 +466,10 @@ def _layers_read(config: Any, n_layers: int) -> int:
     return max(state if state >= 0 else n_layers + 1 + state for state in states)
 
 
-def _projector(base: nn.Module, base_path: str, tower: nn.Module, tower_path: str) -> tuple[str | None, bool]:
+def _projector(base: nn.Module, prefix: str, tower: nn.Module, tower_path: str) -> tuple[str | None, bool]:
     for name in PROJECTORS:
         if isinstance(getattr(base, name, None), nn.Module):
-            return f"{base_path}.{name}", False
+            return f"{prefix}{name}", False
         if isinstance(getattr(tower, name, None), nn.Module):
             return f"{tower_path}.{name}", True
     return None, False

@@ -100,6 +100,23 @@ def _train_tiny(args: argparse.Namespace) -> None:
     print(f"wrote {out}")
 
 
+def _conformance(args: argparse.Namespace) -> None:
+    from lostattn.conformance import families, scan, summary, write_table
+    from lostattn.errors import UnknownName, nearest
+
+    known = families()
+    for name in args.families:
+        if name not in known:
+            raise UnknownName(f"transformers has no family {name!r}.{nearest(name, list(known))}")
+    verdicts = []
+    for verdict in scan(args.families or list(known), args.kernels, args.limit):
+        verdicts.append(verdict)
+        print(f"{verdict.family:24} {verdict.kernel:6} {verdict.outcome:10} {verdict.kinds} {verdict.remarks[:100]}")
+    print(summary(verdicts))
+    if args.out is not None:
+        print(f"wrote {', '.join(map(str, write_table(verdicts, args.out)))}")
+
+
 def _write(table: pd.DataFrame, args: argparse.Namespace) -> None:
     """Show ``table``, and write it with what it takes to make it again."""
     from lostattn.experiments.results import Results, environment
@@ -177,6 +194,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_decouple(commands)
     _add_probe(commands)
     _add_train_tiny(commands)
+    _add_conformance(commands)
     return parser
 
 
@@ -280,6 +298,23 @@ def _add_train_tiny(commands: Commands) -> None:
     command.add_argument("name", choices=TINY_MODELS, metavar="NAME", help=" or ".join(TINY_MODELS))
     command.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="where to write")
     command.add_argument("--seed", type=_seed, default=0, help="seed of weights and questions")
+
+
+def _add_conformance(commands: Commands) -> None:
+    command = _add(
+        commands,
+        "conformance",
+        _conformance,
+        "Put every family of transformers to the self-test. A tiny random model of each is built from its own\n"
+        "config class, resolved by its structure, and every hook point is proven on a picture.",
+        "  lostattn conformance\n  lostattn conformance llava qwen3_vl gemma3 --kernels sdpa --out runs/models",
+    )
+    command.add_argument("families", nargs="*", metavar="FAMILY", help="names in transformers' mapping; all if none")
+    command.add_argument(
+        "--kernels", nargs="+", choices=("eager", "sdpa"), default=["eager", "sdpa"], help="attention implementations"
+    )
+    command.add_argument("--limit", type=_count, default=120, help="seconds for one family under one kernel")
+    command.add_argument("--out", type=Path, metavar="FOLDER", help="where to write conformance.json and .md")
 
 
 if __name__ == "__main__":

@@ -3,8 +3,11 @@
 - the untouched pass through the walker gives the bare model's logits, bit for bit;
 - the identity edit at every point that can be edited changes nothing, bit for bit;
 - a perturbed pattern moves the logits, in every layer of the decoder and in every vision layer that is read;
-- pattern rows sum to one, and times the values they give what the attention kernel gave;
-- ``resid_pre + Δattn + Δmlp = resid_post``, with the modules' own outputs as the updates.
+- the attention kernel's output is recomputed from what it was given, and pattern rows sum to one;
+- what attention and FFN add to the stream, by the modules' own outputs, is what the stream gains: with plain hooks.
+
+A first pass of the bare model is watched with plain hooks: points that it does not bear out are taken away
+(:mod:`lostattn.settling`), so that they are absent rather than wrong.
 
 Of a prompt without a picture only the decoder is looked at.
 """
@@ -17,10 +20,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from PIL import Image
 
+from lostattn.architecture import Block, Update
+from lostattn.calls import Call, Reading, run_here
 from lostattn.errors import InputError, UnsupportedModel
 from lostattn.kernels.attention import mixed_values
 from lostattn.plan import Edit
 from lostattn.presence import has_picture, reached
+from lostattn.settling import Seen, settle, watch
 
 if TYPE_CHECKING:
     from lostattn.model import LVLM
@@ -94,17 +100,25 @@ def selftest(model: LVLM, prompt: Prompt | None = None) -> Report:
         if model.processor is None:
             raise InputError("the self-test needs a prompt: model.selftest(model.prompt(inputs=…)).")
         prompt = model.prompt("What is this?", images=[sample_picture()])
-    checks = [*_identities(model, prompt), *_patterns(model, prompt), *_stream(model, prompt)]
+    seen = watch(model.hf, model._inputs(prompt), _watched(model))
+    model.sites = settle(model.sites, seen)
+    checks = [*_identities(model, prompt, seen.logits), *_patterns(model, prompt)]
+    checks += [*_kernels(model, prompt), *_heads(model, prompt), *_updates(model, prompt, seen)]
     report = Report(model.name, tuple(checks))
     if not report.passed:
         raise UnsupportedModel(f"{report!r}\nThis model would be edited in vain; load with selftest=False to look on.")
     return report
 
 
-def _identities(model: LVLM, prompt: Prompt) -> list[Check]:
+def _watched(model: LVLM) -> set[str]:
+    """The modules whose outputs are added to the stream, and the layers."""
+    blocks = model.architecture.stack.blocks
+    updates = [u.path for b in blocks for u in (b.attn_update, b.mlp_update) if u is not None]
+    return {*updates, *(b.path for b in blocks), *(b.mid for b in blocks if b.mid)}
+
+
+def _identities(model: LVLM, prompt: Prompt, bare: torch.Tensor) -> list[Check]:
     """The bare model against the walker, and one pass with the identity at every editable point at once."""
-    with torch.no_grad():
-        bare = model.hf(**model._inputs(prompt), use_cache=False).logits
     untouched = model.forward(prompt)
     edits = []
     for name in reached(prompt, model.hook_names):
@@ -134,35 +148,90 @@ def _patterns(model: LVLM, prompt: Prompt) -> list[Check]:
     bare = model.forward(prompt)
     checks = []
     for place in _places(model, prompt):
+        if f"{place}.attn.hook_pattern" not in model.sites.derived:
+            continue
         moved = model._run(prompt, (), [Edit(f"{place}.attn.hook_pattern", rotated_rows)])[0]
         change = _worst(moved, bare)
         checks.append(Check(f"a perturbed {place}.attn.hook_pattern moves the logits", change, change > 0))
     return checks
 
 
-def _stream(model: LVLM, prompt: Prompt) -> list[Check]:
-    """Pattern rows, what they read, and the residual identity, layer by layer."""
-    points = ("hook_resid_pre", "hook_attn_out", "hook_mlp_out", "hook_resid_post")
-    inside = ("attn.hook_pattern", "attn.hook_v", "attn.hook_z")
+def _kernels(model: LVLM, prompt: Prompt) -> list[Check]:
+    """Every call of the attention interface recomputed from what it was given."""
     places = _places(model, prompt)
-    _, cache = model.run_with_cache(prompt, [f"{place}.{p}" for place in places for p in (*points, *inside)])
+    program = []
+    for slot in model.sites.slots:
+        name = next(iter(slot.views), "").removesuffix(".attn.hook_rot_q")
+        if slot.kind == "attention" and name in places:
+            operation = model.operations[slot.path]
+            program.append({"kind": "proof", "path": slot.path, "operation": operation, "name": name, "once": True})
+    raw = run_here(model.nn, Call(model._inputs(prompt), program, Reading("cache"), prompt=prompt).plain())
     eps = torch.finfo(model.cfg.dtype).eps
     checks = []
-    for place in places:
-        pre, attn, mlp, post = (cache[f"{place}.{p}"] for p in points)
+    for place, found in raw["kept"].items():
+        gap, rows = float(found["gap"]), float(found["rows"])
+        checks.append(Check(f"rows of {place}.attn.hook_pattern sum to one", rows, rows < 1e-5))
+        checks.append(Check(f"{place}: pattern @ v = what the kernel gave", gap, gap < max(1e-4, 8 * eps)))
+    return checks
+
+
+def _heads(model: LVLM, prompt: Prompt) -> list[Check]:
+    """Where nothing stands between values, heads and output projection: the cached pattern times v is z."""
+    inside = ("attn.hook_pattern", "attn.hook_v", "attn.hook_z")
+    plain = []
+    for place in _places(model, prompt):
+        attn = _block(model, place).attn
+        has = all(f"{place}.{p}" in model.sites.names for p in inside)
+        if has and attn is not None and attn.z_is_kernels and (attn.v_is_values or attn.qkv is not None):
+            plain.append(place)
+    _, cache = model.run_with_cache(prompt, [f"{place}.{p}" for place in plain for p in inside])
+    eps = torch.finfo(model.cfg.dtype).eps
+    checks = []
+    for place in plain:
         pattern, v, z = (cache[f"{place}.{p}"] for p in inside)
         v, z = (x if x.dim() == 4 else x[None] for x in (v, z))  # a tower may pack all its pictures into one
         real = torch.ones(z.shape[:2], dtype=torch.bool, device=z.device)
         if place.startswith("blocks."):
             real = prompt.token_map["all"].to(z.device)
-        sums = _worst(pattern.sum(-1).transpose(1, 2)[real], torch.ones(1, device=z.device))
-        checks.append(Check(f"rows of {place}.attn.hook_pattern sum to one", sums, sums < 1e-5))
-        read = _relative(mixed_values(pattern, v.transpose(1, 2))[real], z[real])
+        mixed = mixed_values(pattern, v.transpose(1, 2))
+        read = _relative(mixed[real], z[real]) if mixed.shape == z.shape else float("inf")
         checks.append(Check(f"{place}: pattern @ v = z", read, read < max(1e-4, 8 * eps)))
-        seen = real.reshape(post.shape[:-1])
-        gap = _relative((pre + attn + mlp)[seen], post[seen])
-        checks.append(Check(f"{place}: resid_pre + Δattn + Δmlp = resid_post", gap, gap < max(1e-5, 8 * eps)))
     return checks
+
+
+def _updates(model: LVLM, prompt: Prompt, seen: Seen) -> list[Check]:
+    """The stream's gains against the modules' outputs, as plain hooks saw them on the bare model."""
+    eps = torch.finfo(model.cfg.dtype).eps
+    real = prompt.token_map["all"]
+    checks = []
+
+    def added(block: Block, *updates: Update | None) -> torch.Tensor | float:
+        parts = [seen.tensors[u.path, "output"] * (u.factor or 0.0) for u in updates if u is not None]
+        return sum(part.reshape(seen.shapes[block.path, "input"]) for part in parts)
+
+    def compare(name: str, found: torch.Tensor, expected: torch.Tensor) -> None:
+        where = real.to(found.device) if found.shape[:2] == real.shape else slice(None)
+        gap = _relative(found[where], expected[where])
+        checks.append(Check(name, gap, gap < max(1e-5, 8 * eps)))
+
+    for i, block in enumerate(model.architecture.stack.blocks):
+        attn, mlp = block.attn_update, block.mlp_update
+        pre, post = seen.tensors.get((block.path, "input")), seen.tensors.get((block.path, "output"))
+        numbers = [u.factor is not None for u in (attn, mlp) if u is not None]
+        if pre is None or post is None or not numbers or not all(numbers) or pre.shape != post.shape:
+            continue
+        if block.kind in ("plain", "post-norm", "scaled", "parallel"):
+            compare(f"blocks.{i}: resid_pre + Δattn + Δmlp = resid_post", pre + added(block, attn, mlp), post)
+        if block.mid is not None and attn is not None:
+            mid = seen.tensors[block.mid, "input"].reshape(pre.shape)
+            compare(f"blocks.{i}: resid_pre + Δattn = resid_mid", pre + added(block, attn), mid)
+    return checks
+
+
+def _block(model: LVLM, place: str) -> Block:
+    vision = model.architecture.vision
+    stack = model.architecture.stack if place.startswith("blocks.") or vision is None else vision.stack
+    return stack.blocks[int(place.rpartition(".")[2])]
 
 
 def _worst(a: torch.Tensor, b: torch.Tensor) -> float:

@@ -23,9 +23,21 @@ def call_arguments(arguments, keywords):
     if causal is None:
         causal = getattr(named["module"], "is_causal", True)
     mask = named.get("attention_mask")
-    # Kernels read is_causal only where no mask is given, and never for a single query row.
+    # Kernels read is_causal only where no mask is given, and never for a single query row; eager never does.
     causal = bool(causal) and (mask is None or mask.dim() == 2) and named["query"].shape[2] > 1
+    eager = getattr(getattr(named["module"], "config", None), "_attn_implementation", None) == "eager"
+    causal = causal and not eager
     return named["query"], named["key"], named["value"], mask, float(scaling), causal
+
+
+def call_extras(arguments, keywords):
+    """What else a kernel may be given: a soft cap of the scores, attention sinks, an additive bias of positions."""
+    sinks = keywords.get("s_aux")
+    return {
+        "softcap": keywords.get("softcap"),
+        "sinks": keywords.get("sinks") if sinks is None else sinks,
+        "bias": keywords.get("position_bias"),
+    }
 
 
 def visible_keys(
@@ -59,23 +71,38 @@ def attention_scores(
     scaling: float,
     rows: Int[Tensor, " row"],
     lengths=None,
+    extras=None,
 ) -> tuple[Float[Tensor, "batch head row key"], Bool[Tensor, "_ _ row key"]]:
-    """Scores before the softmax, for the given query rows only, in float32 at least; unseen keys are -inf."""
+    """Scores before the softmax, for the given query rows only, in float32 at least; unseen keys are -inf.
+
+    ``extras`` (:func:`call_extras`) holds a soft cap and a position bias, which act before the mask does.
+    """
     wide = torch.promote_types(query.dtype, torch.float32)
     asked = query[:, :, rows].to(wide)
     groups = asked.unflatten(1, (key.shape[1], -1))
     keys = key.to(wide).unsqueeze(2)
     scores = (groups @ keys.transpose(-1, -2)).flatten(1, 2) * scaling
+    if extras is not None and extras["softcap"] is not None:
+        scores = torch.tanh(scores / extras["softcap"]) * extras["softcap"]
+    if extras is not None and extras["bias"] is not None:
+        scores = scores + extras["bias"][:, :, rows, : key.shape[2]].to(wide)
     visible = visible_keys(mask, causal, rows, query.shape[2], key.shape[2], lengths)
     if mask is not None and mask.dim() == 4 and mask.dtype != torch.bool:
         scores = scores + mask[:, :, rows, : key.shape[2]].to(wide)
     return scores.masked_fill(~visible, float("-inf")), visible
 
 
-def softmax_rows(scores: Float[Tensor, "batch head row key"]) -> Float[Tensor, "batch head row key"]:
-    """Softmax over the keys; a row that sees nothing gives all zeros instead of NaN."""
+def softmax_rows(scores: Float[Tensor, "batch head row key"], sinks=None) -> Float[Tensor, "batch head row key"]:
+    """Softmax over the keys; a row that sees nothing gives all zeros instead of NaN.
+
+    ``sinks [head]`` are scores of a key that holds nothing: it takes its share of a row and is left out.
+    """
     empty = (scores == float("-inf")).all(-1, keepdim=True)
-    return torch.softmax(scores.masked_fill(empty, 0.0), dim=-1).masked_fill(empty, 0.0)
+    filled = scores.masked_fill(empty, 0.0)
+    if sinks is None:
+        return torch.softmax(filled, dim=-1).masked_fill(empty, 0.0)
+    column = sinks.to(scores.dtype).reshape(1, -1, 1, 1).expand(*scores.shape[:3], 1)
+    return torch.softmax(torch.cat([filled, column], dim=-1), dim=-1)[..., :-1].masked_fill(empty, 0.0)
 
 
 def mixed_values(
@@ -123,7 +150,7 @@ def selection(edit, visible, rows, n_heads: int, n_keys: int, n_queries: int):
     return chosen
 
 
-def edited_rows(scores, visible, rows, score_edits, pattern_edits, n_queries: int, here):
+def edited_rows(scores, visible, rows, score_edits, pattern_edits, n_queries: int, here, sinks=None):
     """Run the edits over some rows, first those of the scores and then those of the pattern.
 
     Returns ``(scores, old pattern, new pattern)``. The old pattern is computed exactly as the new one is, so an
@@ -131,11 +158,11 @@ def edited_rows(scores, visible, rows, score_edits, pattern_edits, n_queries: in
     """
     n_heads, n_keys = scores.shape[1], scores.shape[-1]
     here["rows"] = rows
-    before = softmax_rows(scores)
+    before = softmax_rows(scores, sinks)
     for edit in score_edits:
         cells = selection(edit, visible, rows, n_heads, n_keys, n_queries)
         scores = edit["kernel"](scores, cells, here, **edit["params"])
-    after = softmax_rows(scores) if score_edits else before
+    after = softmax_rows(scores, sinks) if score_edits else before
     for edit in pattern_edits:
         cells = selection(edit, visible, rows, n_heads, n_keys, n_queries)
         after = edit["kernel"](after, cells, here, **edit["params"])

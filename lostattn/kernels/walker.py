@@ -21,7 +21,10 @@ from lostattn.kernels.attention import (
     add_difference,
     attention_scores,
     call_arguments,
+    call_extras,
     edited_rows,
+    mixed_values,
+    softmax_rows,
     wanted_rows,
 )
 
@@ -159,8 +162,11 @@ def visit_attention(root, event, out, here):
         if event["inputs"]["edits"]:
             query, key = new_query, new_key
             give_boundary(given, query, key, here)
+    extras = None if here["weightless"] else call_extras(given[1], given[2])
     if event["geometry"] is not None:
-        out[event["geometry"]] = {"mask": mask, "causal": causal, "scaling": scaling, "lengths": None}
+        geometry = {"mask": mask, "causal": causal, "scaling": scaling, "lengths": None}
+        more = {name: value for name, value in (extras or {}).items() if value is not None}
+        out[event["geometry"]] = {**geometry, **more}
     score_edits = active(event["scores"], here["step"])
     pattern_edits = active(event["patterns"], here["step"])
     if not (score_edits or pattern_edits or event["taps"]):
@@ -172,14 +178,32 @@ def visit_attention(root, event, out, here):
         rows = wanted_rows([*score_edits, *pattern_edits], n_keys, n_queries, query.device)
     if len(rows) == 0:
         return
-    scores, visible = attention_scores(query, key, mask, causal, scaling, rows)
-    scores, before, after = edited_rows(scores, visible, rows, score_edits, pattern_edits, n_queries, here)
+    sinks = None if extras is None else extras["sinks"]
+    scores, visible = attention_scores(query, key, mask, causal, scaling, rows, None, extras)
+    scores, before, after = edited_rows(scores, visible, rows, score_edits, pattern_edits, n_queries, here, sinks)
     keep(event["taps"], scores, after, out)
     if score_edits or pattern_edits:
         raw = operation.output
         edited = add_difference(raw[0], after - before, value, rows)
         if edited is not raw[0]:
             operation.output = (edited, *raw[1:])
+
+
+def visit_proof(root, event, out):
+    """Recompute one call of the attention interface from what it was given, and compare it with what it gave."""
+    operation = getattr(root.get(event["path"]).source, event["operation"])
+    arguments, keywords = operation.inputs
+    query, key, value, mask, scaling, causal = call_arguments(arguments, keywords)
+    extras = call_extras(arguments, keywords)
+    rows = torch.arange(query.shape[2], device=query.device)
+    scores, _ = attention_scores(query, key, mask, causal, scaling, rows, None, extras)
+    pattern = softmax_rows(scores, extras["sinks"])
+    given = operation.output[0].float()
+    seen = (scores > float("-inf")).any(-1).all(1)  # [batch, row]: a row that sees nothing is padding
+    gap = (mixed_values(pattern, value).float() - given)[seen].norm() / given[seen].norm().clamp_min(1e-30)
+    total = (pattern.sum(-1) - 1.0).abs()
+    rest = total.transpose(1, 2)[seen].max() if extras["sinks"] is None else torch.zeros(())
+    out[event["name"]] = {"gap": gap, "rows": rest, "pattern": pattern}
 
 
 def keep(taps, scores, pattern, out):
@@ -261,6 +285,8 @@ def run_pass(root, tracer, program, memory, step: int):
             visit_tensor(root, event, out, here)
         elif kind == "attention":
             visit_attention(root, event, out, here)
+        elif kind == "proof":
+            visit_proof(root, event, out)
         elif kind == "lengths":
             visit_lengths(root, event, here)
         elif kind == "windows":

@@ -1,0 +1,72 @@
+"""What must be said about single families for a tiny model of them to be built; each entry says why."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+_ROPE = {"rope_type": "default", "rope_theta": 10000.0}
+_COMPASS = {kind: {**_ROPE, "mrope_section": [2, 3, 3]} for kind in ("full_attention", "sliding_attention")}
+_CHAMELEON_CODES = {f"IMGIMG{''.join(chr(65 + int(d)) for d in str(i))}Z": 100 + i for i in range(64)}
+_EMU_CODES = {f"<|visual token {i:06d}|>": 100 + i for i in range(64)}
+
+# By the path of a field below the config.
+CONFIG_CHANGES: dict[str, dict[str, Any]] = {
+    # Sizes that must agree with others and have no default that does.
+    "dots3_note": {"text_config.head_dim": 24},
+    "glm5_next": {"text_config.index_kpool": 2},
+    "mistral4": {"head_dim": 8},
+    "mistral_large4": {"text_config.head_dim": 8},
+    "hunyuan_vl": {"text_config.head_dim": 16},
+    "llama4": {"vision_config.vision_output_dim": 64, "vision_config.intermediate_size": 256},
+    "mllama": {
+        "vision_config.intermediate_layers_indices": [0],
+        "vision_config.vision_output_dim": 128,
+        "text_config.num_hidden_layers": 4,
+        "text_config.cross_attention_layers": [1, 3],
+    },
+    "ernie4_5_vl_moe": {"text_config.rope_parameters.mrope_section": [3, 3, 2]},
+    "molmo2": {"adapter_config.vision_feature_layer": [1, 0]},
+    "pp_formulanet": {"vision_config.post_conv_in_channels": 64},
+    "aria": {"projector_patch_to_query_dict": {64: 16}},
+    "vipllava": {"vision_feature_layers": [0, 1]},
+    # Fields that a checkpoint always has and the defaults leave out.
+    "chameleon": {"vocabulary_map": {"<image>": 281, **_CHAMELEON_CODES}},
+    "emu3": {"vocabulary_map": {"<image>": 281, "<|extra_200|>": 99, **_EMU_CODES}},
+    "cohere_compass": {"text_config.rope_parameters": _COMPASS},
+    "deepseek_ocr2": {"text_config.mlp_layer_types": ["dense", "sparse"]},
+    "diffusion_gemma": {
+        "text_config.num_experts": 4,
+        "text_config.top_k_experts": 2,
+        "text_config.moe_intermediate_size": 48,
+        "canvas_length": 8,
+    },
+    "granite4_vision": {"deepstack_layer_map": [[-1, 1]], "downsample_rate": "1/2"},
+    "qwen2_5_omni_thinker": {"vision_start_token_id": 300, "vision_end_token_id": 301},
+    "qwen3_omni_moe_thinker": {"vision_start_token_id": 300, "vision_end_token_id": 301},
+    "blip-2": {"image_token_index": 281},
+    "instructblip": {"image_token_index": 281},
+    "instructblipvideo": {"video_token_index": 281, "image_token_index": 281},
+    "qwen4_exp": {
+        "text_config.indexer_n_heads": 2,
+        "text_config.indexer_kv_heads": 1,
+        "text_config.indexer_head_dim": 16,
+        "text_config.indexer_budget": 8,
+        "text_config.indexer_compress_ratio": 2,
+    },
+    "step3p7": {"text_config.sliding_window": 9},
+}
+
+# Sub-configs that are optional: without them there is no vision tower.
+GIVEN: dict[str, dict[str, Any]] = {
+    "gemma4": {"vision_config": {"model_type": "gemma4_vision"}},
+    "gemma4_unified": {"vision_config": {"model_type": "gemma4_unified_vision"}},
+}
+
+# Inputs beside the picture that no name tells the shape of.
+MORE_INPUTS: dict[str, dict[str, Any]] = {
+    "udop": {"bbox": torch.zeros(1, 8, 4, dtype=torch.long)},
+    "video_llama_3": {"image_merge_sizes": torch.tensor([2])},
+    "pi0": {"state": torch.zeros(1, 32)},
+}

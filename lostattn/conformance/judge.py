@@ -1,0 +1,160 @@
+"""One family put to the self-test: what was seen, as a row of the table of supported models."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from lostattn.conformance.inputs import NoInput, picture_inputs
+from lostattn.conformance.models import build
+from lostattn.errors import InputError, LostAttnError, UnsupportedModel
+from lostattn.image_layout import PatchGrid
+from lostattn.presence import has_picture
+from lostattn.token_map import PARTS, TokenMap
+
+if TYPE_CHECKING:
+    from lostattn.model import LVLM
+    from lostattn.prompt import Prompt
+
+OUTCOMES = ("passed", "failed", "refused", "not built", "no input")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What one family did under one kernel.
+
+    ``outcome``: ``passed``; ``failed`` (the self-test names a point); ``refused`` (its parts were not found);
+    ``not built`` (transformers itself cannot, without a package or with this kernel); ``no input`` (no picture in a
+    layout that is known here). ``remarks`` says what is not there, or why.
+    """
+
+    family: str
+    kernel: str
+    outcome: str
+    kinds: str = ""
+    points: int = 0
+    checks: int = 0
+    layout: str = ""
+    image: str = ""
+    vision: str = ""
+    remarks: str = ""
+    seconds: float = 0.0
+
+    @property
+    def passed(self) -> bool:
+        """Whether the self-test passed."""
+        return self.outcome == "passed"
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON-ready data."""
+        return asdict(self)
+
+
+def judge(family: str, kernel: str = "eager") -> Verdict:
+    """Build a family, resolve it, and run the self-test on a picture."""
+    began = time.perf_counter()
+    found = _judged(family, kernel)
+    return replace(found, seconds=round(time.perf_counter() - began, 1))
+
+
+def _judged(family: str, kernel: str) -> Verdict:
+    import lostattn as la
+
+    def ended(outcome: str, error: BaseException) -> Verdict:
+        return Verdict(family, kernel, outcome, remarks=_line(error))
+
+    try:
+        module = build(family, kernel)
+    except Exception as error:  # whatever transformers says
+        return ended("not built", error)
+    try:
+        inputs, layout = picture_inputs(module, family)
+    except NoInput as error:
+        return ended("no input", error)
+    try:
+        model = la.load(module, selftest=False)
+        prompt = prompt_of(model, inputs)
+        report = model.selftest(prompt)
+    except UnsupportedModel as error:
+        return ended("failed" if "FAILED" in str(error) else "refused", error)
+    except Exception as error:  # a crash is a failure of ours, and is shown as one
+        return ended("failed", error)
+    kinds = Counter(block.kind for block in model.architecture.stack.blocks)
+    vision = model.architecture.vision
+    seen = vision is not None and any(name.startswith("vision_encoder.") for name in model.hook_names)
+    return Verdict(
+        family,
+        kernel,
+        "passed",
+        kinds=", ".join(kinds),
+        points=len(model.hook_names),
+        checks=len(report.checks),
+        layout=layout if has_picture(prompt) else "none",
+        image=_image(prompt),
+        vision=f"{len(vision.stack.blocks)} layers" if seen and vision is not None else "none",
+        remarks=_remarks(model),
+    )
+
+
+def prompt_of(model: LVLM, inputs: dict[str, Tensor]) -> Prompt:
+    """A prompt of ready inputs; where its image tokens cannot be told apart, one whose positions are all text."""
+    from lostattn.prompt_batch import Prompt
+
+    try:
+        if model.hf.config.is_encoder_decoder:  # the positions are the decoder's; the picture is the encoder's alone
+            raise InputError("an encoder-decoder")
+        return model.prompt(inputs=inputs)
+    except InputError:
+        ids = inputs.get("decoder_input_ids", inputs.get("input_ids"))
+        if ids is None:
+            raise
+        nowhere = torch.full_like(ids, -1)
+        part = torch.full_like(ids, PARTS.index("template"), dtype=torch.int8)
+        unknown = TokenMap(part, nowhere, nowhere.clone(), ((),) * len(ids), (False,) * len(ids))
+        texts = tuple(tuple(f"<{i}>" for i in row) for row in ids.tolist())
+        return Prompt(inputs, unknown, ("",) * len(ids), ((),) * len(ids), ("",) * len(ids), texts)
+
+
+def _image(prompt: Prompt) -> str:
+    grids = [grid for own in prompt.token_map.grids for grid in own]
+    n = int(prompt.token_map["image"].sum())
+    if not n:
+        return "no image tokens known"
+    known = [f"{g.rows} x {g.cols}" for g in grids if isinstance(g, PatchGrid)]
+    return f"{n} tokens, {', '.join(known) if known else 'grid not known'}"
+
+
+def _remarks(model: LVLM) -> str:
+    """What this model lacks beside the plain case, in a few words."""
+    stack = model.architecture.stack
+    names = set(model.hook_names)
+
+    def without(point: str) -> list[int]:
+        return [i for i in range(len(stack.blocks)) if f"blocks.{i}.{point}" not in names]
+
+    said = []
+    for point in ("attn.hook_pattern", "hook_resid_mid", "mlp.hook_post", "attn.hook_q", "attn.hook_v"):
+        missing = without(point)
+        if missing:
+            which = "" if len(missing) == len(stack.blocks) else f" in layers {missing}"
+            said.append(f"no {point.removeprefix('attn.')}{which}")
+    unwritten = [b for i, b in enumerate(stack.blocks) if f"blocks.{i}.hook_resid_mid" in names
+                 and f"blocks.{i}.hook_resid_mid" not in model.sites.written]  # fmt: skip
+    if unwritten:
+        said.append("resid_mid is read only")
+    if model.architecture.no_vision:
+        said.append(f"vision tower: {model.architecture.no_vision}")
+    elif model.architecture.vision is None:
+        said.append("no attention of a vision tower was found")
+    return "; ".join(said)
+
+
+def _line(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    known = isinstance(error, LostAttnError)
+    return (text if known else f"{type(error).__name__}: {text}")[:400]

@@ -1,0 +1,106 @@
+"""Many families, one after another in a process of their own, so that a hang or a crash costs one row."""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import subprocess
+import sys
+import threading
+from collections.abc import Generator, Iterator, Sequence
+from pathlib import Path
+
+from lostattn.conformance.judge import Verdict
+
+Job = tuple[str, str]  # family and kernel
+
+
+def scan(families: Sequence[str], kernels: Sequence[str], limit: float = 120.0) -> Iterator[Verdict]:
+    """Judge each family under each kernel.
+
+    Args:
+        families: their names in transformers' mapping.
+        kernels: attention implementations, such as ``"eager"`` and ``"sdpa"``.
+        limit: seconds that one family may take under one kernel before it is given up.
+    """
+    todo: list[Job] = [(family, kernel) for kernel in kernels for family in families]
+    while todo:
+        done = yield from _worked(todo, limit)
+        todo = todo[done:]
+
+
+def _worked(todo: Sequence[Job], limit: float) -> Generator[Verdict, None, int]:
+    """Start a worker and take what it says, until it has done all or hangs; how many jobs are done."""
+    worker = subprocess.Popen(
+        [sys.executable, "-m", "lostattn.conformance.scan"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+    )
+    assert worker.stdin is not None and worker.stdout is not None
+    lines: queue.Queue[str] = queue.Queue()
+    thread = threading.Thread(target=_listen, args=(worker.stdout, lines), daemon=True)
+    thread.start()
+    worker.stdin.write(json.dumps(list(todo)))
+    worker.stdin.close()
+    done = 0
+    try:
+        for family, kernel in todo:
+            patience = limit + (60.0 if done == 0 else 0.0)  # the first waits for the imports too
+            try:
+                line = lines.get(timeout=patience)
+            except queue.Empty:
+                yield Verdict(family, kernel, "failed", remarks=f"no result after {patience:.0f} s")
+                return done + 1
+            if not line:
+                yield Verdict(family, kernel, "failed", remarks="the process ended without a result")
+                return done + 1
+            yield Verdict(**json.loads(line))
+            done += 1
+    finally:
+        worker.kill()
+        worker.wait()
+    return done
+
+
+def _listen(stream: object, lines: queue.Queue[str]) -> None:
+    for line in stream:  # type: ignore[attr-defined]
+        if line.startswith("{"):
+            lines.put(line)
+    lines.put("")
+
+
+def main() -> None:
+    """The worker: jobs as JSON on its input, a verdict a line on its output."""
+    import logging
+    import warnings
+
+    from lostattn.conformance.judge import judge
+
+    logging.disable(logging.WARNING)
+    warnings.filterwarnings("ignore")
+    for family, kernel in json.load(sys.stdin):
+        print(json.dumps(judge(family, kernel).to_dict()), flush=True)
+
+
+def write_table(verdicts: Sequence[Verdict], folder: Path) -> tuple[Path, Path]:
+    """Write ``conformance.json`` and ``conformance.md``, each whole or not at all."""
+    from lostattn.conformance.table import markdown
+
+    folder.mkdir(parents=True, exist_ok=True)
+    content = {
+        "conformance.json": json.dumps([v.to_dict() for v in verdicts], indent=1) + "\n",
+        "conformance.md": markdown(verdicts),
+    }
+    for name, text in content.items():
+        beside = folder / f".{name}.part"
+        beside.write_text(text, encoding="utf-8")
+        os.replace(beside, folder / name)
+    return folder / "conformance.json", folder / "conformance.md"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,37 @@
+"""The table of supported models, from what a scan saw."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from lostattn.conformance.judge import OUTCOMES, Verdict
+
+
+def summary(verdicts: Sequence[Verdict]) -> str:
+    """One line for each kernel: how many families did what."""
+    lines = []
+    for kernel in dict.fromkeys(v.kernel for v in verdicts):
+        mine = [v for v in verdicts if v.kernel == kernel]
+        counts = [(outcome, sum(v.outcome == outcome for v in mine)) for outcome in OUTCOMES]
+        others = ", ".join(f"{n} {outcome}" for outcome, n in counts[1:] if n)
+        lines.append(f"{kernel}: {counts[0][1]} of {len(mine)} passed" + (f"; {others}" if others else ""))
+    return "\n".join(lines)
+
+
+def markdown(verdicts: Sequence[Verdict]) -> str:
+    """A row for each family: the outcome under each kernel, and what its points are like."""
+    kernels = list(dict.fromkeys(v.kernel for v in verdicts))
+    by_family: dict[str, dict[str, Verdict]] = {}
+    for verdict in verdicts:
+        by_family.setdefault(verdict.family, {})[verdict.kernel] = verdict
+    head = ["family", "layers", "points", *kernels, "pixels", "image tokens", "vision tower", "remarks"]
+    rows = [head, ["---"] * len(head)]
+    for family in sorted(by_family):
+        mine = by_family[family]
+        best = next((v for v in mine.values() if v.passed), next(iter(mine.values())))
+        outcomes = [mine[k].outcome if k in mine else "" for k in kernels]
+        odd = [f"{k}: {v.remarks}" for k, v in mine.items() if not v.passed and best.passed]
+        remarks = "; ".join([part for part in (best.remarks, *odd) if part])
+        points = str(best.points) if best.passed else ""
+        rows.append([family, best.kinds, points, *outcomes, best.layout, best.image, best.vision, remarks[:300]])
+    return "\n".join("| " + " | ".join(cell.replace("|", "/") for cell in row) + " |" for row in rows) + "\n"

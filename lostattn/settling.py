@@ -1,0 +1,108 @@
+"""One pass of the bare model, watched with plain hooks: when each module runs, and in what shapes.
+
+What was worked out from sources is checked against it. A point whose module does not run, runs several times, or holds
+its positions in another layout than the stream is taken away, so that it is absent rather than wrong; the others are
+put in the order in which they really come.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lostattn.names import split_block
+from lostattn.sites import Sites, Slot
+
+
+@dataclass
+class Seen:
+    """What a pass showed: the times at which each module was entered and left, and the tensors of those asked for."""
+
+    times: dict[tuple[str, str], list[int]] = field(default_factory=dict)
+    shapes: dict[tuple[str, str], tuple[int, ...]] = field(default_factory=dict)
+    tensors: dict[tuple[str, str], Tensor] = field(default_factory=dict)
+    logits: Any = None
+    clock: int = 0
+
+    def note(self, path: str, port: str, value: Any, keep: bool) -> None:
+        """One module entered (``input``) or left (``output``)."""
+        self.clock += 1
+        self.times.setdefault((path, port), []).append(self.clock)
+        tensor = _tensor(value)
+        if tensor is not None:
+            self.shapes[path, port] = tuple(tensor.shape)
+            if keep:
+                self.tensors[path, port] = tensor.detach().clone()
+
+
+def watch(model: nn.Module, inputs: Mapping[str, Any], keep: set[str]) -> Seen:
+    """Run the bare model once. The tensors of the modules in ``keep`` are kept, of their inputs and outputs."""
+    seen = Seen()
+    handles = []
+    for path, module in model.named_modules():
+        kept = path in keep
+        handles += [
+            module.register_forward_pre_hook(
+                lambda _, args, kwargs, path=path, kept=kept: seen.note(path, "input", (args, kwargs), kept),
+                with_kwargs=True,
+            ),
+            module.register_forward_hook(
+                lambda _, args, out, path=path, kept=kept: seen.note(path, "output", out, kept),
+            ),
+        ]
+    try:
+        with torch.no_grad():
+            seen.logits = model(**inputs, use_cache=False).logits
+    finally:
+        for handle in handles:
+            handle.remove()
+    return seen
+
+
+def settle(sites: Sites, seen: Seen) -> Sites:
+    """The hook points that the pass bears out, in its order."""
+
+    def why_not(slot: Slot) -> str:
+        place = (slot.path, slot.port)
+        runs = len(seen.times.get(place, ()))
+        if runs != 1:
+            return f"its module {slot.path} runs {runs} times in a pass"
+        name = next(iter(slot.views), "")
+        inside = split_block(name)
+        if inside is None or inside[0] != "blocks" or slot.kind != "tensor":
+            return ""
+        block = sites.architecture.stack.blocks[inside[1]]
+        stream, own = seen.shapes.get((block.path, "input")), seen.shapes.get(place)
+        if own is None:
+            return f"{slot.path} holds no tensor there"
+        if stream is not None and own[:2] != stream[:2]:
+            return f"{slot.path} holds it as {list(own)}, while the stream is {list(stream)}"
+        view = slot.views[name]
+        if view[0] == "heads" and own[-1] % int(view[1]):
+            return f"{slot.path} is {own[-1]} wide, which {view[1]} heads do not share equally"
+        return ""
+
+    def when(slot: Slot) -> float:
+        if slot.kind != "tensor":
+            before = seen.times.get((slot.out, "input"))
+            return (before or seen.times[slot.path, "output"])[0] - 0.5
+        return float(seen.times[slot.path, slot.port][0])
+
+    return sites.settled(why_not, when)
+
+
+def _tensor(value: Any) -> Tensor | None:
+    """The first tensor of a module's arguments or output."""
+    if isinstance(value, Tensor):
+        return value
+    if isinstance(value, tuple) and len(value) == 2 and isinstance(value[1], dict) and isinstance(value[0], tuple):
+        args, kwargs = value
+        return _tensor(args[0]) if args else _tensor(next(iter(kwargs.values()), None))
+    if isinstance(value, tuple | list) or hasattr(value, "to_tuple"):
+        parts = value if isinstance(value, tuple | list) else value.to_tuple()
+        return _tensor(parts[0]) if parts else None
+    return None
