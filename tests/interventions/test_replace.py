@@ -36,7 +36,7 @@ def shared_out(pattern: Tensor, cells: Tensor, values: Tensor, keep_mass: bool, 
 @pytest.mark.parametrize("which", ["prompt", "batch"])
 def test_fixed_and_mixed_at_some_layers_and_heads(pair, which, keep_mass):
     prompt = getattr(pair, which)
-    keys = slice(4, 15)
+    keys = slice(14, 25)  # image tokens in both families
     values = torch.rand(11, generator=torch.Generator().manual_seed(0))
     edit = la.ReplaceAttention(
         la.Fixed(values), layers=[1, -2], heads=[0, 5], queries="last", keys=keys, mix=0.75, keep_mass=keep_mass
