@@ -103,11 +103,14 @@ def _train_tiny(args: argparse.Namespace) -> None:
 def _conformance(args: argparse.Namespace) -> None:
     from lostattn.conformance import families, scan, summary, write_table
     from lostattn.errors import UnknownName, nearest
+    from lostattn.experiments.results import writable_folder
 
     known = families()
     for name in args.families:
         if name not in known:
             raise UnknownName(f"transformers has no family {name!r}.{nearest(name, list(known))}")
+    if args.out is not None:
+        writable_folder(args.out)
     verdicts = []
     for verdict in scan(args.families or list(known), args.kernels, args.limit):
         verdicts.append(verdict)

@@ -105,7 +105,7 @@ def test_an_unknown_model_is_one_line_and_status_2(command, tmp_path, capsys):
 @pytest.mark.parametrize(
     "argv",
     [["demo"], ["train-tiny", "tiny-llava"], ["decouple", "tiny-llava"], ["probe", "tiny-llava"]],
-    ids=COMMANDS[:1] + COMMANDS[3:] + COMMANDS[1:3],
+    ids=("demo", "train-tiny", "decouple", "probe"),
 )
 def test_a_folder_that_cannot_be_written_to_is_said_first(argv, tmp_path, capsys, monkeypatch):
     # A file where a folder should be: the one kind of unwritable folder that root meets too.
