@@ -43,16 +43,17 @@ _EXPORTS = {
             "RemoveRotary",
             "ReplaceAttention",
             "ScaleAttention",
+            "Steer",
             "Uniform",
             "VisionPrior",
         ),
         "lostattn.interventions",
     ),
 }
-_MODULES = ("answers", "data", "experiments", "interventions", "lenses", "metrics", "patching", "remote", "view", "zoo")
+_MODULES = ("answers", "data", "experiments", "interventions", "lenses", "means", "metrics", "patching", "remote", "view", "zoo")
 
 if TYPE_CHECKING:
-    from lostattn import answers, data, experiments, interventions, lenses, metrics, patching, remote, view, zoo
+    from lostattn import answers, data, experiments, interventions, lenses, means, metrics, patching, remote, view, zoo
     from lostattn.cache import ActivationCache
     from lostattn.interventions import (
         Ablate,
@@ -71,6 +72,7 @@ if TYPE_CHECKING:
         RemoveRotary,
         ReplaceAttention,
         ScaleAttention,
+        Steer,
         Uniform,
         VisionPrior,
     )
@@ -97,6 +99,7 @@ __all__ = [
     "RemoveRotary",
     "ReplaceAttention",
     "ScaleAttention",
+    "Steer",
     "TokenMap",
     "Uniform",
     "VisionPrior",
@@ -106,6 +109,7 @@ __all__ = [
     "interventions",
     "lenses",
     "load",
+    "means",
     "metrics",
     "patching",
     "remote",

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
-import json
 import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -24,6 +22,7 @@ from torch import Tensor, nn
 from lostattn.errors import InputError
 from lostattn.image_layout import PatchGrid, UnknownGrid
 from lostattn.prompt_batch import Prompt
+from lostattn.tensor_files import read_tensors, write_tensors
 from lostattn.token_map import TokenMap
 
 if TYPE_CHECKING:
@@ -41,10 +40,6 @@ def save_cache(cache: ActivationCache, path: str | os.PathLike[str], extra: Mapp
     Raises:
         InputError: the folder cannot be written to, or ``extra`` holds what JSON cannot.
     """
-    from safetensors.torch import save_file
-
-    place = Path(path)
-    place = place if place.suffix else place.with_suffix(".safetensors")
     tensors, geometry = _flat(cache._kept)
     held: dict[str, Any] = {
         "format": FORMAT,
@@ -55,43 +50,14 @@ def save_cache(cache: ActivationCache, path: str | os.PathLike[str], extra: Mapp
         "weights": fingerprint(cache._model),
         "prompt": None if cache.prompt is None else _prompt_out(cache.prompt, tensors),
     }
-    try:
-        text = json.dumps(held)
-    except TypeError as error:
-        raise InputError(f"save(**meta) holds what has no place in JSON: {error}.") from error
-    # A tensor may stand under several names, or be a view: a file holds each name's own values.
-    whole = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
-    try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        handle, beside = tempfile.mkstemp(dir=place.parent, prefix=f".{place.name}.")
-    except OSError as error:
-        raise InputError(f"{str(place.parent)!r} cannot be written to: {error}. Choose another folder.") from error
-    os.close(handle)
-    try:
-        save_file(whole, beside, metadata={"lostattn": text})
-        os.replace(beside, place)
-    except BaseException:
-        Path(beside).unlink(missing_ok=True)
-        raise
-    return place
+    return write_tensors(path, tensors, held)
 
 
 def load_cache(path: str | os.PathLike[str], model: LVLM) -> ActivationCache:
     """Read a cache; see :meth:`lostattn.cache.ActivationCache.load`."""
-    from safetensors import SafetensorError, safe_open
-
     from lostattn.cache import ActivationCache
 
-    if not Path(path).is_file():
-        raise InputError(f"there is no file {str(path)!r}; give one that ActivationCache.save wrote.")
-    try:
-        with safe_open(str(path), framework="pt") as file:
-            held = json.loads((file.metadata() or {}).get("lostattn", "{}"))
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except SafetensorError as error:
-        raise InputError(f"{str(path)!r} is no safetensors file: {error}.") from error
-    if held.get("format") != FORMAT:
-        raise InputError(f"{str(path)!r} holds no activation cache of this format ({FORMAT}).")
+    tensors, held = read_tensors(path, FORMAT, "an activation cache")
     if held["weights"] != fingerprint(model.hf):
         raise InputError(
             f"{str(path)!r} was made with the weights of {held['meta'].get('model')!r}, which are not those of "

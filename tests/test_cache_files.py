@@ -74,7 +74,7 @@ def test_other_files_and_other_models_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="is no safetensors file"):
         ActivationCache.load(tmp_path / "text.safetensors", model)
     save_file({"x": torch.ones(2)}, tmp_path / "x.safetensors")
-    with pytest.raises(InputError, match="holds no activation cache of this format"):
+    with pytest.raises(InputError, match="does not hold an activation cache of this format"):
         ActivationCache.load(tmp_path / "x.safetensors", model)
 
 

@@ -11,6 +11,7 @@ from lostattn.interventions.picture_sources import Complexity, VisionPrior
 from lostattn.interventions.projection import EarlyProjection
 from lostattn.interventions.rotary import RemoveRotary
 from lostattn.interventions.sources import Dirichlet, Fixed, FromCache, Gaussian, Source, Uniform
+from lostattn.interventions.steering import Steer
 
 __all__ = [
     "Ablate",
@@ -31,6 +32,7 @@ __all__ = [
     "ReplaceAttention",
     "ScaleAttention",
     "Source",
+    "Steer",
     "Uniform",
     "VisionPrior",
 ]

@@ -44,17 +44,7 @@ def replaced(old, values, base, heads):
     return torch.where(chosen, new.to(old.dtype), old)
 
 
-def add_vector_at(x, here, vector, scale, positions, heads):
-    """Steering: ``scale * vector`` added at some positions (and heads) of ``x [batch, pos, …]``."""
-    mask, extends = positions
-    n_keys = mask.shape[1] + here["step"]
-    if n_keys > mask.shape[1]:
-        more = torch.full((mask.shape[0], n_keys - mask.shape[1]), extends, dtype=torch.bool, device=mask.device)
-        mask = torch.cat([mask, more], dim=1)
-    chosen = mask[:, n_keys - x.shape[1] :].to(x.device)
-    chosen = chosen.reshape(*chosen.shape, *([1] * (x.dim() - 2)))
-    if heads is not None:
-        own = torch.zeros(x.shape[2], dtype=torch.bool, device=x.device)
-        own[list(heads)] = True
-        chosen = chosen & own[:, None]
-    return torch.where(chosen, x + scale * vector.to(x), x)
+def sum_rows(held, here, name, mask):
+    """Of the chosen rows of a point ``[batch, pos, …]``: their number, their sum, and the sum of their squares."""
+    rows = held[name][mask.to(held[name].device)].double()
+    return {"count": torch.tensor(len(rows)), "sum": rows.sum(0), "squares": (rows * rows).sum(0)}

@@ -100,7 +100,7 @@ def sweep(
                 }
             )
     table = pd.DataFrame(rows)
-    table.attrs = {"model": model.name, "clean": list(clean.ids), "corrupted": list(corrupted.ids)}
+    table.attrs.update(model=model.name, clean=list(clean.ids), corrupted=list(corrupted.ids))
     return table
 
 

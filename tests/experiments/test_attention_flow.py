@@ -1,0 +1,60 @@
+"""Attention flow: each number is a knock-out's own, windows are what they say, errors come before anything runs."""
+
+from __future__ import annotations
+
+import pytest
+
+from lostattn import KnockOut
+from lostattn.answers import answer_probability, answer_tokens
+from lostattn.errors import InputError
+from lostattn.experiments.attention_flow import EDGES, flow, flow_questions
+
+
+def test_each_row_is_a_knock_out_of_its_own(tiny_model, shapes_questions) -> None:
+    questions = shapes_questions[:5]
+    results = flow_questions(tiny_model, questions, windows=[[1, 2], [0, 5]], batch_size=3, progress=False)
+    table = results.table
+    assert len(table) == 5 * len(EDGES) * 3
+    assert table.window.unique().tolist() == ["1-2", "0,5", "0-5"]
+    for edge, window, layers in (("image -> last", "1-2", [1, 2]), ("within image", "0,5", [0, 5])):
+        for question in questions:
+            right = answer_tokens(tiny_model, question)
+            cut = KnockOut(*EDGES[edge], layers=layers)
+            prompt = tiny_model.prompt(question)
+            before = float(answer_probability(tiny_model(prompt), right))
+            after = float(answer_probability(tiny_model.run_with_hooks(prompt, interventions=cut), right))
+            row = table[(table.edge == edge) & (table.window == window) & (table.id == question.id)]
+            assert row.untouched.tolist() == pytest.approx([before], abs=1e-4)
+            assert row.probability.tolist() == pytest.approx([after], abs=1e-4)
+            assert row.change.tolist() == pytest.approx([(after - before) / before], rel=2e-3, abs=2e-3)
+    assert results.meta["windows"] == [[1, 2], [0, 5], [0, 1, 2, 3, 4, 5]]
+
+
+def test_the_summary_averages_over_questions(tiny_llava, shapes_questions) -> None:
+    edges = {"image -> last": EDGES["image -> last"]}
+    table = flow(tiny_llava, shapes_questions[:6], edges, windows=5, progress=False)
+    rows = flow_questions(tiny_llava, shapes_questions[:6], edges, windows=5, progress=False).table
+    assert table.window.tolist() == ["0-4", "1-5", "0-5"] and (table.n == 6).all()
+    for row in table.itertuples():
+        own = rows[rows.window == row.window]
+        assert row.change == pytest.approx(own.change.mean(), abs=1e-9)
+        assert row.low <= row.change <= row.high
+    assert table.attrs["experiment"] == "flow"
+
+
+def test_a_window_of_the_whole_model_is_there_once(tiny_llava, shapes_questions) -> None:
+    edges = {"image -> last": EDGES["image -> last"]}
+    table = flow(tiny_llava, shapes_questions[:2], edges, windows=6, progress=False)
+    assert table.window.tolist() == ["0-5"]
+
+
+def test_bad_windows_and_edges_are_refused(tiny_llava, shapes_questions) -> None:
+    for windows in (0, 7, [[6]], [[]], []):
+        with pytest.raises(InputError, match=r"windows is .*; expected"):
+            flow(tiny_llava, shapes_questions[:1], windows=windows, progress=False)
+    with pytest.raises(InputError, match="edges is empty"):
+        flow(tiny_llava, shapes_questions[:1], {}, progress=False)
+    with pytest.raises(InputError, match="the data set is empty"):
+        flow(tiny_llava, [], progress=False)
+    with pytest.raises(InputError, match="No positions are called 'picture'"):
+        flow(tiny_llava, shapes_questions[:1], {"x": ("last", "picture")}, progress=False)
