@@ -324,3 +324,17 @@ def test_the_pattern_of_some_rows_is_those_rows_of_the_pattern(tiny_model, shape
     _, edited = tiny_model.run_with_cache(prompt, interventions=edit)
     assert torch.equal(edited.pattern(2, "last"), edited["pattern", 2][:, :, -1:])
     assert not edited.pattern(2, "last")[:, 0, 0][prompt.token_map["image"]].any()
+
+
+def test_metrics_map_over_the_layers_of_a_cache(tiny_model, shapes_questions):
+    prompt = tiny_model.prompt(shapes_questions[:3])
+    _, cache = tiny_model.run_with_cache(prompt)
+    real = prompt.token_map["all"]
+    rid = cache.map(la.metrics.rid, update="attn")
+    rank = cache.map(la.metrics.effective_rank)
+    assert set(rid) == set(rank) == set(range(tiny_model.cfg.n_layers))
+    for item in range(3):
+        before, after = (cache[point, 3][item][real[item]] for point in ("resid_pre", "resid_mid"))
+        torch.testing.assert_close(rid[3][item], la.metrics.rid(before, after), rtol=1e-6, atol=1e-9)
+        alone = la.metrics.effective_rank(cache["resid_post", 2][item][real[item]])
+        torch.testing.assert_close(rank[2][item], alone, rtol=1e-6, atol=1e-9)
