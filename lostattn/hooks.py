@@ -24,9 +24,11 @@ FwdHook = tuple[str | Callable[[str], bool], HookFunction]
 class HookPoint:
     """What a hook function is told about where it is: ``hook.name``, ``hook.layer()``, and a ``ctx`` of its own."""
 
+    ctx: dict[str, Any]
+
     def __init__(self, name: str) -> None:
         self.name = name
-        self.ctx: dict[str, Any] = {}
+        self.ctx = {}
 
     def layer(self) -> int:
         """The layer that this point lies in.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -15,6 +16,16 @@ from lostattn.plan import Reduction
 if TYPE_CHECKING:
     from lostattn.model import LVLM
     from lostattn.prompt import Prompt
+
+
+@dataclass(frozen=True)
+class Remembered:
+    """A hook point of an earlier pass, by its canonical name; see :meth:`lostattn.remote.Session.remember`."""
+
+    name: str
+
+
+State = str | Tensor | Remembered
 
 
 def update_metrics(
@@ -46,15 +57,23 @@ def update_metrics(
 def between(
     prompt: Prompt,
     name: str,
-    before: str | Tensor,
-    after: str | Tensor,
+    before: State,
+    after: State,
     convention: str = "paper",
     tol: float | None = None,
 ) -> Reduction:
-    """The metrics of one update, between two hook points or between a point and a state kept from another pass."""
+    """The metrics of one update, between two states.
+
+    A state is a hook point of this pass, a tensor, or a point that an earlier pass of the same session remembers
+    (:class:`Remembered`), which stays where the model is.
+    """
     needs = tuple(state for state in (before, after) if isinstance(state, str))
-    params = {"before": before, "after": after, **_settings(prompt, convention, tol)}
+    params = {"before": _plain(before), "after": _plain(after), **_settings(prompt, convention, tol)}
     return Reduction(name, needs, one_update, params)
+
+
+def _plain(state: State) -> Any:
+    return {"remembered": state.name} if isinstance(state, Remembered) else state
 
 
 def _settings(prompt: Prompt, convention: str, tol: float | None) -> dict[str, Any]:

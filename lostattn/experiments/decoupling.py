@@ -16,14 +16,18 @@ from lostattn.errors import InputError
 from lostattn.experiments.results import Results, mean_summary
 from lostattn.experiments.running import bar, batches, checked, provenance, row_of
 from lostattn.interventions import NoiseUpdate, NoiseWeights, RemoveRotary
-from lostattn.reductions import between, update_metrics
+from lostattn.reductions import Remembered, between, update_metrics
+from lostattn.remote.session import Session
 
 if TYPE_CHECKING:
     import pandas
     from torch import Tensor
 
+    from lostattn.calls import Remote
     from lostattn.data import Question
+    from lostattn.interventions import Intervention
     from lostattn.model import LVLM
+    from lostattn.plan import Reduction
     from lostattn.prompt import Prompt
 
 METRICS = ("delta_s", "delta_d", "column_innovation", "row_innovation", "rid", "mixig")
@@ -40,6 +44,7 @@ def decouple(
     seed: int = 0,
     batch_size: int = 16,
     progress: bool = True,
+    remote: Remote = False,
 ) -> pandas.DataFrame:
     """Measure what every update does to the stream, averaged over questions.
 
@@ -53,6 +58,8 @@ def decouple(
         seed: of the noise.
         batch_size: questions a pass.
         progress: show a bar.
+        remote: ``True`` runs each batch as one job on NDIF, where the metrics are taken; numbers come back. See
+            :mod:`lostattn.remote`.
 
     Returns:
         Columns ``layer`` (by layer), ``update`` (``attention``, ``ffn`` and the controls), ``n``, and for each of
@@ -64,7 +71,7 @@ def decouple(
     """
     if by not in ("layer", "model"):
         raise InputError(f"by is {by!r}; expected 'layer' or 'model'.")
-    results = decouple_questions(model, data, controls, convention, tol, seed, batch_size, progress)
+    results = decouple_questions(model, data, controls, convention, tol, seed, batch_size, progress, remote)
     columns = ["layer", "update"] if by == "layer" else ["update"]
     table = mean_summary(results.table, METRICS, columns, seed=seed)
     table.attrs.update(results.meta)
@@ -80,6 +87,7 @@ def decouple_questions(
     seed: int = 0,
     batch_size: int = 16,
     progress: bool = True,
+    remote: Remote = False,
 ) -> Results:
     """The table behind :func:`decouple`: one row a question, layer and update."""
     import pandas as pd
@@ -94,7 +102,7 @@ def decouple_questions(
     with bar(n_batches * (1 + len(controls) * n_layers), f"decoupling {model.name}", progress) as passes:
         for batch in batches(questions, batch_size):
             prompt = model.prompt(batch)
-            for layer, update, numbers in _measure(model, prompt, controls, convention, tol, seed, passes):
+            for layer, update, numbers in _measure(model, prompt, controls, convention, tol, seed, passes, remote):
                 for b, question in enumerate(batch):
                     values = {metric: float(numbers[metric][b]) for metric in METRICS}
                     rows.append({"layer": layer, "update": update, **row_of(question), **values})
@@ -104,31 +112,49 @@ def decouple_questions(
 
 
 def _measure(
-    model: LVLM, prompt: Prompt, controls: Sequence[str], convention: str, tol: float | None, seed: int, passes: Any
+    model: LVLM,
+    prompt: Prompt,
+    controls: Sequence[str],
+    convention: str,
+    tol: float | None,
+    seed: int,
+    passes: Any,
+    remote: Remote,
 ) -> list[tuple[int, str, dict[str, Tensor]]]:
-    """The numbers of one batch: ``(layer, update, {metric: [batch]})``."""
+    """The numbers of one batch: ``(layer, update, {metric: [batch]})``. Its passes are one session."""
     n_layers = model.cfg.n_layers
+    controlled = []
+    with Session(model, remote) as session:
+        own = session.measure(prompt, update_metrics(model, prompt, None, convention, tol))
+        if remote is False:
+            passes.update()
+        if "rope" in controls:
+            session.remember(prompt, [f"blocks.{i}.hook_resid_mid" for i in range(n_layers)])
+        for control in controls:
+            for i in range(n_layers):
+                reduction, edit = _controlled(control, i, prompt, convention, tol, seed)
+                controlled.append((i, control, session.measure(prompt, [reduction], edit)))
+                if remote is False:
+                    passes.update()
+    if remote is not False:
+        passes.update(1 + len(controlled))
+    numbers = own.result()
     found = []
-    own = model.measure(prompt, update_metrics(model, prompt, None, convention, tol))
-    passes.update()
     for i in range(n_layers):
         for at, update in enumerate(("attention", "ffn")):
-            found.append((i, update, {metric: own[f"updates.{i}"][metric][at] for metric in METRICS}))
-    mids = None
-    if "rope" in controls:
-        _, mids = model.run_with_cache(prompt, [f"blocks.{i}.hook_resid_mid" for i in range(n_layers)])
-    for control in controls:
-        for i in range(n_layers):
-            pre, mid = f"blocks.{i}.hook_resid_pre", f"blocks.{i}.hook_resid_mid"
-            if control == "rope":
-                assert mids is not None
-                # ε_RoPE: the state with rotary positions, judged against the state without them.
-                reduction = between(prompt, "update", mid, mids[mid], convention, tol)
-                edit: Any = RemoveRotary(layers=[i])
-            else:
-                reduction = between(prompt, "update", pre, mid, convention, tol)
-                kind = NoiseUpdate if control == "noise_delta" else NoiseWeights
-                edit = kind("attn" if control == "noise_delta" else "qkv", layers=[i], seed=seed)
-            found.append((i, control, model.measure(prompt, [reduction], edit)["update"]))
-            passes.update()
-    return found
+            found.append((i, update, {metric: numbers[f"updates.{i}"][metric][at] for metric in METRICS}))
+    return found + [(i, control, later.result()["update"]) for i, control, later in controlled]
+
+
+def _controlled(
+    control: str, layer: int, prompt: Prompt, convention: str, tol: float | None, seed: int
+) -> tuple[Reduction, Intervention]:
+    """What a reference measures in a layer, and under which intervention."""
+    pre, mid = f"blocks.{layer}.hook_resid_pre", f"blocks.{layer}.hook_resid_mid"
+    if control == "rope":
+        # ε_RoPE: the state with rotary positions, judged against the state without them.
+        return between(prompt, "update", mid, Remembered(mid), convention, tol), RemoveRotary(layers=[layer])
+    reduction = between(prompt, "update", pre, mid, convention, tol)
+    if control == "noise_delta":
+        return reduction, NoiseUpdate("attn", layers=[layer], seed=seed)
+    return reduction, NoiseWeights("qkv", layers=[layer], seed=seed)

@@ -23,10 +23,12 @@ from lostattn.interventions import (
     Uniform,
     VisionPrior,
 )
+from lostattn.remote.session import Session
 
 if TYPE_CHECKING:
     import pandas
 
+    from lostattn.calls import Remote
     from lostattn.data import Question
     from lostattn.model import LVLM
 
@@ -55,6 +57,7 @@ def probe(
     batch_size: int = 32,
     max_new_tokens: int = 4,
     progress: bool = True,
+    remote: Remote = False,
 ) -> pandas.DataFrame:
     """Accuracy under each intervention, by kind of question, compared with the untouched run.
 
@@ -66,6 +69,7 @@ def probe(
         batch_size: questions a generation.
         max_new_tokens: an answer that is longer is cut off.
         progress: show a bar.
+        remote: ``True`` runs each batch, under every condition, as one job on NDIF. See :mod:`lostattn.remote`.
 
     Returns:
         One row a condition and kind (``"all"`` too): ``condition, kind, n, seeds, accuracy, low, high, difference,
@@ -74,7 +78,7 @@ def probe(
     Raises:
         InputError: the data set is empty, or a condition cannot be meant on this model.
     """
-    results = probe_questions(model, data, conditions, seeds, batch_size, max_new_tokens, progress)
+    results = probe_questions(model, data, conditions, seeds, batch_size, max_new_tokens, progress, remote)
     table = accuracy_summary(results.table)
     table.attrs.update(results.meta)
     return table
@@ -88,6 +92,7 @@ def probe_questions(
     batch_size: int = 32,
     max_new_tokens: int = 4,
     progress: bool = True,
+    remote: Remote = False,
 ) -> Results:
     """The table behind :func:`probe`: one row a question, condition and seed, with what was said."""
     import pandas as pd
@@ -100,12 +105,18 @@ def probe_questions(
     with bar(len(runs) * n_batches, f"probing {model.name}", progress) as passes:
         for batch in batches(questions, batch_size):
             prompt = model.prompt(batch)
-            for name, seed, edit in runs:
-                said = model.generate(prompt, edit, max_new_tokens=max_new_tokens).text
-                for question, text in zip(batch, said, strict=True):
+            answers = []
+            with Session(model, remote) as session:
+                for _, _, edit in runs:
+                    answers.append(session.generate(prompt, edit, max_new_tokens=max_new_tokens))
+                    if remote is False:
+                        passes.update()
+            if remote is not False:
+                passes.update(len(runs))
+            for (name, seed, _), later in zip(runs, answers, strict=True):
+                for question, text in zip(batch, later.result().text, strict=True):
                     answered = {"said": text, "answer": question.answer, "correct": is_correct(text, question)}
                     rows.append({"condition": name, "seed": seed, **row_of(question), **answered})
-                passes.update()
     order = {name: i for i, name in enumerate([UNTOUCHED, *conditions])}
     table = pd.DataFrame(rows).sort_values("condition", key=lambda c: c.map(order), kind="stable", ignore_index=True)
     meta = provenance(

@@ -45,10 +45,19 @@ def next_layer(name: str) -> str:
     return f"{stack}.{int(layer) + 1}.{point}"
 
 
+def state_of(state, held, here):
+    """A state: a held point's name, a tensor, or what an earlier pass of the session left: ``{"remembered": name}``."""
+    if isinstance(state, str):
+        return held[state]
+    if isinstance(state, dict):
+        return here["memory"]["session"][state["remembered"]]
+    return state
+
+
 def one_update(held, here, before, after, mask, tol, mixing):
-    """The metrics of a single update, ``{name: [batch]}``. A state is a held point's name or a tensor."""
-    first = held[before] if isinstance(before, str) else before
-    second = held[after] if isinstance(after, str) else after.to(first.device)
+    """The metrics of a single update, ``{name: [batch]}``; see ``state_of`` for what a state may be."""
+    first = state_of(before, held, here)
+    second = state_of(after, held, here).to(first.device)
     mask = mask.to(first.device)
     old, new = decompose(first, mask, tol), decompose(second, mask, tol)
     numbers = discrepancy(old, support(old), new)

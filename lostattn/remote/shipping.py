@@ -1,8 +1,9 @@
 """Turning a captured trace into bytes that a server without this package can run.
 
-nnsight sends functions as source. Two things are added to that here: this package is sent by value although it is
-installed, for the moment of sending alone, and a function that a type checker has wrapped (jaxtyping's import hook
-wraps every one) is sent as it was written, since the wrapper exists on no server.
+nnsight sends functions as source. Three things are added to that here: this package is sent by value although it is
+installed, for the moment of sending alone; so is any function of yours whose module is not installed, wherever it
+lies; and a function that a type checker has wrapped (jaxtyping's import hook wraps every one) is sent as it was
+written, since the wrapper exists on no server.
 """
 
 from __future__ import annotations
@@ -10,8 +11,11 @@ from __future__ import annotations
 import importlib
 import inspect
 import io
+import sys
+import sysconfig
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FunctionType
 from typing import Any
 
@@ -23,6 +27,9 @@ PACKAGE = "lostattn"
 class Pickler(CustomCloudPickler):
     """nnsight's pickler, which sends this package's functions without what was wrapped around them."""
 
+    def _function_reduce(self, obj: FunctionType) -> Any:
+        return self._dynamic_function_reduce(obj) if is_yours(obj) else super()._function_reduce(obj)
+
     def _dynamic_function_reduce(self, func: FunctionType) -> Any:
         return super()._dynamic_function_reduce(as_written(func))
 
@@ -32,6 +39,13 @@ def as_written(function: FunctionType) -> FunctionType:
     if (function.__module__ or "").partition(".")[0] != PACKAGE:
         return function
     return inspect.unwrap(function)
+
+
+def is_yours(function: FunctionType) -> bool:
+    """Whether a function comes from a file that is part of no installation."""
+    file = getattr(sys.modules.get(function.__module__ or ""), "__file__", None)
+    installed = (sysconfig.get_path(kind) for kind in ("stdlib", "platstdlib", "purelib", "platlib"))
+    return file is not None and not any(Path(file).is_relative_to(path) for path in installed)
 
 
 @contextmanager

@@ -1,0 +1,157 @@
+"""What would be sent, opened in a process that has only what a server has: it must read, hold no trap, and run."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import io
+import pkgutil
+import subprocess
+import sys
+from pathlib import Path
+from types import FunctionType
+from typing import Any
+
+import pytest
+import torch
+from nnsight.tracing.backend import Backend
+from remote_table import EDITS, MANY, TABLE, flat
+from tiny import FAMILIES, INPUTS, MAKERS, wrapped
+
+import lostattn as la
+import lostattn.kernels
+import lostattn.metrics._kernels
+from lostattn.reductions import update_metrics
+from lostattn.remote.session import Session, opened
+from lostattn.remote.shipping import Pickler, as_written, packed, shipped_by_value
+from lostattn.written import CALLS, cache_call, generate_call, hooks_call, measure_call
+
+SERVER = Path(__file__).parent / "server_process.py"
+
+
+class Kept(Backend):
+    """Packs a trace and runs nothing."""
+
+    blob = b""
+
+    def __call__(self, tracer: Any) -> None:
+        self.blob = packed(tracer, compress=False)
+
+
+def doubled(value: Any, hook: Any) -> Any:
+    return 2 * value
+
+
+def calls(model: la.LVLM, prompt: la.Prompt) -> dict[str, Any]:
+    edits = [edit for name, edit in EDITS.items() if name not in ("complexity", "gaussian", "uniform")]
+    many = sum([EDITS["gaussian"], *edits])
+    return {
+        "cache": cache_call(model, prompt, interventions=many),
+        "hooks": hooks_call(model, prompt, [("blocks.0.hook_mlp_out", doubled)]),
+        "numbers": measure_call(model, prompt, update_metrics(model, prompt, [0, 1], "released")),
+        "generation": generate_call(model, prompt, EDITS["gaussian"], max_new_tokens=3),
+    }
+
+
+def run_as_a_server(folder: Path, *arguments: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-I", str(SERVER), str(folder), *arguments], capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_calls_run_where_nothing_of_this_package_is(family, tmp_path):
+    model = wrapped(family)
+    prompt = model.prompt(inputs=INPUTS[family]())
+    MAKERS[family]().save_pretrained(tmp_path)
+    every = calls(model, prompt)
+    blobs: dict[str, bytes] = {}
+    for name, call in every.items():
+        backend = Kept()
+        opened(model, [call], backend)
+        blobs[name] = backend.blob
+    backend = Kept()
+    opened(model, list(every.values()), backend)
+    blobs["session"] = backend.blob
+    torch.save(blobs, tmp_path / "blobs.pt")
+
+    run_as_a_server(tmp_path, "run")
+
+    sent = torch.load(tmp_path / "sent.pt", weights_only=False)
+    with Session(model, False) as here:
+        for call in every.values():
+            here.add(call)
+    for name, expected in zip(every, here._here, strict=True):
+        compared(expected, sent[name])
+    for expected, found in zip(here._here, sent["session"], strict=True):
+        compared(expected, found)
+
+
+def compared(here: Any, there: Any) -> None:
+    mine, theirs = flat(without_geometry(here)), flat(without_geometry(there))
+    assert list(mine) == list(theirs) and mine
+    for name, value in mine.items():
+        torch.testing.assert_close(theirs[name], value, rtol=1e-5, atol=1e-5)
+
+
+def without_geometry(raw: Any) -> Any:
+    kept = {name: value for name, value in raw.get("kept", {}).items() if not name.endswith(".geometry")}
+    return {**raw, "kept": kept}
+
+
+def test_no_function_that_may_be_sent_holds_a_trap(tmp_path):
+    """Every function of the kernels, whether a call of the table reaches it or not."""
+    modules = [lostattn.metrics._kernels]
+    for found in pkgutil.iter_modules(lostattn.kernels.__path__, "lostattn.kernels."):
+        modules.append(importlib.import_module(found.name))
+    functions = [
+        f for m in modules for f in vars(m).values() if isinstance(f, FunctionType) and f.__module__ == m.__name__
+    ]
+    assert len(functions) > 60
+    buffer = io.BytesIO()
+    with shipped_by_value():
+        Pickler(buffer, protocol=4).dump(functions)
+    torch.save({"functions": buffer.getvalue()}, tmp_path / "blobs.pt")
+    assert f"{len(functions)} functions" in run_as_a_server(tmp_path, "read")
+
+
+@pytest.mark.parametrize(
+    ("source", "trap"),
+    [
+        ("def f(x):\n    import lostattn\n    return x\n", "imports"),
+        ("def f(x):\n    y: int = x\n    return y\n", "annotates a local"),
+        ("@cached\ndef f(x):\n    return x\n", "decorated"),
+        ("class A:\n    def f(self):\n        return super().f()\n", "super()"),
+    ],
+)
+def test_the_inspection_finds_each_trap(source, trap):
+    sys.path.insert(0, str(SERVER.parent))
+    try:
+        server = importlib.import_module("server_process")
+    finally:
+        sys.path.remove(str(SERVER.parent))
+    assert any(trap in told for told in server.traps("f", source))
+
+
+def test_a_function_is_sent_as_it_was_written():
+    from lostattn.kernels.edits import scale_cells
+
+    assert scale_cells is not as_written(scale_cells), "the tests run under the import hook"
+    assert inspect.unwrap(scale_cells) is as_written(scale_cells)
+    assert as_written(doubled) is doubled
+
+
+def test_the_package_is_sent_by_value_for_the_moment_of_sending_alone():
+    from cloudpickle import list_registry_pickle_by_value
+
+    with shipped_by_value():
+        assert "lostattn" in list_registry_pickle_by_value()
+    assert "lostattn" not in list_registry_pickle_by_value()
+
+
+def test_the_table_covers_every_call():
+    asked = " ".join(inspect.getsource(entry) for entry in TABLE.values())
+    assert all(name in asked for name in CALLS)
+    assert isinstance(MANY, la.Composition)

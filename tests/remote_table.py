@@ -1,0 +1,99 @@
+"""Every public call that takes ``remote=``, as a table: the default tests rehearse it, the NDIF run carries it out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import lostattn as la
+from lostattn.reductions import between, update_metrics
+
+Entry = Callable[[Any, Any, Any], Any]
+
+
+def halved(value: Tensor, hook: Any) -> Tensor:
+    """A hook that returns a new value."""
+    return value / 2
+
+
+def first_key_dropped(pattern: Tensor, hook: Any) -> None:
+    """A hook that changes what it is given."""
+    pattern[..., 0] = 0.0
+
+
+EDITS: dict[str, la.Intervention] = {
+    "gaussian": la.ReplaceAttention(la.Gaussian(seed=1)),
+    "dirichlet scores": la.ReplaceAttention(la.Dirichlet(seed=2), layers=[0, 2], heads=[1], space="scores", mix=0.5),
+    "uniform": la.ReplaceAttention(la.Uniform(), layers=[1], queries="question", keep_mass=False),
+    "vision": la.ReplaceAttention(la.VisionPrior(), layers=[2]),
+    "complexity": la.ReplaceAttention(la.Complexity(), layers=[-1]),
+    "released": la.Released("gaussian_noise", seed=3),
+    "knock out": la.KnockOut("last", "image", layers=[0, -1]),
+    "scale": la.ScaleAttention(0.3, layers=[0], keys="image"),
+    "noise update": la.NoiseUpdate("attn", layers=[2], seed=4),
+    "noise weights": la.NoiseWeights("qkv", layers=[1], seed=5) + la.NoiseWeights("mlp", layers=[2], seed=5),
+    "ablations": la.Ablate("head", layers=[1], heads=[0]) + la.Ablate("mlp", layers=[2], to="mean"),
+    "resampled": la.Ablate("resid", layers=[0], to="resample", seed=6),
+    "no rotary": la.RemoveRotary(layers=[1]),
+}
+MANY = EDITS["gaussian"] + EDITS["vision"] + EDITS["noise weights"] + EDITS["ablations"]
+
+
+def _edited(edit: la.Intervention) -> Entry:
+    names = ["blocks.2.hook_resid_post", "blocks.1.attn.hook_pattern"]
+    return lambda model, prompt, remote: model.run_with_cache(prompt, names, edit, remote=remote)
+
+
+def _update(model: la.LVLM, prompt: la.Prompt, remote: Any) -> Any:
+    reduction = between(prompt, "one", "blocks.1.hook_resid_pre", "blocks.1.hook_resid_mid")
+    return model.measure(prompt, [reduction], EDITS["noise update"], remote=remote)
+
+
+TABLE: dict[str, Entry] = {
+    "forward": lambda m, p, r: m.forward(p, remote=r),
+    "cache of everything": lambda m, p, r: m.run_with_cache(p, remote=r),
+    "cache of one head's parts": lambda m, p, r: m.run_with_cache(
+        p, lambda n: n.endswith(("hook_q", "hook_z")), remote=r
+    ),
+    "cache under many edits": lambda m, p, r: m.run_with_cache(p, interventions=MANY, remote=r),
+    "cache in float64": lambda m, p, r: m.run_with_cache(p, "blocks.0.hook_resid_mid", dtype=torch.float64, remote=r),
+    **{f"edit: {name}": _edited(edit) for name, edit in EDITS.items()},
+    "hook on a tensor": lambda m, p, r: m.run_with_hooks(p, [("blocks.1.hook_mlp_out", halved)], remote=r),
+    "hook on a pattern": lambda m, p, r: m.run_with_hooks(
+        p, [("blocks.1.attn.hook_pattern", first_key_dropped)], remote=r
+    ),
+    "hook that is a lambda": lambda m, p, r: m.run_with_hooks(
+        p, [("blocks.0.hook_resid_post", lambda x, hook: x * (1 + hook.layer()))], remote=r
+    ),
+    "generation": lambda m, p, r: m.generate(p, max_new_tokens=3, remote=r),
+    "generation under edits": lambda m, p, r: m.generate(p, MANY, max_new_tokens=3, remote=r),
+    "metrics": lambda m, p, r: m.measure(p, update_metrics(m, p), remote=r),
+    "metrics, as released": lambda m, p, r: m.measure(p, update_metrics(m, p, [1, 2], "released"), remote=r),
+    "metrics of one update": _update,
+}
+
+
+def flat(value: Any, at: str = "") -> dict[str, Tensor]:
+    """Every tensor of a result, by where it stands."""
+    if isinstance(value, Tensor):
+        return {at: value}
+    if isinstance(value, la.ActivationCache):
+        return {f"{at}[{name}]": value[name] for name in value}
+    if hasattr(value, "sequences"):
+        return {f"{at}.sequences": value.sequences, f"{at}.tokens": value.tokens}
+    parts = value.items() if isinstance(value, dict) else enumerate(value)
+    return {where: tensor for key, part in parts for where, tensor in flat(part, f"{at}.{key}").items()}
+
+
+def assert_equal(here: Any, there: Any, tolerance: float = 1e-5) -> None:
+    """Equal in names, shapes and dtypes, and in every number to ``tolerance`` (infinities where they are)."""
+    mine, theirs = flat(here), flat(there)
+    assert list(mine) == list(theirs)
+    assert mine, "nothing was compared"
+    for name, tensor in mine.items():
+        other = theirs[name]
+        assert tensor.dtype == other.dtype and tensor.shape == other.shape, name
+        torch.testing.assert_close(other, tensor, rtol=tolerance, atol=tolerance, msg=lambda m, n=name: f"{n}: {m}")
