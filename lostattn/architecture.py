@@ -35,6 +35,7 @@ PROJECTORS = (
     "mm_projector",
     "vision_projector",
 )
+NOT_A_TOWER = ("video", "audio", "qformer", "projector", "resampler", "perceiver", "connector")  # if there is another
 EMBEDDINGS = ("embeddings", "patch_embed", "patch_embedding", "patch_conv", "patch_embedder")
 
 
@@ -176,7 +177,7 @@ def resolve(model: Any) -> Architecture:
     return Architecture(
         decoder=at,
         stack=_stack("blocks", layers, inside[layers], text),
-        embed=paths[id(model.get_input_embeddings())],
+        embed=paths[id(_embedding(model, decoder))],
         final_norm=f"{at}.{norm}" if norm else None,
         unembed=paths[id(head)],
         vision=vision,
@@ -205,6 +206,18 @@ def _attention_stacks(model: nn.Module) -> dict[str, list[nn.Module]]:
         if any(calls_attention(m) for m in module.modules()):
             found[path] = list(module)
     return found
+
+
+def _embedding(model: Any, decoder: Any) -> nn.Module:
+    """What turns token ids into vectors; of the decoder itself where the model as a whole does not say."""
+    for holder in (model, decoder):
+        try:
+            found = holder.get_input_embeddings()
+        except (NotImplementedError, AttributeError):
+            found = getattr(holder, "embed_tokens", None)
+        if isinstance(found, nn.Module):
+            return found
+    raise UnsupportedModel(f"{type(model).__name__}: looked for get_input_embeddings() or embed_tokens, found neither.")
 
 
 def _final_norm(decoder: nn.Module) -> str | None:
@@ -429,7 +442,7 @@ def _vision(model: Any, stacks: dict[str, list[nn.Module]], decoder: str) -> Vis
     config = getattr(model.config, "vision_config", None)
     if config is None or not stacks:
         return None
-    layers = max(stacks, key=lambda path: (not any(w in path for w in ("video", "audio")), len(stacks[path])))
+    layers = max(stacks, key=lambda path: (not any(w in path for w in NOT_A_TOWER), len(stacks[path])))
     base_path = ".".join(_shared(decoder.split("."), layers.split(".")))
     base = model.get_submodule(base_path)
     prefix = f"{base_path}." if base_path else ""

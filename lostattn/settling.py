@@ -88,7 +88,7 @@ def settle(sites: Sites, seen: Seen) -> Sites:
 
     def when(slot: Slot) -> float:
         if slot.kind != "tensor":
-            before = seen.times.get((slot.out, "input"))
+            before = seen.times.get((slot.out, "input")) if slot.out else None
             return (before or seen.times[slot.path, "output"])[0] - 0.5
         return float(seen.times[slot.path, slot.port][0])
 

@@ -14,9 +14,12 @@ _EMU_CODES = {f"<|visual token {i:06d}|>": 100 + i for i in range(64)}
 # By the path of a field below the config.
 CONFIG_CHANGES: dict[str, dict[str, Any]] = {
     # Sizes that must agree with others and have no default that does.
-    "dots3_note": {"text_config.head_dim": 24},
+    "dots3_note": {"text_config.head_dim": 24, "audio_config.adapter_input_size": 64},
     "glm5_next": {"text_config.index_kpool": 2},
-    "mistral4": {"head_dim": 8},
+    "kimi_k25": {"text_config.head_dim": 8},
+    "muse_glimmer": {"out_hidden_size": 256},
+    "muse_spark": {"out_hidden_size": 256},
+    "gemma4": {"vision_config.pooling_kernel_size": 2},
     "mistral_large4": {"text_config.head_dim": 8},
     "hunyuan_vl": {"text_config.head_dim": 16},
     "llama4": {"vision_config.vision_output_dim": 64, "vision_config.intermediate_size": 256},
@@ -35,7 +38,9 @@ CONFIG_CHANGES: dict[str, dict[str, Any]] = {
     "chameleon": {"vocabulary_map": {"<image>": 281, **_CHAMELEON_CODES}},
     "emu3": {"vocabulary_map": {"<image>": 281, "<|extra_200|>": 99, **_EMU_CODES}},
     "cohere_compass": {"text_config.rope_parameters": _COMPASS},
-    "deepseek_ocr2": {"text_config.mlp_layer_types": ["dense", "sparse"]},
+    "deepseek_ocr2": {"text_config.mlp_layer_types": ["dense", "sparse"], "text_config.num_experts_per_tok": 2},
+    "nemotron_h_omni": {"image_token_id": 281},
+    "granite_docling": {"use_fine_route": False},
     "diffusion_gemma": {
         "text_config.num_experts": 4,
         "text_config.top_k_experts": 2,
@@ -68,5 +73,6 @@ GIVEN: dict[str, dict[str, Any]] = {
 MORE_INPUTS: dict[str, dict[str, Any]] = {
     "udop": {"bbox": torch.zeros(1, 8, 4, dtype=torch.long)},
     "video_llama_3": {"image_merge_sizes": torch.tensor([2])},
+    "gemma4_unified": {"pixel_values": torch.randn(1, 64, 1728, generator=torch.Generator().manual_seed(0))},
     "pi0": {"state": torch.zeros(1, 32)},
 }

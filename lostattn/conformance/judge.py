@@ -55,25 +55,25 @@ class Verdict:
         return asdict(self)
 
 
-def judge(family: str, kernel: str = "eager") -> Verdict:
+def judge(family: str, kernel: str = "eager", seed: int = 0) -> Verdict:
     """Build a family, resolve it, and run the self-test on a picture."""
     began = time.perf_counter()
-    found = _judged(family, kernel)
+    found = _judged(family, kernel, seed)
     return replace(found, seconds=round(time.perf_counter() - began, 1))
 
 
-def _judged(family: str, kernel: str) -> Verdict:
+def _judged(family: str, kernel: str, seed: int) -> Verdict:
     import lostattn as la
 
     def ended(outcome: str, error: BaseException) -> Verdict:
         return Verdict(family, kernel, outcome, remarks=_line(error))
 
     try:
-        module = build(family, kernel)
+        module = build(family, kernel, seed)
     except Exception as error:  # whatever transformers says
         return ended("not built", error)
     try:
-        inputs, layout = picture_inputs(module, family)
+        inputs, layout = picture_inputs(module, family, seed)
     except NoInput as error:
         return ended("no input", error)
     try:

@@ -19,13 +19,17 @@ def families() -> dict[str, str]:
     return {name: kind if isinstance(kind, str) else kind[0] for name, kind in NAMES.items()}
 
 
+def _known(family: str) -> str:
+    if family not in families():
+        raise UnknownName(f"no family is called {family!r}.{nearest(family, list(families()))}")
+    return family
+
+
 def small_config(family: str) -> Any:
     """The family's config at a size for tests."""
     from transformers import CONFIG_MAPPING
 
-    if family not in families():
-        raise UnknownName(f"no family is called {family!r}.{nearest(family, list(families()))}")
-    kind = CONFIG_MAPPING[family]
+    kind = CONFIG_MAPPING[_known(family)]
     data = shrunk(kind(**GIVEN.get(family, {})).to_dict())
     for path, value in CONFIG_CHANGES.get(family, {}).items():
         *outer, last = path.split(".")
@@ -48,7 +52,7 @@ def build(family: str, attn_implementation: str = "eager", seed: int = 0) -> nn.
     """
     import transformers
 
-    kind: Any = getattr(transformers, families()[family])
+    kind: Any = getattr(transformers, families()[_known(family)])
     torch.manual_seed(seed)
     model: nn.Module = kind._from_config(small_config(family), attn_implementation=attn_implementation).eval()
     generator = torch.Generator().manual_seed(seed)

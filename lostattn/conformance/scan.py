@@ -13,18 +13,19 @@ from pathlib import Path
 
 from lostattn.conformance.judge import Verdict
 
-Job = tuple[str, str]  # family and kernel
+Job = tuple[str, str, int]  # family, kernel and seed
 
 
-def scan(families: Sequence[str], kernels: Sequence[str], limit: float = 120.0) -> Iterator[Verdict]:
+def scan(families: Sequence[str], kernels: Sequence[str], limit: float = 120.0, seed: int = 0) -> Iterator[Verdict]:
     """Judge each family under each kernel.
 
     Args:
         families: their names in transformers' mapping.
         kernels: attention implementations, such as ``"eager"`` and ``"sdpa"``.
         limit: seconds that one family may take under one kernel before it is given up.
+        seed: of weights and pictures.
     """
-    todo: list[Job] = [(family, kernel) for kernel in kernels for family in families]
+    todo: list[Job] = [(family, kernel, seed) for kernel in kernels for family in families]
     while todo:
         done = yield from _worked(todo, limit)
         todo = todo[done:]
@@ -48,7 +49,7 @@ def _worked(todo: Sequence[Job], limit: float) -> Generator[Verdict, None, int]:
     worker.stdin.close()
     done = 0
     try:
-        for family, kernel in todo:
+        for family, kernel, _ in todo:
             patience = limit + (60.0 if done == 0 else 0.0)  # the first waits for the imports too
             try:
                 line = lines.get(timeout=patience)
@@ -82,8 +83,8 @@ def main() -> None:
 
     logging.disable(logging.WARNING)
     warnings.filterwarnings("ignore")
-    for family, kernel in json.load(sys.stdin):
-        print(json.dumps(judge(family, kernel).to_dict()), flush=True)
+    for family, kernel, seed in json.load(sys.stdin):
+        print(json.dumps(judge(family, kernel, seed).to_dict()), flush=True)
 
 
 def write_table(verdicts: Sequence[Verdict], folder: Path) -> tuple[Path, Path]:

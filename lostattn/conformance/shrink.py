@@ -22,7 +22,7 @@ def _named(size: int, names: str) -> dict[str, int]:
 
 
 SIZES: dict[str, int] = {
-    **_named(WIDTH, "hidden_size d_model width dim n_embd embed_dim patch_embed_hidden_size word_embed_proj_dim"),
+    **_named(WIDTH, "hidden_size d_model width dim n_embd embed_dim word_embed_proj_dim"),
     **_named(WIDTH, "projection_dim vision_hidden_size encoder_hidden_size text_hidden_size out_hidden_size"),
     **_named(WIDTH, "input_dim projector_hidden_size decoder_hidden_size image_token_embed_dim projector_output_dim"),
     **_named(WIDTH, "projection_hidden_size projection_hidden_dim image_text_hidden_size post_conv_out_channels"),
@@ -49,6 +49,7 @@ SIZES: dict[str, int] = {
     **_named(PICTURE, "image_size max_image_size resolution"),
     **_named(PATCH, "patch_size pos_emb_height pos_emb_width posemb_grid_size"),
     **_named((PICTURE // PATCH) ** 2, "num_position_embeddings num_patches max_num_patches"),
+    **_named(3 * PATCH * PATCH, "patch_embed_hidden_size"),
     **_named(16, "image_seq_length mm_tokens_per_image num_image_tokens vision_soft_tokens_per_image"),
     **_named(6, "num_query_tokens latent_query_num resampler_n_latents resampler_num_latents"),
     **_named(9, "sliding_window sliding_window_size attention_chunk_size"),

@@ -251,8 +251,8 @@ def visit_windows(root, tracer, event, out, here):
     if edits:
         envoy = root.get(event["out"])
         flat = envoy.input
-        heads = flat.unflatten(-1, (query.shape[1], -1))[None].clone()
-        envoy.input = add_difference(heads, after - before, value, rows)[0].flatten(-2)
+        heads = flat.unflatten(-1, (query.shape[1], -1)).reshape(1, -1, query.shape[1], value.shape[-1]).clone()
+        envoy.input = add_difference(heads, after - before, value, rows).reshape(flat.shape)
 
 
 def weightless(root):
