@@ -21,7 +21,7 @@ from lostattn.interventions.setting import stable_seed
 
 CLOSE = {"atol": 2e-4, "rtol": 1e-4}
 N_NEW = 3
-FAR = 1e-3
+FAR = 4e-4  # twice what is called close
 
 
 def columns(prompt, spec, n_keys: int, generated: bool) -> Tensor:
@@ -53,9 +53,10 @@ def compare(pair, prompt, edit, scores=None, weights=None, every_step=True) -> N
     assert (moved if every_step else moved.max()).min() > FAR
 
 
-@pytest.fixture(params=["prompt", "batch"])
-def prompt(request, pair):
-    return getattr(pair, request.param)
+@pytest.fixture
+def prompt(pair):
+    """Four items, of which the longest has no padding."""
+    return pair.batch
 
 
 def test_the_untouched_model_is_the_loop(pair, prompt):

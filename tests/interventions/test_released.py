@@ -93,7 +93,7 @@ def test_the_prefill(pair, case, which):
     want = reference.logits(pair.hf, prompt, scores=scores)[:, -1]
     got = pair.model.run_with_hooks(prompt, interventions=la.Released(**case))[:, -1]
     torch.testing.assert_close(got, want, atol=1e-4, rtol=1e-4)
-    assert (got - pair.model(prompt)[:, -1]).abs().max() > 1e-3
+    assert (got - pair.model(prompt)[:, -1]).abs().max() > 5e-4
     share = len(chosen) / (8 * len(prompt) * len(case.get("layers", range(6))))
     assert share == 1 if case.get("percentiles") == (0.0, 1.0) else 0.2 < share < 0.8
 
@@ -107,7 +107,7 @@ def test_every_decoding_step(pair, case, which):
     got = reference.generated(pair.model, prompt, la.Released(**case), tokens)
     torch.testing.assert_close(got, want, atol=2e-4, rtol=1e-4)
     untouched = reference.generated(pair.model, prompt, None, tokens)
-    assert (got - untouched).abs().amax((0, 2)).min() > 1e-3  # at each step
+    assert (got - untouched).abs().amax((0, 2)).min() > 5e-4  # at each step
 
 
 def test_only_the_last_row_of_scores_changes(pair):

@@ -10,7 +10,7 @@ from torch import Tensor
 import lostattn as la
 
 CLOSE = {"atol": 2e-5, "rtol": 1e-5}
-FAR = 1e-3  # what the edit must move at least
+FAR = 2e-4  # what an edit moves at least, far beyond what is called close
 
 
 def images(prompt) -> Tensor:
@@ -164,8 +164,8 @@ def test_an_item_is_edited_the_same_alone_and_in_a_padded_batch(pair, edit):
     # The processor's own padding, so that the neighbours decide how much there is.
     together = pair.model.run_with_hooks(pair.batch, interventions=edit)[:, -1]
     alone = torch.cat([pair.model.run_with_hooks(one, interventions=edit)[:, -1] for one in pair.batch])
-    torch.testing.assert_close(together, alone, atol=1e-4, rtol=1e-4)
-    assert (alone - pair.model(pair.batch)[:, -1]).abs().amax(-1).min() > FAR / 10
+    torch.testing.assert_close(together, alone, atol=5e-5, rtol=1e-4)
+    assert (alone - pair.model(pair.batch)[:, -1]).abs().amax(-1).min() > FAR
 
 
 def test_dirichlet_is_shared_by_layers_heads_and_rows_or_by_none(pair):
