@@ -266,7 +266,9 @@ class Decomposition:
             residual_stack: the parts.
             tokens: token ids: one, ``[batch]``, or ``[batch, pos]``. See :func:`lostattn.answers.answer_tokens`.
             incorrect_tokens: subtract the attribution towards these.
-            pos_slice, batch_slice, has_batch_dim: as in :meth:`apply_ln_to_stack`.
+            pos_slice: the positions that were chosen of the parts.
+            batch_slice: the items that were chosen of the parts.
+            has_batch_dim: whether the parts have a batch axis (default: as the cache).
 
         Raises:
             InputError: tokens that are no ids of this vocabulary, or of another shape than the parts.

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from lostattn.calls import Remote
 from lostattn.errors import InputError, UnknownName, nearest
 from lostattn.interventions.ablation import POINTS, Ablate
 from lostattn.interventions.base import Composition, Intervention, Layers
@@ -133,6 +134,7 @@ def collect_means(
     positions: Any = "all",
     batch_size: int = 32,
     interventions: Intervention | None = None,
+    remote: Remote = False,
 ) -> Means:
     """The mean of points over the chosen positions of every item, in one pass over the data.
 
@@ -144,6 +146,7 @@ def collect_means(
         positions: which positions of each prompt: ``"all"``, ``"image"``, ``"last"``, …
         batch_size: questions a pass.
         interventions: run with them.
+        remote: as in :meth:`lostattn.LVLM.run_with_cache`; what comes back are sums.
 
     Raises:
         InputError: no data, a point that does not go by position, or positions that no item has.
@@ -160,7 +163,7 @@ def collect_means(
         prompt = model.prompt(items[start : start + batch_size])
         mask = prompt.token_map.resolve(positions, need=True)
         reductions = [Reduction(name, (name,), sum_rows, {"name": name, "mask": mask}) for name in names]
-        for name, found in model.measure(prompt, reductions, interventions).items():
+        for name, found in model.measure(prompt, reductions, interventions, remote).items():
             own = totals.setdefault(name, {})
             for what, value in found.items():
                 own[what] = own[what] + value.cpu() if what in own else value.cpu()
@@ -179,6 +182,7 @@ def difference_of_means(
     layers: Layers = None,
     positions: Any = "last",
     batch_size: int = 32,
+    remote: Remote = False,
 ) -> Directions:
     """The mean over one data set less the mean over another, at each point: the direction from the second to the first.
 
@@ -191,6 +195,7 @@ def difference_of_means(
         layers: which layers (None: all).
         positions: which positions are averaged.
         batch_size: questions a pass.
+        remote: as in :func:`collect_means`.
 
     Raises:
         InputError: as :func:`collect_means`, or a point that cannot be steered.
@@ -199,5 +204,7 @@ def difference_of_means(
     for point in asked:
         if point.rpartition("hook_")[2] not in STEERED:
             raise InputError(f"{point!r} cannot be steered; expected one of {', '.join(STEERED)}.")
-    a, b = (collect_means(model, data, asked, layers, positions, batch_size) for data in (positive, negative))
+    a, b = (
+        collect_means(model, data, asked, layers, positions, batch_size, remote=remote) for data in (positive, negative)
+    )
     return Directions({name: a.mean[name] - b.mean[name] for name in a.mean}, (a.count, b.count))

@@ -99,3 +99,13 @@ def test_what_cannot_be_averaged_is_refused(tiny_llava, shapes_questions, tmp_pa
     save_file({"x": torch.ones(1)}, tmp_path / "x.safetensors")
     with pytest.raises(InputError, match="does not hold means of this format"):
         Means.load(tmp_path / "x.safetensors")
+
+
+def test_sums_come_back_from_where_the_model_is(tiny_llava, shapes_questions) -> None:
+    here = collect_means(tiny_llava, shapes_questions[:4], "z", 2, "image", batch_size=3)
+    there = collect_means(tiny_llava, shapes_questions[:4], "z", 2, "image", batch_size=3, remote="local")
+    assert_close(there["z", 2], here["z", 2], rtol=0, atol=0)
+    edit = Steer(torch.ones(tiny_llava.cfg.d_model), 2, 0.5, "last")
+    prompt = tiny_llava.prompt(shapes_questions[0])
+    shipped = tiny_llava.run_with_hooks(prompt, interventions=edit, remote="local")
+    assert_close(shipped, tiny_llava.run_with_hooks(prompt, interventions=edit), rtol=0, atol=0)

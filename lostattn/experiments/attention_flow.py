@@ -10,9 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from lostattn.answers import answer_probability, answer_tokens
+from lostattn.calls import Remote
 from lostattn.errors import InputError
 from lostattn.experiments.results import Results
 from lostattn.experiments.running import bar, batches, checked, provenance, row_of
@@ -43,6 +42,7 @@ def flow(
     windows: Windows = 1,
     batch_size: int = 32,
     progress: bool = True,
+    remote: Remote = False,
 ) -> pandas.DataFrame:
     """How much of the answer's probability is lost when attention between two parts of the prompt is cut.
 
@@ -54,6 +54,7 @@ def flow(
             window. Cutting all layers at once is always among them.
         batch_size: questions a pass.
         progress: show a bar.
+        remote: as in :meth:`lostattn.LVLM.run_with_cache`.
 
     Returns:
         One row an edge and window: ``edge, window, first, last, n, untouched, probability, change, low, high``.
@@ -65,7 +66,7 @@ def flow(
     """
     import pandas as pd
 
-    results = flow_questions(model, data, edges, windows, batch_size, progress)
+    results = flow_questions(model, data, edges, windows, batch_size, progress, remote)
     rows = []
     for (edge, window), group in results.table.groupby(["edge", "window"], sort=False):
         found = mean_interval(group["change"], clusters=group["scene"])
@@ -95,6 +96,7 @@ def flow_questions(
     windows: Windows = 1,
     batch_size: int = 32,
     progress: bool = True,
+    remote: Remote = False,
 ) -> Results:
     """The table behind :func:`flow`: one row a question, edge and window."""
     import pandas as pd
@@ -111,11 +113,10 @@ def flow_questions(
         for batch in batches(questions, batch_size):
             prompt = model.prompt(batch)
             right = answer_tokens(model, batch)
-            untouched = answer_probability(model.run_with_hooks(prompt), right).tolist()
+            untouched = answer_probability(model.run_with_hooks(prompt, remote=remote), right).tolist()
             passes.update()
             for edge, window, cut in cuts:
-                with torch.no_grad():
-                    left = answer_probability(model.run_with_hooks(prompt, interventions=cut), right).tolist()
+                left = answer_probability(model.run_with_hooks(prompt, (), cut, remote), right).tolist()
                 for question, before, after in zip(batch, untouched, left, strict=True):
                     place = {"edge": edge, "window": _name(window), "first": window[0], "last": window[-1]}
                     found = {"untouched": before, "probability": after, "change": (after - before) / max(before, 1e-12)}

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from lostattn.calls import Remote
 from lostattn.errors import InputError
 from lostattn.interventions.base import Intervention
 from lostattn.interventions.projection import EarlyProjection
@@ -18,7 +19,12 @@ if TYPE_CHECKING:
 
 
 def vision_lens(
-    model: LVLM, prompt: Prompt | Any, item: int = 0, image: int = 0, layers: Iterable[int] | None = ()
+    model: LVLM,
+    prompt: Prompt | Any,
+    item: int = 0,
+    image: int = 0,
+    layers: Iterable[int] | None = (),
+    remote: Remote = False,
 ) -> Readout:
     """Read an image's projected patches through the decoder's final norm and unembedding.
 
@@ -31,6 +37,7 @@ def vision_lens(
         item: which item of it.
         image: which of its images.
         layers: vision layers to read early; None for all that the decoder depends on. Default: none.
+        remote: as in :meth:`lostattn.LVLM.run_with_cache`.
 
     Returns:
         ``[stream, patch, token]``; ``.table(model)`` names the words, ``positions`` being patches row by row.
@@ -47,6 +54,6 @@ def vision_lens(
     edits: list[Intervention | None] = [EarlyProjection(layer) for layer in asked]
     streams = []
     for edit in [*edits, None]:
-        _, cache = model.run_with_cache(alone, ["blocks.0.hook_resid_pre"], interventions=edit)
+        _, cache = model.run_with_cache(alone, ["blocks.0.hook_resid_pre"], interventions=edit, remote=remote)
         streams.append(cache.at(("resid_pre", 0), f"image:{image}")[0])
     return read(cache, torch.stack(streams), [*(f"vision_{layer}_post" for layer in asked), "projected"])

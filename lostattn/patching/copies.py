@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from lostattn.calls import Remote
 from lostattn.errors import InputError
 from lostattn.interventions.base import Intervention
 from lostattn.interventions.patch_rows import SQUARE, by_query, layout_of, matched, n_heads_of, row_edit, same_keys
@@ -93,23 +94,23 @@ class Runner:
     equal batch: every pass, the unpatched one too, has the same shape.
     """
 
-    def __init__(self, model: LVLM, prompt: Prompt, metric: Metric, rows: Rows, n: int) -> None:
+    def __init__(self, model: LVLM, prompt: Prompt, metric: Metric, rows: Rows, n: int, remote: Remote) -> None:
         self.model, self.metric, self.rows, self.n = model, metric, rows, n
         self.n_items, self.n_pos = len(prompt), prompt.n_pos
-        self.prompt = prompt
+        self.prompt, self.remote = prompt, remote
 
     def run(self, settings: list[Cell], progress: bool) -> Iterator[tuple[Cell, Tensor, Tensor]]:
         """Each setting with its metric and its effect, ``[item]`` each."""
         from tqdm.auto import tqdm
 
-        n = min(self.n, len(settings))
+        n = self.n
         copies = self.prompt[list(range(self.n_items)) * n]
-        plain = self._metrics(self.model.run_with_hooks(copies), n)
+        plain = self._metrics(self.model.run_with_hooks(copies, remote=self.remote), n)
         starts = range(0, len(settings), n)
         for start in tqdm(starts, desc="patching", unit="pass", disable=None if progress else True, leave=False):
             chunk = settings[start : start + n]
             full = chunk + [chunk[-1]] * (n - len(chunk))
-            found = self._metrics(self.model.run_with_hooks(copies, interventions=self._edits(full)), n)
+            found = self._metrics(self.model.run_with_hooks(copies, (), self._edits(full), self.remote), n)
             for slot, setting in enumerate(chunk):
                 yield setting, found[slot], found[slot] - plain[slot]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from lostattn.calls import Remote
 from lostattn.errors import InputError
 from lostattn.interventions.base import Layers
 from lostattn.interventions.patch_rows import layout_of, matched, n_heads_of, point_names
@@ -30,6 +31,7 @@ def sweep(
     reduce: str = "none",
     batch_size: int = 32,
     progress: bool = False,
+    remote: Remote = False,
 ) -> pandas.DataFrame:
     """Put the clean run's value of one point after another into the corrupted run, and measure what that brings back.
 
@@ -50,6 +52,7 @@ def sweep(
         reduce: ``"mean"`` patches a group's average, for groups of unequal size; see :class:`Patch`.
         batch_size: copies of the prompt a pass.
         progress: show a bar.
+        remote: as in :meth:`lostattn.LVLM.run_with_cache`.
 
     Returns:
         One row a point, layer, head, choice of positions and item: ``point, layer, head, positions, token, item, clean,
@@ -73,12 +76,11 @@ def sweep(
     groups = _groups(clean, corrupted, positions, reduce)
     settings = list(_settings(model, names, groups, heads))
     wanted = [name for _, name in names]
-    clean_logits, source = model.run_with_cache(clean, wanted)
-    corrupted_logits, base = model.run_with_cache(corrupted, wanted)
+    clean_logits, source = model.run_with_cache(clean, wanted, remote=remote)
+    corrupted_logits, base = model.run_with_cache(corrupted, wanted, remote=remote)
     ends = measured(metric, clean_logits), measured(metric, corrupted_logits)
-    runner = Runner(
-        model, corrupted, metric, Rows(clean, corrupted, source, base, reduce), max(1, batch_size // len(clean))
-    )
+    n = min(max(1, batch_size // len(clean)), len(settings))
+    runner = Runner(model, corrupted, metric, Rows(clean, corrupted, source, base, reduce), n, remote)
     rows: list[dict[str, Any]] = []
     for setting, value, effect in runner.run(settings, progress):
         for item in range(len(value)):

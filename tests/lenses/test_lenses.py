@@ -148,6 +148,8 @@ def test_the_vision_lens_reads_what_the_decoder_is_handed(family: str) -> None:
     # The last layer that is read is what the projector reads anyway; an earlier one is not.
     assert_close(found.logits[n - 1], found.logits[-1], **CLOSE)
     assert (found.logits[0] - found.logits[-1]).abs().max() > 0.1
+    shipped = lenses.vision_lens(model, model.prompt(inputs=inputs), layers=[0], remote="local")
+    assert_close(shipped.logits, found.logits[[0, -1]], rtol=1e-5, atol=1e-5)
 
 
 def test_an_early_projection_outside_the_tower_is_refused() -> None:

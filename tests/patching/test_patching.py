@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 
-import nnsight
 import pytest
 import torch
 from tiny import FAMILIES, INPUTS, bare, batched, unequal, wrapped
@@ -100,6 +99,8 @@ def by_torch_hooks(family, model, clean, corrupted, point, layer, position, head
 
 
 def by_nnsight(model, clean, corrupted, point, layer, position, head) -> torch.Tensor:
+    import nnsight  # not at the top: beartype cannot be imported for the first time after it
+
     path, side = place(model, point, layer)
     envoy = model.nn.get(path)
     with torch.no_grad(), model.trace(clean, use_cache=False):
@@ -345,3 +346,27 @@ def test_bad_patches_are_refused() -> None:
         patching.sweep(model, clean, corrupted, metric, batch_size=0)
     with pytest.raises(InputError, match="positions is empty"):
         patching.sweep(model, clean, corrupted, metric, positions=[])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_fewer_settings_than_fit_a_pass(family: str) -> None:
+    """Patterns of unequal prompts side by side, with room to spare in the batch."""
+    model = wrapped(family)
+    singles = unequal(family)
+    spoilt = [{**one, "pixel_values": one["pixel_values"] * 0.5 + 0.3} for one in singles]
+    clean, corrupted = (model.prompt(inputs=batched(family, some)) for some in (singles, spoilt))
+    table = patching.sweep(model, clean, corrupted, lambda x: x[:, -1, 17], "pattern", 1, ["last"], [2], batch_size=64)
+    _, cache = model.run_with_cache(clean)
+    expected = model.run_with_hooks(corrupted, interventions=Patch.of(cache, "pattern", 1, "last", 2))[:, -1, 17]
+    assert table.value.tolist() == pytest.approx(expected.tolist(), abs=1e-4)
+    assert table.effect.abs().max() > 1e-5
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_patches_and_sweeps_go_where_the_model_is(family: str) -> None:
+    """The rehearsal of a remote run ships every kernel as source, and gives the same numbers."""
+    model, clean, corrupted = pair(family)
+    args = {"points": ["z", "pattern", "resid_pre"], "layers": [1], "positions": ["image", "last"], "batch_size": 6}
+    here = patching.sweep(model, clean, corrupted, lambda x: x[:, -1, 17], **args)
+    there = patching.sweep(model, clean, corrupted, lambda x: x[:, -1, 17], **args, remote="local")
+    assert there.value.tolist() == pytest.approx(here.value.tolist(), abs=1e-5)
