@@ -8,7 +8,7 @@ WORKERS ?= 2
 OUT ?= demo
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test lint docs notebooks bench
+.PHONY: help env demo test test-ndif lint docs notebooks bench
 
 help: ## Show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,6 +29,9 @@ demo: env ## Run both experiments on both tiny models and write demo/report.html
 
 test: env ## Run the tests
 	$(BIN)/pytest -n $(WORKERS) --dist loadfile
+
+test-ndif: env ## Run every remote call against a real NDIF on the loopback interface
+	tests/ndif/with-ndif $(BIN)/pytest tests/ndif -p no:cacheprovider
 
 lint: env ## Check style, format and types
 	$(BIN)/ruff check .

@@ -20,8 +20,11 @@ def load_module(
     revision: str | None,
     trust_remote_code: bool,
     keywords: dict[str, Any],
+    described: bool = False,
 ) -> tuple[nn.Module, Any, str]:
     """The Hugging Face model, its processor (``None`` where a loaded model names none), and a name for it.
+
+    ``described`` builds its modules without their weights, from the config alone.
 
     Raises:
         UnknownName: nothing is called that.
@@ -58,8 +61,22 @@ def load_module(
     }
     if device_map is not None:
         options["device_map"] = device_map
-    loaded = AutoModelForImageTextToText.from_pretrained(source, **known, **options)
+    if described:
+        loaded = _described(config, source, dtype, attn_implementation)
+    else:
+        loaded = AutoModelForImageTextToText.from_pretrained(source, **known, **options)
     return loaded, processor if processor is not None else load_processor(source, **known), name
+
+
+def _described(config: Any, source: str, dtype: torch.dtype | str | None, attn_implementation: str) -> Any:
+    """The modules of a checkpoint on the meta device."""
+    from transformers import AutoModelForImageTextToText
+
+    options = {} if dtype is None or dtype == "auto" else {"dtype": dtype}
+    with torch.device("meta"):
+        module = AutoModelForImageTextToText.from_config(config, attn_implementation=attn_implementation, **options)
+    module.name_or_path = source
+    return module
 
 
 def _check_kind(config: Any, name: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -48,7 +49,15 @@ class LVLM:
         self.processor = processor
         self.architecture = resolve(module)
         self.sites = Sites(self.architecture)
-        self.nn = nnsight.TransformersModel(module, task="image-text-to-text", **_preprocessors(processor))
+        with warnings.catch_warnings():
+            # nnsight serves a submodule called "output" under another name; nothing of ours goes by it.
+            warnings.filterwarnings("ignore", message=".*has a submodule named.*")
+            self.nn = nnsight.TransformersModel(
+                module,
+                task="image-text-to-text",
+                **({"device": "meta"} if self.is_described_only else {}),
+                **_preprocessors(processor),
+            )
         self.operations = _operations(self)
         self.name = name
 
@@ -211,12 +220,18 @@ class LVLM:
 
         return to_transformer_bridge(self)
 
-    def selftest(self, prompt: Prompt | Any | None = None) -> Report:
+    def selftest(self, prompt: Prompt | Any | None = None, remote: Remote = False) -> Report:
         """Prove on this model that every hook point is read and written as it says; see :mod:`lostattn.selftest`.
+
+        With ``remote=True``, what can be proved without the weights here, as one job; see :mod:`lostattn.remote.proof`.
 
         Raises:
             UnsupportedModel: a point failed; the message names it.
         """
+        if remote is not False:
+            from lostattn.remote.proof import prove
+
+            return prove(self, None if prompt is None else self._prompted(prompt), remote)
         from lostattn.selftest import selftest
 
         return selftest(self, None if prompt is None else self._prompted(prompt))
@@ -277,6 +292,7 @@ def load(
     revision: str | None = None,
     trust_remote_code: bool = False,
     selftest: bool = True,
+    remote: bool = False,
     **keywords: Any,
 ) -> LVLM:
     """Load a vision-language model.
@@ -292,6 +308,8 @@ def load(
         revision: of a Hugging Face id.
         trust_remote_code: off unless asked for.
         selftest: prove the hook points on a small picture before handing the model out (skipped without a processor).
+        remote: describe the model without its weights, for calls with ``remote=True``: names, shapes, token maps and
+            plans are made here, passes run there. The self-test is run on request: ``model.selftest(remote=True)``.
         keywords: passed on to ``from_pretrained``.
 
     Raises:
@@ -301,10 +319,11 @@ def load(
     from lostattn.loading import load_module
 
     module, found, name = load_module(
-        model, processor, dtype, device_map, attn_implementation, revision, trust_remote_code, keywords
+        model, processor, dtype, device_map, attn_implementation, revision, trust_remote_code, keywords, remote
     )
     wrapped = LVLM(module.eval(), found, name)
-    if selftest and found is not None:
+    wrapped.nn.revision = revision
+    if selftest and found is not None and not wrapped.is_described_only:
         wrapped.selftest()
     return wrapped
 

@@ -34,9 +34,22 @@ def cache_call(
     if names_filter is None or callable(names_filter):
         names = reached(prompt, names)
     check_reached(prompt, names)
+    if model.is_described_only:
+        names = _without_results(names, names_filter)
     kind = None if dtype is None else str(dtype).removeprefix("torch.")
     reading = Reading("cache", names, None if device is None else str(device), kind)
     return pass_call(model, prompt, reading, names, model._compiled(interventions, prompt))
+
+
+def _without_results(names: tuple[str, ...], names_filter: NamesFilter) -> tuple[str, ...]:
+    """Per-head results are made here, from z and the output weights, which a described model does not have."""
+    results = [name for name in names if name.endswith("attn.hook_result")]
+    if results and names_filter is not None and not callable(names_filter):
+        raise InputError(
+            f"{results[0]!r} needs the model's output weights, and this one is described without them; "
+            f"ask for {results[0].replace('result', 'z')!r}, or load the model with its weights."
+        )
+    return tuple(name for name in names if name not in results)
 
 
 def hooks_call(

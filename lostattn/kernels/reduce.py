@@ -63,3 +63,9 @@ def one_update(held, here, before, after, mask, tol, mixing):
     numbers = discrepancy(old, support(old), new)
     numbers["mixig"] = mixing_entropy(new, mask, *mixing) - mixing_entropy(old, mask, *mixing)
     return numbers
+
+
+def largest_change(held, here, name):
+    """The largest absolute difference of a point from what an earlier pass of the session remembers of it."""
+    before = here["memory"]["session"][name]
+    return (held[name].float() - before.float()).abs().max()
