@@ -162,7 +162,7 @@ def resolve(model: Any) -> Architecture:
         )
     stacks = _attention_stacks(model)
     at = paths[id(decoder)]
-    inside = {path: blocks for path, blocks in stacks.items() if path.startswith(f"{at}.")}
+    inside = {p: b for p, b in stacks.items() if p.startswith(f"{at}.") and not _of_pictures(p.removeprefix(at))}
     if not inside:
         raise UnsupportedModel(
             f"{kind}: looked for a list of layers that call `{ATTENTION_CALL}` below {at!r}; "
@@ -183,6 +183,11 @@ def resolve(model: Any) -> Architecture:
         vision=vision,
         no_vision=reason,
     )
+
+
+def _of_pictures(path: str) -> bool:
+    """Whether a list of layers inside the decoder is a vision tower that it holds."""
+    return any(word in path for word in ("vision", "visual", "image"))
 
 
 def _innermost_decoder(model: Any) -> nn.Module:
