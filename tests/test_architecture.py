@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
 import pytest
 import torch
 from tiny import FAMILIES, INPUTS, MAKERS, bare, wrapped

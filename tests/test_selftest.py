@@ -12,11 +12,19 @@ from tiny import FAMILIES, INPUTS, MAKERS, batched, text_inputs, unequal, wrappe
 from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface, eager_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-from transformers.models.llama.modeling_llama import LlamaAttention, LlamaDecoderLayer, apply_rotary_pos_emb
+from transformers.models.llama.modeling_llama import LlamaAttention, apply_rotary_pos_emb
 
 import lostattn as la
 from lostattn.errors import InputError, UnsupportedModel
 from lostattn.selftest import Check, Report, sample_picture
+
+# What every layer of a plain decoder is held to.
+KEPT = (
+    "pattern @ v = z",
+    "pattern @ v = what the kernel gave",
+    "resid_pre + Δattn + Δmlp = resid_post",
+    "resid_pre + Δattn = resid_mid",
+)
 
 
 def load(module, family="llava"):
@@ -39,8 +47,9 @@ def test_the_report_of_a_sound_model(family, kernel):
     prefix = model.architecture.vision.stack.prefix
     assert f"a perturbed {prefix}.{read - 1}.attn.hook_pattern moves the logits" in names
     assert f"rows of blocks.{c.n_layers - 1}.attn.hook_pattern sum to one" in names
-    assert "blocks.0: pattern @ v = z" in names and "blocks.0: resid_pre + Δattn + Δmlp = resid_post" in names
-    assert len(names) == 2 + 4 * len(moved)
+    assert f"{prefix}.{read - 1}: pattern @ v = z" in names
+    assert {f"blocks.{i}: {kept}" for i in range(c.n_layers) for kept in KEPT} <= set(names)
+    assert len(set(names)) == len(names)
     assert all(check.measured < 1e-5 for check in report.checks if check not in moved)
     assert repr(report) == f"self-test of {model.name}: {len(names)} of {len(names)} checks passed"
 
@@ -62,8 +71,10 @@ def test_trained_models_pass_on_a_picture_of_its_own_and_on_questions(tiny_model
 def test_a_prompt_without_a_picture_proves_the_decoder(family):
     model = wrapped(family)
     report = model.selftest(model.prompt(inputs=text_inputs(family)))
-    assert report.passed and len(report.checks) == 2 + 4 * model.cfg.n_layers
+    assert report.passed and len(report.checks) > 4 * model.cfg.n_layers
     assert not any("vision" in check.name for check in report.checks)
+    # The tower's points are not taken for absent because this prompt did not reach them.
+    assert any(name.startswith("vision") for name in model.hook_names)
 
 
 def test_the_picture_has_no_two_patches_alike():
@@ -97,19 +108,6 @@ class InVain(LlamaAttention):
         return self.o_proj(mean.flatten(-2)), weights
 
 
-class HalfResidual(LlamaDecoderLayer):
-    """Adds half of what its FFN gives: the update is no longer the module's own output."""
-
-    def forward(self, hidden_states, attention_mask=None, position_embeddings=None, **kwargs):
-        attended, _ = self.self_attn(
-            hidden_states=self.input_layernorm(hidden_states),
-            attention_mask=attention_mask,
-            position_embeddings=position_embeddings,
-        )
-        hidden_states = hidden_states + attended
-        return hidden_states + 0.5 * self.mlp(self.post_attention_layernorm(hidden_states))
-
-
 def capped(module, query, key, value, attention_mask, scaling, **keywords):
     """Attention whose scores are capped: softmax(q k / √d) is not its pattern."""
     key = key.repeat_interleave(query.shape[1] // key.shape[1], dim=1)
@@ -137,10 +135,7 @@ def test_a_pattern_that_is_computed_but_not_used():
     module = MAKERS["llava"]()
     module.model.language_model.layers[2].self_attn.__class__ = InVain
     assert "attention_interface(" in inspect.getsource(InVain.forward)
-    assert refused(*load(module)) == [
-        "a perturbed blocks.2.attn.hook_pattern moves the logits",
-        "blocks.2: pattern @ v = z",
-    ]
+    assert refused(*load(module)) == ["a perturbed blocks.2.attn.hook_pattern moves the logits"]
 
 
 @pytest.mark.parametrize(
@@ -160,18 +155,22 @@ def test_an_attention_that_writes_nothing(family, path, failed):
     assert only.startswith(f"a perturbed {failed}") and only.endswith(" moves the logits")
 
 
-def test_a_stream_that_is_not_the_sum_of_the_updates():
+def test_a_stream_that_is_changed_behind_the_modules():
+    """A hook that somebody left on a layer: its output is no longer the sum of the updates."""
     module = MAKERS["llava"]()
-    module.model.language_model.layers[0].__class__ = HalfResidual
+    layer = module.model.language_model.layers[0]
+    layer.register_forward_hook(
+        lambda _, args, out: 0.5 * out if isinstance(out, torch.Tensor) else (0.5 * out[0], *out[1:])
+    )
     assert refused(*load(module)) == ["blocks.0: resid_pre + Δattn + Δmlp = resid_post"]
 
 
 def test_a_kernel_that_is_no_plain_softmax():
     module = MAKERS["qwen"](attn_implementation="capped")
-    assert refused(*load(module, "qwen")) == [
-        *(f"blocks.{i}: pattern @ v = z" for i in range(3)),
-        *(f"vision_encoder.blocks.{i}: pattern @ v = z" for i in range(4)),
-    ]
+    failed = refused(*load(module, "qwen"))
+    assert {f"blocks.{i}: pattern @ v = z" for i in range(3)} < set(failed)
+    assert {f"vision_encoder.blocks.{i}: pattern @ v = z" for i in range(4)} < set(failed)
+    assert all("pattern @ v" in name for name in failed)
 
 
 def test_a_model_that_is_not_the_same_twice():

@@ -199,7 +199,7 @@ def visit_proof(root, event, out):
     scores, _ = attention_scores(query, key, mask, causal, scaling, rows, None, extras)
     pattern = softmax_rows(scores, extras["sinks"])
     given = operation.output[0].float()
-    seen = (scores > float("-inf")).any(-1).all(1)  # [batch, row]: a row that sees nothing is padding
+    seen = (scores != float("-inf")).any(-1).all(1)  # [batch, row]: a row that sees nothing is padding
     gap = (mixed_values(pattern, value).float() - given)[seen].norm() / given[seen].norm().clamp_min(1e-30)
     total = (pattern.sum(-1) - 1.0).abs()
     rest = total.transpose(1, 2)[seen].max() if extras["sinks"] is None else torch.zeros(())
