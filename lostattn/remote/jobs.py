@@ -64,7 +64,7 @@ class Job:
         """
         return self._raw is not None or self._look()
 
-    def result(self, timeout: float | None = None) -> Any:
+    def result(self, timeout: float | int | None = None) -> Any:
         """What the call would have given, or a list of that for each call of a session.
 
         Args:
@@ -80,7 +80,7 @@ class Job:
         read = [r.read(self.model, one, p) for r, one, p in zip(self.readings, raw, self.prompts, strict=True)]
         return read[0] if self.single else read
 
-    def raw(self, timeout: float | None = None) -> list[Raw]:
+    def raw(self, timeout: float | int | None = None) -> list[Raw]:
         """What each pass gave, unread; waits as :meth:`result` does."""
         began, pause = time.monotonic(), 0.05
         while self._raw is None:
