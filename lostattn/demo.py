@@ -138,6 +138,35 @@ def table_one(table: pandas.DataFrame) -> pandas.DataFrame:
     return pd.DataFrame(rows)
 
 
+def found_updates(table: pandas.DataFrame) -> str:
+    """What the numbers say about the paper's ordering of RIDs, for each model, in words made of the numbers."""
+    lines = []
+    for model, rows in table.groupby("model", sort=False):
+        rid = rows.groupby("update")["rid"].mean()
+        order = sorted(("attention", "ffn", "noise_qkv", "noise_delta"), key=lambda update: rid[update])
+        same = order == ["attention", "ffn", "noise_qkv", "noise_delta"]
+        ranked = " < ".join(f"{NAMES[update]} ({rid[update]:.3f})" for update in order)
+        verdict = "the paper's order" if same else "not the paper's order (attention < FFN < Noise QKV < Noise Δ)"
+        lines.append(f"- {model}: by RID, {ranked}; ε RoPE is {rid['rope']:.3f}. This is {verdict}.")
+    return "\n".join(lines)
+
+
+def found_answers(overall: pandas.DataFrame) -> str:
+    """Which conditions cost answers and which do not, for each model, in words made of the numbers."""
+    lines = []
+    for model, rows in overall.groupby("model", sort=False):
+        changed = rows[rows["condition"] != "untouched"]
+        free = changed[changed["p"] >= 0.05]["condition"].tolist()
+        worse = changed[(changed["p"] < 0.05) & (changed["difference"] < 0)]
+        better = changed[(changed["p"] < 0.05) & (changed["difference"] > 0)]["condition"].tolist()
+        said = [f"no difference that this many questions can show: {', '.join(free) or 'none'}"]
+        said.append(f"better: {', '.join(better) or 'none'}")
+        drops = [f"{c} ({100 * d:+.1f} points)" for c, d in zip(worse["condition"], worse["difference"], strict=True)]
+        said.append(f"worse: {', '.join(drops) or 'none'}")
+        lines.append(f"- {model}: {'; '.join(said)} (p < 0.05, paired).")
+    return "\n".join(lines)
+
+
 def _with_interval(row: dict[Any, Any], name: str) -> str:
     return f"{row[name]:.3f} [{row[f'{name}_low']:.3f}, {row[f'{name}_high']:.3f}]"
 
@@ -151,6 +180,7 @@ def _write_report(
 ) -> None:
     page.text("## Who does what\n\n" + _reading_updates())
     page.table(table_one(paper), "What each update does, mean over layers and questions (the paper's definitions)")
+    page.text(found_updates(paper))
     layers = mean_summary(paper, METRICS, ["model", "layer", "update"])
     own = layers[layers["update"].isin(["attention", "ffn", "noise_delta", "noise_qkv"])]
     epsilon = {
@@ -165,6 +195,7 @@ def _write_report(
     columns = ["model", "condition", "n", "seeds", "accuracy", "low", "high", "difference", "p"]
     overall = summary[summary["kind"] == "all"]
     page.table(overall[columns], "Accuracy with each source of visual attention, all kinds of question")
+    page.text(found_answers(overall))
     for model, rows in summary.groupby("model", sort=False):
         page.figure(
             accuracy_bars(rows[rows["kind"] == "all"]),

@@ -102,3 +102,27 @@ def test_an_interrupted_run_leaves_no_table(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         demo.run(tmp_path / "out", models=("tiny-llava",), n=4)
     assert calls and list((tmp_path / "out").rglob("*")) == []
+
+
+def test_findings_are_made_of_the_numbers():
+    table = pd.DataFrame(
+        {
+            "model": ["m"] * 5,
+            "update": ["attention", "ffn", "noise_qkv", "noise_delta", "rope"],
+            "rid": [0.1, 0.2, 0.3, 0.4, 0.05],
+        }
+    )
+    assert "This is the paper's order." in demo.found_updates(table)
+    table.loc[0, "rid"] = 0.25
+    said = demo.found_updates(table)
+    assert "FFN (0.200) < attention (0.250)" in said and "not the paper's order" in said
+    overall = pd.DataFrame(
+        {
+            "model": ["m"] * 4,
+            "condition": ["untouched", "a", "b", "c"],
+            "difference": [0.0, -0.25, 0.01, 0.125],
+            "p": [1.0, 0.01, 0.6, 0.02],
+        }
+    )
+    said = demo.found_answers(overall)
+    assert "can show: b;" in said and "better: c;" in said and "worse: a (-25.0 points)" in said
