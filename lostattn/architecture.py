@@ -152,7 +152,7 @@ def resolve(model: Any) -> Architecture:
         )
     paths = {id(module): path for path, module in model.named_modules()}
     decoder = _innermost_decoder(model)
-    head = model.get_output_embeddings()
+    head = model.get_output_embeddings() or _head_beside(model, paths.get(id(decoder), ""))
     if id(decoder) not in paths or head is None or decoder is model:
         raise UnsupportedModel(
             f"{kind} is no generative model: looked for a decoder below it and an unembedding, found "
@@ -183,6 +183,16 @@ def resolve(model: Any) -> Architecture:
         vision=vision,
         no_vision=reason,
     )
+
+
+def _head_beside(model: nn.Module, decoder: str) -> nn.Module | None:
+    """The ``lm_head`` of whatever holds the decoder, for a model that does not say which its unembedding is."""
+    while decoder:
+        decoder = decoder.rpartition(".")[0]
+        head = getattr(model.get_submodule(decoder), "lm_head", None)
+        if isinstance(head, nn.Linear):
+            return head
+    return None
 
 
 def _of_pictures(path: str) -> bool:

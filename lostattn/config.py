@@ -35,7 +35,7 @@ def config_of(module: Any, architecture: Architecture, name: str) -> Config:
     """Read the sizes off a resolved model."""
     stack, vision = architecture.stack, architecture.vision
     text = module.config.get_text_config()
-    weight = module.get_output_embeddings().weight
+    weight = module.get_submodule(architecture.unembed).weight
     return Config(
         model_name=name,
         n_layers=len(stack.blocks),

@@ -25,6 +25,7 @@ class Seen:
     times: dict[tuple[str, str], list[int]] = field(default_factory=dict)
     shapes: dict[tuple[str, str], tuple[int, ...]] = field(default_factory=dict)
     tensors: dict[tuple[str, str], Tensor] = field(default_factory=dict)
+    windowed: set[str] = field(default_factory=set)  # the modules that are told how to cut their sequence
     logits: Any = None
     clock: int = 0
 
@@ -33,6 +34,8 @@ class Seen:
         self.clock += 1
         self.times.setdefault((path, port), []).append(self.clock)
         tensor = _tensor(value)
+        if port == "input" and value[1].get("cu_seqlens") is not None:
+            self.windowed.add(path)
         if tensor is not None:
             self.shapes[path, port] = tuple(tensor.shape)
             if keep:
@@ -71,6 +74,8 @@ def settle(sites: Sites, seen: Seen) -> Sites:
         runs = len(seen.times.get(place, ()))
         if runs != 1:
             return f"its module {slot.path} runs {runs} times in a pass"
+        if slot.kind == "windows" and slot.path not in seen.windowed:
+            return f"{slot.path} is not told how to cut its sequence into windows (cu_seqlens)"
         name = next(iter(slot.views), "")
         inside = split_block(name)
         if inside is None or inside[0] != "blocks" or slot.kind != "tensor":

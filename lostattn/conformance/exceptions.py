@@ -36,11 +36,17 @@ CONFIG_CHANGES: dict[str, dict[str, Any]] = {
     "vipllava": {"vision_feature_layers": [0, 1]},
     # Fields that a checkpoint always has and the defaults leave out.
     "chameleon": {"vocabulary_map": {"<image>": 281, **_CHAMELEON_CODES}},
-    "emu3": {"vocabulary_map": {"<image>": 281, "<|extra_200|>": 99, **_EMU_CODES}},
+    "emu3": {
+        "vq_config.hidden_size": 128,
+        "vocabulary_map": {"<image>": 281, "<|extra_200|>": 99, **_EMU_CODES},
+    },
     "cohere_compass": {"text_config.rope_parameters": _COMPASS},
     "deepseek_ocr2": {"text_config.mlp_layer_types": ["dense", "sparse"], "text_config.num_experts_per_tok": 2},
     "nemotron_h_omni": {"image_token_id": 281},
-    "granite_docling": {"use_fine_route": False},
+    "minicpm_ocr": {"image_token_id": 281},
+    "minicpmv4_6": {"image_token_id": 281},
+    "minicpmv4_7": {"image_token_id": 281},
+    "granite_docling": {"vision_config.use_fine_route": False},
     "diffusion_gemma": {
         "text_config.num_experts": 4,
         "text_config.top_k_experts": 2,
@@ -74,5 +80,6 @@ MORE_INPUTS: dict[str, dict[str, Any]] = {
     "udop": {"bbox": torch.zeros(1, 8, 4, dtype=torch.long)},
     "video_llama_3": {"image_merge_sizes": torch.tensor([2])},
     "gemma4_unified": {"pixel_values": torch.randn(1, 64, 1728, generator=torch.Generator().manual_seed(0))},
+    "granite_docling": {"pixel_attention_mask": torch.ones(1, 1, dtype=torch.bool)},
     "pi0": {"state": torch.zeros(1, 32)},
 }

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from lostattn.conformance.inputs import NoInput, picture_inputs
+from lostattn.conformance.inputs import NoInput, moved_picture, picture_inputs
 from lostattn.conformance.models import build
 from lostattn.errors import InputError, LostAttnError, UnsupportedModel
 from lostattn.image_layout import PatchGrid
@@ -77,6 +77,7 @@ def _judged(family: str, kernel: str, seed: int) -> Verdict:
     except NoInput as error:
         return ended("no input", error)
     try:
+        reaches = _picture_reaches(module, inputs)
         model = la.load(module, selftest=False)
         prompt = prompt_of(model, inputs)
         report = model.selftest(prompt)
@@ -97,8 +98,16 @@ def _judged(family: str, kernel: str, seed: int) -> Verdict:
         layout=layout if has_picture(prompt) else "none",
         image=_image(prompt),
         vision=f"{len(vision.stack.blocks)} layers" if seen and vision is not None else "none",
-        remarks=_remarks(model),
+        remarks="; ".join(
+            said for said in (_remarks(model), "" if reaches else "the picture does not move the logits") if said
+        ),
     )
+
+
+def _picture_reaches(module: Any, inputs: dict[str, Tensor]) -> bool:
+    """Whether another picture gives other logits."""
+    with torch.no_grad():
+        return not torch.equal(module(**inputs).logits, module(**moved_picture(inputs)).logits)
 
 
 def prompt_of(model: LVLM, inputs: dict[str, Tensor]) -> Prompt:

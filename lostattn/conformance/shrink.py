@@ -142,7 +142,7 @@ def _listed(name: str, value: list[Any], kept: list[int]) -> list[Any]:
         if set(value) <= {0, 1} and len(value) > 2:
             return [value[i] for i in kept]
         return sorted({kept.index(v) for v in value if v in kept}) or [len(kept) - 1]
-    if len(value) > max(kept) and len(value) > 4:
+    if len(value) > max(kept) and len(value) > 4 and name != "channel_multiplier":
         return [value[i] for i in kept]
     if name in ("embed_dim", "hidden_sizes"):
         return [WIDTH // 4 * (i + 1) for i in range(len(value))]
