@@ -48,3 +48,13 @@ def sum_rows(held, here, name, mask):
     """Of the chosen rows of a point ``[batch, pos, …]``: their number, their sum, and the sum of their squares."""
     rows = held[name][mask.to(held[name].device)].double()
     return {"count": torch.tensor(len(rows)), "sum": rows.sum(0), "squares": (rows * rows).sum(0)}
+
+
+def add_probe(x, here, probe):
+    """Add zeros that a gradient can be asked of: the gradient of the zeros is the gradient of this point."""
+    return x + probe.to(x.device)
+
+
+def add_probe_rows(x, cells, here, probe):
+    """The same at the attention boundary, for ``probe [batch, head, query, key]`` and the rows at hand."""
+    return x + probe.to(x.device)[:, :, here["rows"]]

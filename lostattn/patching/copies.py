@@ -150,4 +150,4 @@ def measured(metric: Metric, logits: Tensor) -> Float[Tensor, "item"]:
     if not isinstance(found, Tensor) or found.dim() > 1 or (found.dim() == 1 and len(found) not in (1, len(logits))):
         got = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
         raise InputError(f"the metric gave {got} for {len(logits)} items; expected [{len(logits)}] or one number.")
-    return found.detach().float().reshape(-1).cpu()
+    return found.detach().double().reshape(-1).cpu()

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from torch import Tensor
+
 from lostattn.calls import Remote
 from lostattn.errors import InputError
 from lostattn.interventions.base import Layers
@@ -66,15 +68,14 @@ def sweep(
     """
     import pandas as pd
 
-    clean, corrupted = _single(model._prompted(clean)), _single(model._prompted(corrupted))
-    if len(clean) != len(corrupted):
-        raise InputError(f"clean holds {len(clean)} items, corrupted {len(corrupted)}; give one corrupted for each.")
+    clean, corrupted = single(model._prompted(clean)), single(model._prompted(corrupted))
+    same_number(clean, corrupted)
     if batch_size < 1:
         raise InputError(f"batch_size is {batch_size}; expected at least 1.")
     asked = [points] if isinstance(points, str) else list(points)
     names = [(point, name) for point in asked for name in point_names(model.sites, point, layers)]
-    groups = _groups(clean, corrupted, positions, reduce)
-    settings = list(_settings(model, names, groups, heads))
+    groups = groups_of(clean, corrupted, positions, reduce)
+    settings = list(cells_of(model, names, groups, heads))
     wanted = [name for _, name in names]
     clean_logits, source = model.run_with_cache(clean, wanted, remote=remote)
     corrupted_logits, base = model.run_with_cache(corrupted, wanted, remote=remote)
@@ -83,30 +84,40 @@ def sweep(
     runner = Runner(model, corrupted, metric, Rows(clean, corrupted, source, base, reduce), n, remote)
     rows: list[dict[str, Any]] = []
     for setting, value, effect in runner.run(settings, progress):
-        for item in range(len(value)):
-            whole = float(ends[0][item]), float(ends[1][item])
-            span = whole[0] - whole[1]
-            rows.append(
-                {
-                    "point": setting.point,
-                    "layer": setting.layer,
-                    "head": setting.head,
-                    "positions": setting.group.label,
-                    "token": setting.group.token,
-                    "item": item if len(value) > 1 or len(clean) == 1 else -1,
-                    "clean": whole[0],
-                    "corrupted": whole[1],
-                    "value": float(value[item]),
-                    "effect": float(effect[item]),
-                    "normalised": float(effect[item]) / span if span else float("nan"),
-                }
-            )
+        rows += [result_row(setting, i, ends, float(value[i]), float(effect[i]), len(clean)) for i in range(len(value))]
     table = pd.DataFrame(rows)
     table.attrs.update(model=model.name, clean=list(clean.ids), corrupted=list(corrupted.ids))
     return table
 
 
-def _settings(
+def result_row(
+    cell: Cell, item: int, ends: tuple[Tensor, Tensor], value: float, effect: float, n_items: int
+) -> dict[str, Any]:
+    """A row of the table; ``ends`` are the metric of the clean and of the corrupted run."""
+    whole = float(ends[0][item]), float(ends[1][item])
+    span = whole[0] - whole[1]
+    return {
+        "point": cell.point,
+        "layer": cell.layer,
+        "head": cell.head,
+        "positions": cell.group.label,
+        "token": cell.group.token,
+        "item": item if len(ends[0]) > 1 or n_items == 1 else -1,
+        "clean": whole[0],
+        "corrupted": whole[1],
+        "value": value,
+        "effect": effect,
+        "normalised": effect / span if span else float("nan"),
+    }
+
+
+def same_number(clean: Prompt, corrupted: Prompt) -> None:
+    """Refuse prompts of unequal numbers of items."""
+    if len(clean) != len(corrupted):
+        raise InputError(f"clean holds {len(clean)} items, corrupted {len(corrupted)}; give one corrupted for each.")
+
+
+def cells_of(
     model: LVLM, names: list[tuple[str, str]], groups: list[Group], heads: str | Sequence[int] | None
 ) -> Iterator[Cell]:
     """Every cell of the sweep, point by point in the order asked for."""
@@ -133,7 +144,7 @@ def _checked_heads(heads: str | Sequence[int], n: int, name: str) -> list[int]:
     return list(heads)
 
 
-def _groups(clean: Prompt, corrupted: Prompt, positions: Any, reduce: str) -> list[Group]:
+def groups_of(clean: Prompt, corrupted: Prompt, positions: Any, reduce: str) -> list[Group]:
     """The choices of positions, each checked against both prompts."""
     if reduce not in ("none", "mean"):
         raise InputError(f"reduce is {reduce!r}; expected 'none' or 'mean'.")
@@ -169,6 +180,6 @@ def _label(spec: Any) -> str | int:
     return spec if isinstance(spec, str | int) else str(spec)
 
 
-def _single(prompt: Prompt) -> Prompt:
+def single(prompt: Prompt) -> Prompt:
     """The prompt without padding that no item needs, as its copies will be."""
     return prompt[list(range(len(prompt)))]
