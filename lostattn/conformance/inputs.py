@@ -50,10 +50,13 @@ def picture_inputs(model: nn.Module, family: str = "", seed: int = 0) -> tuple[d
 def moved_picture(inputs: dict[str, Tensor], seed: int = 1) -> dict[str, Tensor]:
     """The same inputs with another picture."""
     generator = torch.Generator().manual_seed(seed)
-    return {
-        name: torch.randn(value.shape, generator=generator) if _is_pixels(name, value) else value
-        for name, value in inputs.items()
-    }
+    moved = dict(inputs)
+    for name, value in inputs.items():
+        if _is_pixels(name, value):
+            moved[name] = torch.randn(value.shape, generator=generator)
+        if name == "flattened_patches":
+            moved[name][..., :2] = value[..., :2]  # where each patch is
+    return moved
 
 
 def _is_pixels(name: str, value: Tensor) -> bool:

@@ -64,6 +64,8 @@ def _worked(todo: Sequence[Job], limit: float) -> Generator[Verdict, None, int]:
     finally:
         worker.kill()
         worker.wait()
+        thread.join()
+        worker.stdout.close()
     return done
 
 
