@@ -50,10 +50,36 @@ _EXPORTS = {
         "lostattn.interventions",
     ),
 }
-_MODULES = ("answers", "data", "experiments", "gradients", "interventions", "lenses", "means", "metrics", "patching", "remote", "view", "zoo")
+_MODULES = (
+    "answers",
+    "data",
+    "experiments",
+    "gradients",
+    "interventions",
+    "lenses",
+    "means",
+    "metrics",
+    "patching",
+    "remote",
+    "view",
+    "zoo",
+)
 
 if TYPE_CHECKING:
-    from lostattn import answers, data, experiments, gradients, interventions, lenses, means, metrics, patching, remote, view, zoo
+    from lostattn import (
+        answers,
+        data,
+        experiments,
+        gradients,
+        interventions,
+        lenses,
+        means,
+        metrics,
+        patching,
+        remote,
+        view,
+        zoo,
+    )
     from lostattn.cache import ActivationCache
     from lostattn.interventions import (
         Ablate,

@@ -50,8 +50,14 @@ def attribute(
 
     Args:
         model: the model, with its weights here.
-        clean, corrupted, metric, points, layers, positions, heads, reduce: as in :func:`lostattn.patching.sweep`; the
-            metric must be differentiable.
+        clean: the prompts whose values are put in, as in :func:`lostattn.patching.sweep`.
+        corrupted: those that they are put into.
+        metric: as there; it must be differentiable.
+        points: which points.
+        layers: which layers.
+        positions: ``"each"``, or token groups.
+        heads: ``"each"``, some, or None.
+        reduce: ``"mean"`` for groups of unequal size.
         steps: 0 takes the gradient of the corrupted run; ``n`` averages it over ``n`` runs whose first stream goes from
             the corrupted to the clean one in equal steps (one forward and one backward pass each).
 
