@@ -98,11 +98,11 @@ def test_each_failure_of_a_job_is_told(text, kind, told, played, tiny_llava):
 
 def test_a_failed_job_names_the_users_line(played, tiny_llava):
     text = (
-        'Traceback:\n  File "/home/me/mine.py", line 3, in f\n    x.oops\n'
+        'Traceback:\n  File "/elsewhere/mine.py", line 3, in f\n    x.oops\n'
         '  File "[run_pass:1] /x/lostattn/kernels/walker.py", line 9, in run_pass\n    y\nAttributeError: oops'
     )
     told = str(played.failure(text, tiny_llava))
-    assert 'File "/home/me/mine.py", line 3, in f\n    x.oops' in told
+    assert 'File "/elsewhere/mine.py", line 3, in f\n    x.oops' in told
     assert "walker" not in told
 
 

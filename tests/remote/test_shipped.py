@@ -19,11 +19,11 @@ from remote_table import EDITS, MANY, TABLE, flat
 from tiny import FAMILIES, INPUTS, MAKERS, wrapped
 
 import lostattn as la
-import lostattn.kernels
+import lostattn.kernels.edits
 import lostattn.metrics._kernels
 from lostattn.reductions import update_metrics
 from lostattn.remote.session import Session, opened
-from lostattn.remote.shipping import Pickler, as_written, packed, shipped_by_value
+from lostattn.remote.shipping import Pickler, as_written, is_yours, packed, shipped_by_value
 from lostattn.written import CALLS, cache_call, generate_call, hooks_call, measure_call
 
 SERVER = Path(__file__).parent / "server_process.py"
@@ -141,6 +141,11 @@ def test_a_function_is_sent_as_it_was_written():
     assert scale_cells is not as_written(scale_cells), "the tests run under the import hook"
     assert inspect.unwrap(scale_cells) is as_written(scale_cells)
     assert as_written(doubled) is doubled
+
+
+def test_what_is_yours_is_what_lies_in_no_installation():
+    assert is_yours(doubled) and is_yours(lostattn.kernels.edits.scale_cells)
+    assert not is_yours(torch.nn.functional.relu) and not is_yours(inspect.getsource)
 
 
 def test_the_package_is_sent_by_value_for_the_moment_of_sending_alone():
