@@ -11,6 +11,7 @@ from __future__ import annotations
 from lostattn.interventions.projection import EarlyProjection
 from lostattn.lenses.attribution import direct_attribution
 from lostattn.lenses.image_attribution import ImageAttribution, image_attribution
+from lostattn.lenses.inputs import input_attribution
 from lostattn.lenses.logit_lens import Readout, logit_lens
 from lostattn.lenses.vision import vision_lens
 
@@ -20,6 +21,7 @@ __all__ = [
     "Readout",
     "direct_attribution",
     "image_attribution",
+    "input_attribution",
     "logit_lens",
     "vision_lens",
 ]

@@ -1,0 +1,80 @@
+"""Gradient times input, patch by patch: on what the decoder is handed, or on the pixels themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lostattn.errors import InputError
+from lostattn.gradients import gradients
+from lostattn.image_layout import PatchGrid
+
+if TYPE_CHECKING:
+    from lostattn.model import LVLM
+    from lostattn.prompt import Prompt
+
+START = "blocks.0.hook_resid_pre"
+
+
+def input_attribution(
+    model: LVLM,
+    prompt: Prompt | Any,
+    metric: Callable[[Tensor], Tensor],
+    of: str = "tokens",
+    item: int = 0,
+    image: int = 0,
+) -> Float[Tensor, "patch"]:
+    """``sum(gradient · input)`` of each patch of an image, in the order of its grid.
+
+    Args:
+        model: the model, with its weights here.
+        prompt: a prompt, or what ``model.prompt`` makes one of.
+        metric: ``logits [item, pos, d_vocab] -> [item]`` or one number; differentiable.
+        of: ``"tokens"``: the projected patches as the decoder is handed them; ``"pixels"``: the values that the
+            processor made of the picture, summed over the square of pixels that a token stands for.
+        item: which item of the batch.
+        image: which of its images.
+
+    Raises:
+        InputError: another word, an item or image that is not there, or an image whose grid is not known.
+    """
+    prompt = model._prompted(prompt)
+    if of not in ("tokens", "pixels"):
+        raise InputError(f"of is {of!r}; expected 'tokens' or 'pixels'.")
+    if not 0 <= item < len(prompt) or not 0 <= image < prompt.token_map.n_images[item]:
+        raise InputError(f"item {item} or its image {image} is not there: {prompt!r}")
+    alone = prompt[item]
+    grid = alone.token_map.grids[0][image]
+    if not isinstance(grid, PatchGrid):
+        raise InputError(f"the patch grid of this image is not known: {grid.reason}.")
+    if of == "pixels":
+        return _of_pixels(model, alone, metric, image, grid)
+    found = gradients(model, alone, metric, START)
+    product = (found[START] * found.cache[START])[0].sum(-1)
+    place = alone.token_map.patch_index[0].to(product.device)
+    here = (alone.token_map.image_index[0].to(product.device) == image) & (place >= 0)
+    out = torch.zeros(len(grid), dtype=product.dtype, device=product.device)
+    return out.index_add(0, place[here], product[here])
+
+
+def _of_pixels(
+    model: LVLM, prompt: Prompt, metric: Callable[[Tensor], Tensor], image: int, grid: PatchGrid
+) -> Float[Tensor, "patch"]:
+    """Of the processor's pixel values, in whichever of the two known layouts they are."""
+    inputs = model._inputs(prompt)
+    pixels = inputs["pixel_values"].detach().requires_grad_()
+    with torch.enable_grad():
+        logits = model.hf(**{**inputs, "pixel_values": pixels}, use_cache=False).logits
+        (slope,) = torch.autograd.grad(metric(logits).sum(), pixels)
+    product = (slope * pixels).detach()
+    if "image_grid_thw" in inputs:  # packed: a row a patch of the tower, those that are merged next to each other
+        rows = product.sum(-1).split(inputs["image_grid_thw"].prod(-1).tolist())[image]
+        return rows.reshape(len(grid), -1).sum(-1)
+    square = product[image].sum(0)
+    side = square.shape[0] // grid.rows, square.shape[1] // grid.cols
+    cut = square[: grid.rows * side[0], : grid.cols * side[1]]
+    return cut.reshape(grid.rows, side[0], grid.cols, side[1]).sum((1, 3)).flatten()
