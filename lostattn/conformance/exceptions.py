@@ -81,5 +81,19 @@ MORE_INPUTS: dict[str, dict[str, Any]] = {
     "video_llama_3": {"image_merge_sizes": torch.tensor([2])},
     "gemma4_unified": {"pixel_values": torch.randn(1, 64, 1728, generator=torch.Generator().manual_seed(0))},
     "granite_docling": {"pixel_attention_mask": torch.ones(1, 1, dtype=torch.bool)},
-    "pi0": {"state": torch.zeros(1, 32)},
+    "inkling2": {
+        "pixel_values": torch.randn(16, 16, 16, 3, generator=torch.Generator().manual_seed(0)),
+        "image_grid_thw": torch.tensor([[1, 4, 4]]),
+    },
+    "molmo2": {
+        "image_token_pooling": torch.arange(64).reshape(16, 4),
+        "image_grids": torch.tensor([[4, 4, 0, 0]]),
+        "image_num_crops": torch.tensor([1]),
+    },
+    "pi0": {
+        "state": torch.zeros(1, 32),
+        "noise": torch.ones(1, 50, 32),
+        "timestep": torch.ones(1),
+        "pixel_attention_mask": torch.ones(1, 1, dtype=torch.bool),
+    },
 }

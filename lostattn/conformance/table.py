@@ -33,5 +33,5 @@ def markdown(verdicts: Sequence[Verdict]) -> str:
         odd = [f"{k}: {v.remarks}" for k, v in mine.items() if not v.passed and best.passed]
         remarks = "; ".join([part for part in (best.remarks, *odd) if part])
         points = str(best.points) if best.passed else ""
-        rows.append([family, best.kinds, points, *outcomes, best.layout, best.image, best.vision, remarks[:300]])
+        rows.append([family, best.kinds, points, *outcomes, best.layout, best.image, best.vision, remarks[:200]])
     return "\n".join("| " + " | ".join(cell.replace("|", "/") for cell in row) + " |" for row in rows) + "\n"

@@ -46,6 +46,8 @@ def rewrapped(value, tensor):
     """The module's output with its tensor replaced, in the container that it came in."""
     if isinstance(value, torch.Tensor):
         return tensor
+    if isinstance(value, dict):  # a transformers ModelOutput, whose readers go by name
+        return type(value)(**{**value, next(iter(value)): tensor})
     return (tensor, *value[1:])
 
 
