@@ -10,6 +10,18 @@ from __future__ import annotations
 from lostattn.interventions.patching import Patch
 from lostattn.patching.attribution import attribute
 from lostattn.patching.corruptions import another_scene, blank, blur, corrupt, mask_patches, noise
+from lostattn.patching.paths import path_patch
 from lostattn.patching.sweeps import sweep
 
-__all__ = ["Patch", "another_scene", "attribute", "blank", "blur", "corrupt", "mask_patches", "noise", "sweep"]
+__all__ = [
+    "Patch",
+    "another_scene",
+    "attribute",
+    "blank",
+    "blur",
+    "corrupt",
+    "mask_patches",
+    "noise",
+    "path_patch",
+    "sweep",
+]

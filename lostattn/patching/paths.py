@@ -1,0 +1,108 @@
+"""Path patching: what one set of points tells another directly, with everything in between held still.
+
+From Wang et al. (2022), "Interpretability in the wild": the senders' clean values are put into the corrupted run while
+every head (and, where asked, every FFN) keeps its corrupted output, so that the receivers hear the senders alone; what
+the receivers then hold is put into a corrupted run of its own, in which everything after them is free.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from lostattn.calls import Remote
+from lostattn.errors import InputError
+from lostattn.interventions.base import Composition, Intervention
+from lostattn.interventions.patch_rows import point_names
+from lostattn.interventions.patching import Patch
+from lostattn.patching.copies import Metric, measured
+from lostattn.patching.sweeps import same_number, single
+
+if TYPE_CHECKING:
+    import pandas
+
+    from lostattn.model import LVLM
+    from lostattn.prompt import Prompt
+
+Node = tuple[Any, ...] | str
+"""``(point, layer)``, or ``(point, layer, head)``."""
+
+
+def path_patch(
+    model: LVLM,
+    clean: Prompt | Any,
+    corrupted: Prompt | Any,
+    metric: Metric,
+    senders: Sequence[Node],
+    receivers: Sequence[Node],
+    positions: Any = "all",
+    receiver_positions: Any = "all",
+    through_mlps: bool = True,
+    remote: Remote = False,
+) -> pandas.DataFrame:
+    """The effect of the paths from some points to others, and of nothing else.
+
+    Args:
+        model: the model.
+        clean: the prompt (or pairs: a batch) whose values the senders take.
+        corrupted: the one that all else comes from; of the same layout.
+        metric: as in :func:`lostattn.patching.sweep`.
+        senders: nodes whose clean value is put in: ``("z", 1, 3)``, ``("mlp_out", 0)``, ``("resid_pre", 0)``.
+        receivers: nodes that hear it: ``("q", 3, 1)``, ``("v", 3, 0)``, ``("resid_post", -1)`` for the logits. Of ``k``
+            and ``v``, heads are key/value heads.
+        positions: where the senders are patched.
+        receiver_positions: where the receivers listen.
+        through_mlps: let the FFNs in between answer to what the senders say (they are held still otherwise).
+        remote: as in :meth:`lostattn.LVLM.run_with_cache`.
+
+    Returns:
+        One row an item: ``item, clean, corrupted, value, effect, normalised``.
+
+    Raises:
+        InputError: no senders or receivers, a receiver that lies before every sender, or prompts of unequal layout.
+    """
+    import pandas as pd
+
+    clean, corrupted = single(model._prompted(clean)), single(model._prompted(corrupted))
+    same_number(clean, corrupted)
+    sent = [_named(model, node, "senders") for node in senders]
+    heard = [_named(model, node, "receivers") for node in receivers]
+    if not sent or not heard:
+        raise InputError(f"{len(sent)} senders and {len(heard)} receivers; give at least one of each.")
+    order = {name: i for i, name in enumerate(model.sites.names)}
+    first = min(order[name] for name, _ in sent)
+    for name, _ in heard:
+        if order[name] <= first:
+            raise InputError(f"the receiver {name!r} comes before every sender, so no path leads to it.")
+    still = point_names(model.sites, "z") + ([] if through_mlps else point_names(model.sites, "mlp_out"))
+    clean_logits, source = model.run_with_cache(clean, [name for name, _ in sent], remote=remote)
+    corrupted_logits, base = model.run_with_cache(corrupted, still, remote=remote)
+    speaking: Intervention = Patch.of(base, still)
+    for name, head in sent:  # later edits of a point win: a sender speaks although its layer is held still
+        speaking = speaking + Patch.of(source, name, positions=positions, heads=head)
+    _, held = model.run_with_cache(corrupted, [name for name, _ in heard], speaking, remote=remote)
+    listening = tuple(Patch.of(held, name, positions=receiver_positions, heads=head) for name, head in heard)
+    logits = model.run_with_hooks(corrupted, (), Composition(listening), remote)
+    ends = measured(metric, clean_logits), measured(metric, corrupted_logits), measured(metric, logits)
+    rows = []
+    for i, (whole, none, found) in enumerate(zip(*(end.tolist() for end in ends), strict=True)):
+        effect, span = found - none, whole - none
+        rows.append(
+            {
+                "item": i if len(ends[0]) > 1 or len(clean) == 1 else -1,
+                "clean": whole,
+                "corrupted": none,
+                "value": found,
+                "effect": effect,
+                "normalised": effect / span if span else float("nan"),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _named(model: LVLM, node: Node, what: str) -> tuple[str, int | None]:
+    """The canonical name of a node, and its head."""
+    if not isinstance(node, tuple) or len(node) not in (2, 3) or not isinstance(node[0], str):
+        raise InputError(f"{what} holds {node!r}; expected (point, layer) or (point, layer, head).")
+    (name,) = point_names(model.sites, node[0], node[1])
+    return name, node[2] if len(node) == 3 else None
