@@ -94,6 +94,11 @@ def generate_call(
         raise InputError(f"max_new_tokens is {max_new_tokens}; expected at least 1.")
     if keywords.get("num_beams", 1) != 1:
         raise InputError(f"num_beams is {keywords['num_beams']}; interventions are defined for one beam only.")
+    if program and keywords.get("cache_implementation") not in (None, "dynamic"):
+        raise InputError(
+            f"cache_implementation is {keywords['cache_implementation']!r}; interventions count positions by the keys "
+            "in the cache, so they need the growing one: leave it out."
+        )
     settings = {"do_sample": False, "max_new_tokens": max_new_tokens, **keywords}
     reading = Reading("generation", n_pos=prompt.n_pos, n_items=len(prompt))
     return Call(model._inputs(prompt), program, reading, generation=settings, prompt=prompt)
@@ -108,6 +113,11 @@ def pass_call(
     reductions: Sequence[Reduction] = (),
 ) -> Call:
     """One forward pass: taps, edits and reductions; the logits come along unless numbers alone are wanted."""
+    if edits and all(edit.steps[0] > 0 for edit in edits):
+        raise InputError(
+            "these interventions act at decoding steps alone, and a single pass has none, so nothing would be changed: "
+            "use model.generate, or steps='all'."
+        )
     program = write(model.sites, model.operations, names, edits, reductions)
     return Call(model._inputs(prompt), program, reading, logits=reading.kind != "numbers", prompt=prompt)
 

@@ -162,7 +162,6 @@ def test_a_single_pass_is_the_prefill():
     def under(steps):
         return model.run_with_cache(prompt, "hook_unembed", la.Ablate("mlp", layers=[1], steps=steps))[0]
 
-    assert torch.equal(under("decode"), before)
     assert torch.equal(under("prefill"), under("all"))
     assert not torch.equal(under("prefill"), before)
 
@@ -212,3 +211,20 @@ def test_a_trained_model_answers_in_text(tiny_model, shapes_questions):
     assert all(alone)
     decoded = tiny_model.processor.tokenizer.batch_decode(together.tokens, skip_special_tokens=True)
     assert [d.strip() for d in decoded] == alone
+
+
+def test_an_edit_that_a_single_pass_never_reaches_is_refused(tiny_llava, shapes_questions):
+    prompt = tiny_llava.prompt(shapes_questions[0])
+    late = la.KnockOut("last", "image", steps="decode")
+    for run in (tiny_llava.run_with_cache, tiny_llava.run_with_hooks, tiny_llava.measure):
+        arguments = {"interventions": late} | ({"reductions": []} if run == tiny_llava.measure else {})
+        with pytest.raises(InputError, match="act at decoding steps alone, and a single pass has none"):
+            run(prompt, **arguments)
+    assert tiny_llava.generate(prompt, late, max_new_tokens=2).tokens.shape[1] == 2
+
+
+def test_a_cache_of_fixed_length_is_refused_under_interventions(tiny_llava, shapes_questions):
+    prompt = tiny_llava.prompt(shapes_questions[0])
+    edit = la.KnockOut("last", "image")
+    with pytest.raises(InputError, match="cache_implementation is 'static'"):
+        tiny_llava.generate(prompt, edit, max_new_tokens=2, cache_implementation="static")
