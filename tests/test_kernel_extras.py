@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import torch
 
-from lostattn.kernels.attention import attention_scores, call_arguments, call_extras, softmax_rows
+from lostattn.kernels.attention import attention_scores, call_arguments, call_extras, sinks_of, softmax_rows
 
 BATCH, HEADS, KV, QUERIES, KEYS, WIDTH = 2, 6, 3, 5, 7, 4
 
@@ -45,6 +45,12 @@ def test_a_sink_takes_its_share_and_holds_nothing():
     share = scores.exp() / (scores.exp().sum(-1, keepdim=True) + sinks.exp().reshape(1, -1, 1, 1))
     torch.testing.assert_close(found, share)
     assert float(found[0, 1, 2].sum()) == 0.0
+    # A sink may differ by query; those of the rows at hand are taken.
+    by_row = torch.randn(BATCH, HEADS, QUERIES, 1, generator=generator, dtype=torch.float64)
+    rows = torch.tensor([0, 3])
+    found_rows = softmax_rows(scores[:, :, rows], sinks_of({"sinks": by_row}, rows))
+    whole = scores.exp() / (scores.exp().sum(-1, keepdim=True) + by_row.exp())
+    torch.testing.assert_close(found_rows, whole[:, :, rows])
     assert float(found[0, 0, 0].sum()) < 1.0
 
 

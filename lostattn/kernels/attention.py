@@ -95,14 +95,22 @@ def attention_scores(
 def softmax_rows(scores: Float[Tensor, "batch head row key"], sinks=None) -> Float[Tensor, "batch head row key"]:
     """Softmax over the keys; a row that sees nothing gives all zeros instead of NaN.
 
-    ``sinks [head]`` are scores of a key that holds nothing: it takes its share of a row and is left out.
+    ``sinks [head]``, or ``[batch, head, row, 1]``, are scores of a key that holds nothing: it takes its share of a row
+    and is left out.
     """
     empty = (scores == float("-inf")).all(-1, keepdim=True)
     filled = scores.masked_fill(empty, 0.0)
     if sinks is None:
         return torch.softmax(filled, dim=-1).masked_fill(empty, 0.0)
-    column = sinks.to(scores.dtype).reshape(1, -1, 1, 1).expand(*scores.shape[:3], 1)
+    column = sinks.to(scores.dtype)
+    column = (column if sinks.dim() == 4 else column.reshape(1, -1, 1, 1)).expand(*scores.shape[:3], 1)
     return torch.softmax(torch.cat([filled, column], dim=-1), dim=-1)[..., :-1].masked_fill(empty, 0.0)
+
+
+def sinks_of(extras, rows):
+    """The sinks of some query rows: one a head, or one a head and row; ``None`` where there are none."""
+    sinks = None if extras is None else extras["sinks"]
+    return sinks if sinks is None or sinks.dim() != 4 else sinks[:, :, rows]
 
 
 def mixed_values(

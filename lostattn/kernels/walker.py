@@ -24,6 +24,7 @@ from lostattn.kernels.attention import (
     call_extras,
     edited_rows,
     mixed_values,
+    sinks_of,
     softmax_rows,
     wanted_rows,
 )
@@ -180,7 +181,7 @@ def visit_attention(root, event, out, here):
         rows = wanted_rows([*score_edits, *pattern_edits], n_keys, n_queries, query.device)
     if len(rows) == 0:
         return
-    sinks = None if extras is None else extras["sinks"]
+    sinks = sinks_of(extras, rows)
     scores, visible = attention_scores(query, key, mask, causal, scaling, rows, None, extras)
     scores, before, after = edited_rows(scores, visible, rows, score_edits, pattern_edits, n_queries, here, sinks)
     keep(event["taps"], scores, after, out)
