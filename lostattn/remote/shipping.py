@@ -19,7 +19,9 @@ from pathlib import Path
 from types import FunctionType
 from typing import Any
 
-from nnsight.intervention.serialization import CustomCloudPickler, reduce_block
+from nnsight.intervention.serialization import CustomCloudPickler, _load_function, reduce_block
+
+from lostattn.errors import InputError
 
 PACKAGE = "lostattn"
 
@@ -31,7 +33,14 @@ class Pickler(CustomCloudPickler):
         return self._dynamic_function_reduce(obj) if is_yours(obj) else super()._function_reduce(obj)
 
     def _dynamic_function_reduce(self, func: FunctionType) -> Any:
-        return super()._dynamic_function_reduce(as_written(func))
+        func = as_written(func)
+        reduced = super()._dynamic_function_reduce(func)
+        if func.__name__ != "<lambda>" and is_yours(func) and not _is_its_source(func, reduced):
+            raise InputError(
+                f"the source of {func.__qualname__} cannot be found where it was ({func.__code__.co_filename}, line "
+                f"{func.__code__.co_firstlineno}): the file has changed since it was imported. Start a new process."
+            )
+        return reduced
 
 
 def as_written(function: FunctionType) -> FunctionType:
@@ -39,6 +48,12 @@ def as_written(function: FunctionType) -> FunctionType:
     if (function.__module__ or "").partition(".")[0] != PACKAGE:
         return function
     return inspect.unwrap(function)
+
+
+def _is_its_source(function: FunctionType, reduced: Any) -> bool:
+    """Whether what nnsight would send is the source of this function, and no bytecode or other lines."""
+    source = reduced[1][0] if reduced[0] is _load_function else ""
+    return f"def {function.__name__}(" in source
 
 
 def is_yours(function: FunctionType) -> bool:

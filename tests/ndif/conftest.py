@@ -12,19 +12,36 @@ import lostattn  # noqa: F401  before nnsight, which changes every object in a w
 collect_ignore_glob = [] if os.environ.get("NDIF_RUN") else ["test_*.py"]
 
 
-@pytest.fixture(params=["trusted", "sandboxed"])
-def server_path(request, monkeypatch):
-    """Both ways in which the server runs a request: beside the model, and in a process without its weights."""
+def asking_for(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Send every request of this test on one of the server's two paths; this server believes what is asked."""
     from nnsight.schema.config import CONFIG
     from nnsight.schema.request import RequestModel
 
     asked = RequestModel.metadata
 
     def metadata(self):
-        return json.dumps({**json.loads(asked(self)), "trusted": request.param == "trusted"})
+        return json.dumps({**json.loads(asked(self)), "trusted": path == "trusted"})
 
     monkeypatch.setattr(RequestModel, "metadata", metadata)
     monkeypatch.setattr(CONFIG.APP, "REMOTE_LOGGING", False)
+
+
+@pytest.fixture
+def trusted(monkeypatch):
+    """Requests run beside the model."""
+    asking_for("trusted", monkeypatch)
+
+
+@pytest.fixture
+def sandboxed(monkeypatch):
+    """Requests run in a process without the model's weights."""
+    asking_for("sandboxed", monkeypatch)
+
+
+@pytest.fixture(params=["trusted", "sandboxed"])
+def server_path(request, monkeypatch):
+    """Both ways in turn."""
+    asking_for(request.param, monkeypatch)
     return request.param
 
 

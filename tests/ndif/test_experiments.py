@@ -12,7 +12,7 @@ from lostattn.remote.session import Session
 
 def test_decoupling_there_is_decoupling_here(tiny_model, shapes_questions, server_path):
     questions = list(shapes_questions)[:5]
-    arguments = {"batch_size": 3, "progress": False}
+    arguments = {"batch_size": 5, "progress": False}
     here = la.experiments.decouple(tiny_model, questions, **arguments)
     there = la.experiments.decouple(tiny_model, questions, **arguments, remote=True)
     pd.testing.assert_frame_equal(there, here, rtol=1e-5, atol=1e-5)
@@ -20,7 +20,7 @@ def test_decoupling_there_is_decoupling_here(tiny_model, shapes_questions, serve
 
 def test_probing_there_is_probing_here(tiny_model, shapes_questions, server_path):
     conditions = {"knocked out": la.KnockOut("last", "image"), "gaussian": la.ReplaceAttention(la.Gaussian(seed=0))}
-    arguments = {"seeds": (0, 1), "batch_size": 3, "max_new_tokens": 2, "progress": False}
+    arguments = {"seeds": (0, 1), "batch_size": 5, "max_new_tokens": 2, "progress": False}
     questions = list(shapes_questions)[:5]
     here = la.experiments.probing.probe_questions(tiny_model, questions, conditions, **arguments).table
     there = la.experiments.probing.probe_questions(tiny_model, questions, conditions, **arguments, remote=True).table

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import io
+import linecache
 import pkgutil
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from tiny import FAMILIES, INPUTS, MAKERS, wrapped
 import lostattn as la
 import lostattn.kernels.edits
 import lostattn.metrics._kernels
+from lostattn.errors import InputError
 from lostattn.reductions import update_metrics
 from lostattn.remote.session import Session, opened
 from lostattn.remote.shipping import Pickler, as_written, is_yours, packed, shipped_by_value
@@ -141,6 +143,19 @@ def test_a_function_is_sent_as_it_was_written():
     assert scale_cells is not as_written(scale_cells), "the tests run under the import hook"
     assert inspect.unwrap(scale_cells) is as_written(scale_cells)
     assert as_written(doubled) is doubled
+
+
+def test_a_function_whose_file_has_changed_is_not_sent(tmp_path, monkeypatch):
+    file = tmp_path / "edited_later.py"
+    file.write_text("def tripled(value, hook):\n    return 3 * value\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    module = importlib.import_module("edited_later")
+    pickler = Pickler(io.BytesIO(), protocol=4)
+    pickler.dump(module.tripled)
+    file.write_text("def other(value):\n    return value\n\n\n" + file.read_text())
+    linecache.checkcache()
+    with pytest.raises(InputError, match="tripled cannot be found .* Start a new process"):
+        Pickler(io.BytesIO(), protocol=4).dump(module.tripled)
 
 
 def test_what_is_yours_is_what_lies_in_no_installation():
