@@ -84,7 +84,8 @@ def sink_positions(
 
     Args:
         pattern: all query rows, or the last few: then the mean is over those, and one row makes it a plain
-        comparison. threshold: 0.3 in Gu et al.
+            comparison.
+        threshold: 0.3 in Gu et al.
         mask: True at real tokens.
         causal: a query sees itself and what stands before it. False for a vision tower: every query sees
             every key.
