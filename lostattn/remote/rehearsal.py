@@ -42,7 +42,7 @@ class Rehearsal(Backend):
 
         blob = packed(tracer, compress=False)
         self.sent = len(blob)
-        with sources_kept(), absent(ABSENT):
+        with sources_kept(), classes_apart(), absent(ABSENT):
             there = RequestModel.deserialize(blob, self.model._remoteable_persistent_objects(), compress=False)
             result = executed(there)
         self.received = len(result)
@@ -75,6 +75,24 @@ def sources_kept() -> Iterator[None]:
         for cache, before in kept:
             cache.clear()
             cache.update(before)
+
+
+@contextmanager
+def classes_apart() -> Iterator[None]:
+    """While this is open, a class that was sent is built anew.
+
+    cloudpickle would find that this process has it already, and put the rebuilt methods into the caller's own class.
+    """
+    from cloudpickle import cloudpickle  # type: ignore[import-untyped]
+
+    known = cloudpickle._DYNAMIC_CLASS_TRACKER_BY_ID
+    before = dict(known)
+    known.clear()
+    try:
+        yield
+    finally:
+        known.clear()
+        known.update(before)
 
 
 class _Refusing(importlib.abc.MetaPathFinder):

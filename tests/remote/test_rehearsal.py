@@ -68,6 +68,14 @@ def test_a_hook_that_needs_what_the_server_lacks_fails(tiny_llava, shapes_questi
     assert "lostattn.names" in sys.modules
 
 
+def test_a_rehearsal_leaves_the_callers_classes_alone(tiny_llava, shapes_questions):
+    from lostattn.hooks import HookPoint
+
+    before = dict(vars(HookPoint))
+    tiny_llava.run_with_hooks(tiny_llava.prompt(shapes_questions[0]), [("hook_embed", lambda x, h: x)], remote="local")
+    assert dict(vars(HookPoint)) == before
+
+
 def test_absent_packages_come_back():
     import jaxtyping
 
