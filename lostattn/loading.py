@@ -54,6 +54,7 @@ def load_module(
             f"({str(error).splitlines()[0]}).{nearest(name, names())}"
         ) from error
     _check_kind(config, name)
+    _check_settings(dtype, attn_implementation)
     options = {
         "dtype": "auto" if dtype is None else dtype,
         "attn_implementation": attn_implementation,
@@ -77,6 +78,20 @@ def _described(config: Any, source: str, dtype: torch.dtype | str | None, attn_i
         module = AutoModelForImageTextToText.from_config(config, attn_implementation=attn_implementation, **options)
     module.name_or_path = source
     return module
+
+
+def _check_settings(dtype: torch.dtype | str | None, attn_implementation: str) -> None:
+    """A dtype that torch has, and a kernel that transformers has (or may fetch, for a name with a slash)."""
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    if isinstance(dtype, str) and dtype != "auto" and not isinstance(getattr(torch, dtype, None), torch.dtype):
+        raise InputError(f"dtype is {dtype!r}; expected a torch dtype, its name such as 'bfloat16', or 'auto'.")
+    kernels = ["eager", *ALL_ATTENTION_FUNCTIONS.valid_keys()]
+    if attn_implementation not in kernels and "/" not in attn_implementation:
+        raise InputError(
+            f"attn_implementation is {attn_implementation!r}; transformers has {', '.join(kernels)}."
+            f"{nearest(attn_implementation, kernels)}"
+        )
 
 
 def _check_kind(config: Any, name: str) -> None:

@@ -152,6 +152,8 @@ class Sites:
             return self.names
         if callable(names_filter):
             return tuple(name for name in self.names if names_filter(name))
+        if not isinstance(names_filter, Iterable):
+            raise InputError(f"names_filter is {names_filter!r}; expected a name, names, a function or None.")
         asked = [names_filter] if isinstance(names_filter, str) else list(names_filter)
         keys = {self.find(name) for name in asked}
         return tuple(name for name in self.names if name in keys)

@@ -71,6 +71,8 @@ def measure_call(
     interventions: Intervention | None = None,
 ) -> Call:
     """:meth:`LVLM.measure`."""
+    if not all(isinstance(reduction, Reduction) for reduction in reductions):
+        raise InputError(f"reductions is {reductions!r}; expected reductions, as lostattn.reductions makes them.")
     prompt = model._prompted(prompt)
     edits = model._compiled(interventions, prompt)
     return pass_call(model, prompt, Reading("numbers"), (), edits, reductions)
@@ -90,8 +92,8 @@ def generate_call(
     """
     prompt = model._prompted(prompt)
     program = write(model.sites, model.operations, (), model._compiled(interventions, prompt))
-    if max_new_tokens < 1:
-        raise InputError(f"max_new_tokens is {max_new_tokens}; expected at least 1.")
+    if not isinstance(max_new_tokens, int) or max_new_tokens < 1:
+        raise InputError(f"max_new_tokens is {max_new_tokens!r}; expected at least 1.")
     if keywords.get("num_beams", 1) != 1:
         raise InputError(f"num_beams is {keywords['num_beams']}; interventions are defined for one beam only.")
     if program and keywords.get("cache_implementation") not in (None, "dynamic"):

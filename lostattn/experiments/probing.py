@@ -150,6 +150,10 @@ def _runs(conditions: Mapping[str, Any], seeds: Sequence[int]) -> list[tuple[str
     """``(condition, seed, intervention)``; what is not random runs under the first seed alone."""
     if not seeds:
         raise InputError("seeds is empty; give at least one.")
+    if not isinstance(conditions, Mapping):
+        raise InputError(
+            f"conditions is {type(conditions).__name__}; expected interventions by name: {{'noise': edit}}."
+        )
     if UNTOUCHED in conditions:
         raise InputError(f"{UNTOUCHED!r} is the run without an intervention and always there; name yours otherwise.")
     runs: list[tuple[str, int, Intervention | None]] = [(UNTOUCHED, seeds[0], None)]

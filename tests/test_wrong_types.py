@@ -1,0 +1,43 @@
+"""Arguments of a wrong type, as a user without the type checks of these tests would pass them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+SCRIPT = """
+import lostattn as la
+
+model = la.load("tiny-llava", selftest=False)
+questions = la.data.load("shapes", n=2)
+prompt = model.prompt(questions[0])
+edit = la.KnockOut("last", "image")
+calls = {
+    "dtype is 'float33'; expected a torch dtype": lambda: la.load("tiny-llava", dtype="float33"),
+    "Did you mean 'sdpa'": lambda: la.load("tiny-llava", attn_implementation="sdap"),
+    "names_filter is 3; expected a name": lambda: model.run_with_cache(prompt, 3),
+    "max_new_tokens is '3'; expected at least 1": lambda: model.generate(prompt, max_new_tokens="3"),
+    "interventions is list; expected an intervention": lambda: model.run_with_cache(prompt, interventions=[edit]),
+    "conditions is list; expected interventions by name": lambda: la.experiments.probe(model, questions, [edit]),
+    "reductions is 'rid'; expected reductions": lambda: model.measure(prompt, "rid"),
+    "fwd_hooks holds 'b'; expected pairs": lambda: model.run_with_hooks(prompt, "blocks.1.hook_resid_pre"),
+}
+for expected, call in calls.items():
+    try:
+        call()
+    except la.errors.InputError as error:
+        print("said" if expected in str(error) else f"WRONG {expected!r}: {error}")
+    except Exception as error:
+        print(f"DEEP {expected!r}: {error!r}")
+    else:
+        print(f"SILENT {expected!r}")
+"""
+
+
+def test_each_is_refused_with_what_was_expected():
+    run = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=False)
+    if run.returncode:
+        pytest.fail(run.stderr)
+    assert run.stdout.split("\n")[:-1] == ["said"] * 8
