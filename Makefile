@@ -6,12 +6,16 @@ STAMP := .venv/.installed
 # One process per core at two cores; a file's tests stay in one process, which loads each model once.
 WORKERS ?= 2
 OUT ?= demo
+# What single families of transformers are built with. They go into a folder of their own, without what they depend on:
+# torchvision in the environment itself would switch transformers to other image processors.
+PACKAGES := scipy==1.17.1 timm==1.0.31 torchvision==0.28.0
+PACKAGES_STAMP := .conformance/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test test-ndif lint docs notebooks bench
+.PHONY: help env demo test test-ndif lint docs notebooks bench conformance
 
 help: ## Show this list
-	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 env: $(STAMP) ## Build .venv with the pinned versions of constraints.txt
 
@@ -46,3 +50,11 @@ notebooks: env ## Run every notebook and tutorial from top to bottom
 
 bench: env ## Run the toolkit beside its peers and write benchmarks/results/
 	$(BIN)/python -m benchmarks
+
+conformance: env $(PACKAGES_STAMP) ## Put every family of transformers to the test and write runs/conformance/
+	$(BIN)/lostattn conformance --out runs/conformance
+
+$(PACKAGES_STAMP): Makefile | $(STAMP)
+	rm -rf $(@D)
+	$(BIN)/pip install -q --no-deps --target $(@D) $(PACKAGES)
+	@touch $@

@@ -112,7 +112,7 @@ def _conformance(args: argparse.Namespace) -> None:
     if args.out is not None:
         writable_folder(args.out)
     verdicts = []
-    for verdict in scan(args.families or list(known), args.kernels, args.limit, args.seed):
+    for verdict in scan(args.families or list(known), args.kernels, args.limit, args.seed, args.packages):
         verdicts.append(verdict)
         print(f"{verdict.family:24} {verdict.kernel:6} {verdict.outcome:10} {verdict.kinds} {verdict.remarks[:100]}")
     print(summary(verdicts))
@@ -319,6 +319,12 @@ def _add_conformance(commands: Commands) -> None:
     command.add_argument("--seed", type=_seed, default=0, help="seed of weights and pictures")
     command.add_argument("--limit", type=_count, default=120, help="seconds for one family under one kernel")
     command.add_argument("--out", type=Path, metavar="FOLDER", help="where to write conformance.json and .md")
+    command.add_argument(
+        "--packages",
+        default=".conformance",
+        metavar="FOLDER",
+        help="what `make conformance` installed for some families",
+    )
 
 
 if __name__ == "__main__":

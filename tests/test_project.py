@@ -75,8 +75,8 @@ def test_every_make_target_that_a_page_names_exists(page):
     assert page != "README.md" or {"demo", "test"} <= named
 
 
-# Run by hand: they compare with peers, or start a server of two gigabytes.
-BY_HAND = {"bench", "test-ndif"}
+# Run by hand: they compare with peers, start a server of two gigabytes, or go through all families.
+BY_HAND = {"bench", "test-ndif", "conformance"}
 
 
 def test_ci_runs_every_target_of_the_makefile():

@@ -34,6 +34,40 @@ CONFIG_CHANGES: dict[str, dict[str, Any]] = {
     "pp_formulanet": {"vision_config.post_conv_in_channels": 64},
     "aria": {"projector_patch_to_query_dict": {64: 16}},
     "vipllava": {"vision_feature_layers": [0, 1]},
+    # A tower of timm's, by the arguments of its own function: the same kinds of stages, cut in width and number.
+    "fast_vlm": {
+        "vision_config.model_args": {"layers": [1] * 5, "embed_dims": [16, 16, 16, 32, 32], "inference_mode": True},
+        "vision_config.hidden_size": 64,
+        "vision_config.image_size": 256,
+    },
+    "perception_lm": {
+        "vision_config.architecture": "vit_pe_core_large_patch14_336",
+        "vision_config.model_args": {
+            "embed_dim": 64,
+            "depth": 2,
+            "num_heads": 4,
+            "patch_size": 8,
+            "img_size": [64, 64],
+            "ref_feat_shape": [8, 8],
+            "global_pool": "",
+            "use_post_transformer_norm": False,
+            "init_values": 0.1,
+        },
+        "vision_config.patch_size": 8,
+        "projector_pooling_ratio": 2,
+    },
+    "gemma3n": {
+        "vision_config.model_args": {"channel_multiplier": 0.05, "msfa_output_resolution": 4},
+        "vision_config.hidden_size": 2048,  # what the tower puts together at its end, at any width
+        # The vocabularies lie end to end: text, then pictures, then sounds.
+        "vision_config.vocab_offset": 280,
+        "vision_config.vocab_size": 3,
+        "audio_config.vocab_offset": 283,
+        "audio_config.vocab_size": 3,
+        "text_config.vocab_size_per_layer_input": 280,
+        "text_config.intermediate_size": [112] * 4,
+        "text_config.num_kv_shared_layers": 2,  # of four: one of each kind makes keys, one of each kind takes them over
+    },
     # Fields that a checkpoint always has and the defaults leave out.
     "chameleon": {"vocabulary_map": {"<image>": 281, **_CHAMELEON_CODES}},
     "emu3": {

@@ -186,6 +186,7 @@ def _layouts(config: Any, known: set[str], family: str, seed: int) -> Iterator[t
         ("tiles", (1, 1, 4, channels, side, side)),
         ("packed", (n, channels, patch, patch)),
         ("packed", (n, channels, frames, patch, patch)),
+        ("packed", (n, frames, patch, patch, channels)),
         ("strip", (1, channels, patch, n * patch)),
     ]
     if packed:

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from lostattn.conformance.exceptions import CONFIG_CHANGES, GIVEN
+from lostattn.conformance.packages import missing
 from lostattn.conformance.shrink import shrunk
 from lostattn.errors import UnknownName, nearest
 
@@ -47,14 +48,23 @@ def build(family: str, attn_implementation: str = "eager", seed: int = 0) -> nn.
 
     Raises:
         UnknownName: no such family.
-        ImportError, ValueError: what transformers raises where it cannot make one (a package that is missing, a kernel
-            that it refuses).
+        ImportError: a package that the family needs is missing; see :mod:`lostattn.conformance.packages`.
+        ValueError: what transformers raises where it cannot make one (a kernel that it refuses).
     """
     import transformers
 
     kind: Any = getattr(transformers, families()[_known(family)])
     torch.manual_seed(seed)
-    model: nn.Module = kind._from_config(small_config(family), attn_implementation=attn_implementation).eval()
+    try:
+        model: nn.Module = kind._from_config(small_config(family), attn_implementation=attn_implementation).eval()
+    except ImportError as error:
+        lacking = missing()
+        if not lacking:
+            raise
+        raise ImportError(
+            f"{family} is built with a package that is not here ({', '.join(lacking)} are not). `make conformance` "
+            "installs them into a folder of their own."
+        ) from error
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():

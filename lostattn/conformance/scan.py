@@ -12,11 +12,18 @@ from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 
 from lostattn.conformance.judge import Verdict
+from lostattn.conformance.packages import FOLDER
 
 Job = tuple[str, str, int]  # family, kernel and seed
 
 
-def scan(families: Sequence[str], kernels: Sequence[str], limit: float = 120.0, seed: int = 0) -> Iterator[Verdict]:
+def scan(
+    families: Sequence[str],
+    kernels: Sequence[str],
+    limit: float = 120.0,
+    seed: int = 0,
+    packages: str | Path = FOLDER,
+) -> Iterator[Verdict]:
     """Judge each family under each kernel.
 
     Args:
@@ -24,17 +31,18 @@ def scan(families: Sequence[str], kernels: Sequence[str], limit: float = 120.0, 
         kernels: attention implementations, such as ``"eager"`` and ``"sdpa"``.
         limit: seconds that one family may take under one kernel before it is given up.
         seed: of weights and pictures.
+        packages: the folder of packages that single families need; see :mod:`lostattn.conformance.packages`.
     """
     todo: list[Job] = [(family, kernel, seed) for kernel in kernels for family in families]
     while todo:
-        done = yield from _worked(todo, limit)
+        done = yield from _worked(todo, limit, packages)
         todo = todo[done:]
 
 
-def _worked(todo: Sequence[Job], limit: float) -> Generator[Verdict, None, int]:
+def _worked(todo: Sequence[Job], limit: float, packages: str | Path) -> Generator[Verdict, None, int]:
     """Start a worker and take what it says, until it has done all or hangs; how many jobs are done."""
     worker = subprocess.Popen(
-        [sys.executable, "-m", "lostattn.conformance.scan"],
+        [sys.executable, "-m", "lostattn.conformance.scan", str(packages)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
@@ -77,10 +85,13 @@ def _listen(stream: object, lines: queue.Queue[str]) -> None:
 
 
 def main() -> None:
-    """The worker: jobs as JSON on its input, a verdict a line on its output."""
+    """The worker: jobs as JSON on its input, a verdict a line on its output; its argument is a folder of packages."""
     import logging
     import warnings
 
+    from lostattn.conformance.packages import use
+
+    use(sys.argv[1])
     from lostattn.conformance.judge import judge
 
     logging.disable(logging.WARNING)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 from lostattn.conformance import Verdict, markdown, scan, summary, write_table
+from lostattn.conformance.packages import PACKAGES
 
 VERDICTS = [
     Verdict("one", "eager", "passed", kinds="plain", points=40, checks=9, layout="whole", image="6 tokens"),
@@ -32,7 +35,29 @@ def test_the_table_is_written_whole(tmp_path):
     assert [Verdict(**row) for row in json.loads(paths[0].read_text())] == VERDICTS
 
 
-def test_a_scan_judges_in_a_process_of_its_own():
-    (verdict,) = scan(["git"], ["sdpa"])
-    assert (verdict.family, verdict.kernel, verdict.outcome) == ("git", "sdpa", "not built")
-    assert "scaled_dot_product_attention" in verdict.remarks
+def test_a_scan_judges_in_a_process_of_its_own(tmp_path):
+    git, fast_vlm = scan(["git", "fast_vlm"], ["sdpa"], packages=tmp_path)
+    assert (git.family, git.kernel, git.outcome) == ("git", "sdpa", "not built")
+    assert "scaled_dot_product_attention" in git.remarks
+    assert fast_vlm.outcome == "not built"
+    assert "fast_vlm is built with a package that is not here" in fast_vlm.remarks
+    assert "`make conformance` installs them into a folder of their own" in fast_vlm.remarks
+
+
+def test_packages_of_a_folder_are_found_though_torchvision_cannot_load_its_library(tmp_path):
+    """The import of torchvision describes operators that its library would have declared."""
+    for name in PACKAGES:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").touch()
+    (tmp_path / "torchvision" / "_C.so").write_text("of another build of torch")
+    (tmp_path / "torchvision" / "__init__.py").write_text(
+        "import torch\ntorch.library.register_fake('torchvision::nms')(lambda *boxes: None)\n"
+    )
+    code = (
+        "from lostattn.conformance.packages import missing, use\n"
+        f"assert use({str(tmp_path)!r}) and not use({str(tmp_path / 'none')!r}) and not use('')\n"
+        "import torchvision; print(*missing(), torchvision.__file__)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == [str(tmp_path / "torchvision" / "__init__.py")]
