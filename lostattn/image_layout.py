@@ -63,6 +63,18 @@ class PatchGrid:
         row, col = row.repeat_interleave(self.cols), col.repeat(self.rows)
         return torch.stack([x[col], y[row], x[col + 1], y[row + 1]], -1).float().repeat(self.frames, 1)
 
+    def touching(self, box: Sequence[float | int]) -> list[int]:
+        """The tokens that see any of a box ``(x0, y0, x1, y1)`` in pixels of the original picture.
+
+        Raises:
+            InputError: a box without area, or a grid whose place in the picture is not known.
+        """
+        if len(box) != 4 or not (box[0] < box[2] and box[1] < box[3]):
+            raise InputError(f"box is {tuple(box)}; expected (x0, y0, x1, y1) with x0 < x1 and y0 < y1.")
+        left, top, right, bottom = self.boxes().unbind(-1)
+        inside = (left < box[2]) & (right > box[0]) & (top < box[3]) & (bottom > box[1])
+        return (inside & (right > left) & (bottom > top)).nonzero().flatten().tolist()
+
     def to_map(self, values: Float[Tensor, "patch"]) -> Float[Tensor, "*frame row col"]:
         """One value per token, laid out as the grid: ``[row, col]``; ``[frame, row, col]`` where it moves.
 
@@ -89,6 +101,10 @@ class UnknownGrid:
         return False
 
     def boxes(self) -> Float[Tensor, "patch 4"]:
+        """Raises `InputError` with the reason."""
+        raise InputError(f"The patch grid of this image is not known: {self.reason}.")
+
+    def touching(self, box: Sequence[float | int]) -> list[int]:
         """Raises `InputError` with the reason."""
         raise InputError(f"The patch grid of this image is not known: {self.reason}.")
 

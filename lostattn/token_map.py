@@ -105,6 +105,33 @@ class TokenMap:
             return any(self.extends(one) for one in spec)
         return isinstance(spec, list) and any(type(i) is int and i == -1 for i in spec)
 
+    def in_boxes(
+        self, boxes: Sequence[Sequence[float | int]], images: int | Sequence[int] = 0
+    ) -> Bool[Tensor, "batch pos"]:
+        """The image tokens that see any of a box of pixels: a mask, to be used wherever positions are chosen.
+
+        Args:
+            boxes: ``(x0, y0, x1, y1)`` in pixels of the original picture, one for each item.
+            images: which image of its item each is about.
+
+        Raises:
+            InputError: another number of boxes than of items; an image that is not there, or whose place in the
+                picture is not known; a box that no token sees.
+        """
+        n = len(self.part)
+        which = [images] * n if isinstance(images, int) else list(images)
+        if len(boxes) != n or len(which) != n:
+            raise InputError(f"{len(boxes)} boxes and {len(which)} images for {n} items; give one for each.")
+        out = torch.zeros_like(self.real)
+        for i, (box, k) in enumerate(zip(boxes, which, strict=True)):
+            if not 0 <= k < len(self.grids[i]):
+                raise InputError(f"images holds {k}; item {i} holds {len(self.grids[i])} images.")
+            seen = torch.as_tensor(self.grids[i][k].touching(box), device=out.device)
+            if not len(seen):
+                raise InputError(f"no token of image {k} of item {i} sees the box {tuple(box)}.")
+            out[i] = (self.image_index[i] == k) & torch.isin(self.patch_index[i], seen)
+        return out
+
     def counts(self, item: int) -> dict[str, int]:
         """How many positions of one item each part has, parts without any left out."""
         found = torch.bincount(self.part[item].long(), minlength=len(PARTS)).tolist()

@@ -10,12 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from lostattn.data.asked import AskedObject, asked_objects
 from lostattn.data.asking import KINDS
 from lostattn.data.question import Question, Questions
 from lostattn.data.scene import SPLITS
 from lostattn.errors import InputError, UnknownName, nearest
 
-__all__ = ["Question", "Questions", "load", "names", "register"]
+__all__ = ["AskedObject", "Question", "Questions", "asked_objects", "load", "names", "register"]
 
 Source = Callable[[str, int, int, Sequence[str]], Questions]
 _SOURCES: dict[str, tuple[Source, tuple[str, ...]]] = {}

@@ -7,12 +7,13 @@ import html
 import io
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import overload
 
 from PIL import Image
 
+from lostattn.data.scene import Drawn
 from lostattn.errors import InputError, nearest
 
 _SHOWN = 12
@@ -32,6 +33,8 @@ class Question:
         kind: what sort of question it is.
         group: the scene(s) it is about; questions that share one are not independent, so bootstraps draw
             groups.
+        scenes: what each picture was drawn from, where the bundled generator drew it (folders do not keep it);
+            it tells `lostattn.patching.remove_object` what to take out.
     """
 
     id: str
@@ -41,6 +44,7 @@ class Question:
     choices: tuple[str, ...]
     kind: str
     group: str
+    scenes: tuple[Drawn, ...] = field(default=(), repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.answer not in self.choices:

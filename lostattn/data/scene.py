@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -25,6 +25,8 @@ SPLITS = ("train", "val", "test")
 _RGB = {"red": (220, 40, 40), "green": (40, 170, 60), "blue": (45, 80, 225), "yellow": (240, 200, 30)}
 _BACKGROUND = (245, 245, 245)
 _SUPERSAMPLE = 8
+
+Box = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True, order=True)
@@ -144,18 +146,62 @@ def paint(
     canvas = np.empty((height, width, 3), np.float32)
     canvas[:] = _BACKGROUND
     for i, o in enumerate(scene.objects):
-        left, right = o.column * width // GRID, (o.column + 1) * width // GRID
-        top, bottom = o.row * height // GRID, (o.row + 1) * height // GRID
-        w, h = round((right - left) * 0.75), round((bottom - top) * 0.75)
-        dx, dy = (0.0, 0.0) if jitter is None else jitter[i]
-        x = left + round((right - left - w) * (0.5 + 0.5 * dx))
-        y = top + round((bottom - top - h) * (0.5 + 0.5 * dy))
-        cover = _coverage(o.shape, w, h)[..., None]
-        box = canvas[y : y + h, x : x + w]
+        left, top, right, bottom = object_box(o, size, (0.0, 0.0) if jitter is None else jitter[i])
+        cover = _coverage(o.shape, right - left, bottom - top)[..., None]
+        box = canvas[top:bottom, left:right]
         box[:] = box * (1 - cover) + cover * np.asarray(_RGB[o.colour], np.float32)
     return np.rint(canvas).astype(np.uint8)
+
+
+def object_box(o: Object, size: tuple[int, int], jitter: tuple[float, float] = (0.0, 0.0)) -> Box:
+    """The pixels of an object in a picture of that size: ``(x0, y0, x1, y1)``, the last ones not included."""
+    width, height = size
+    left, right = o.column * width // GRID, (o.column + 1) * width // GRID
+    top, bottom = o.row * height // GRID, (o.row + 1) * height // GRID
+    w, h = round((right - left) * 0.75), round((bottom - top) * 0.75)
+    x = left + round((right - left - w) * (0.5 + 0.5 * jitter[0]))
+    y = top + round((bottom - top - h) * (0.5 + 0.5 * jitter[1]))
+    return x, y, x + w, y + h
 
 
 def render(scene: Scene, size: tuple[int, int], jitter: Sequence[tuple[float, float]] | None = None) -> Image.Image:
     """`paint` as a picture."""
     return Image.fromarray(paint(scene, size, jitter), mode="RGB")
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A scene as one picture shows it.
+
+    Attributes:
+        scene: what is to be seen.
+        size: width and height in pixels.
+        jitter: where each object stands in its cell, from `draw_jitter`.
+    """
+
+    scene: Scene
+    size: tuple[int, int]
+    jitter: tuple[tuple[float, float], ...]
+
+    def render(self) -> Image.Image:
+        """The picture."""
+        return render(self.scene, self.size, self.jitter)
+
+    def box(self, o: Object) -> Box:
+        """The pixels of one of its objects."""
+        return object_box(o, self.size, self.jitter[self.scene.objects.index(o)])
+
+    def without(self, o: Object) -> Drawn:
+        """The same picture with an object taken out; every other pixel stays as it is."""
+        i = self.scene.objects.index(o)
+        rest = self.scene.objects[:i] + self.scene.objects[i + 1 :]
+        return Drawn(make_scene(rest), self.size, self.jitter[:i] + self.jitter[i + 1 :])
+
+    def recoloured(self, o: Object, colour: str) -> Drawn:
+        """The same picture with an object in another colour; every pixel outside its box stays as it is.
+
+        Raises:
+            ValueError: another object looks like that already.
+        """
+        objects = (replace(other, colour=colour) if other == o else other for other in self.scene.objects)
+        return Drawn(make_scene(objects), self.size, self.jitter)  # cells are distinct, so the order stays

@@ -8,7 +8,7 @@ import numpy as np
 
 from lostattn.data.asking import CHOICES, KINDS, ask
 from lostattn.data.question import Question, Questions
-from lostattn.data.scene import SIZES, SPLITS, WIDE_SIZES, Scene, draw_jitter, draw_scene, render
+from lostattn.data.scene import SIZES, SPLITS, WIDE_SIZES, Drawn, Scene, draw_jitter, draw_scene
 
 _LOOK_AHEAD = 14
 _PER_SCENE = 2
@@ -48,7 +48,8 @@ def _draw(
     while pending:
         first, second = draw_scene(rng, split), draw_scene(rng, split)
         size = sizes[int(rng.integers(len(sizes)))]
-        pictures = [render(scene, size, draw_jitter(rng, scene)) for scene in (first, second)]
+        drawn = [Drawn(scene, size, draw_jitter(rng, scene)) for scene in (first, second)]
+        pictures = [picture.render() for picture in drawn]
         if first.key in used:
             continue
         used.add(first.key)
@@ -71,6 +72,7 @@ def _draw(
                     choices=CHOICES[kind],
                     kind=kind,
                     group=_group(first),
+                    scenes=tuple(drawn[:many]),
                 )
             )
     return Questions(questions, name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -72,6 +73,41 @@ def mask_patches(
     return out
 
 
+def cover(
+    picture: Image.Image, box: Sequence[float | int], colour: Colour | None = None, border: int = 4
+) -> Image.Image:
+    """The picture with a box painted over, so that what stood there is gone.
+
+    Args:
+        picture: the picture.
+        box: ``(x0, y0, x1, y1)`` in its pixels, the last ones not included; fractions take the pixels that they touch.
+        colour: to paint with. None takes the mean of what surrounds the box, so that as little as possible is new.
+        border: how many pixels around the box count as its surroundings.
+
+    When it is weak: a box on a rough background leaves a smooth patch behind, and a shadow or a reflection outside it.
+
+    Raises:
+        InputError: a box that is none, that lies outside the picture or covers all of it, or a ``border`` below 1.
+    """
+    out = np.array(picture.convert("RGB"))
+    height, width = out.shape[:2]
+    if len(box) != 4 or not (0 <= box[0] < box[2] <= width and 0 <= box[1] < box[3] <= height):
+        raise InputError(
+            f"box is {tuple(box)}; expected (x0, y0, x1, y1) with x0 < x1 and y0 < y1, in a picture of {width} x "
+            f"{height}."
+        )
+    left, top, right, bottom = math.floor(box[0]), math.floor(box[1]), math.ceil(box[2]), math.ceil(box[3])
+    if not isinstance(border, int) or border < 1:
+        raise InputError(f"border is {border!r}; expected a number of pixels, at least 1.")
+    around = np.zeros((height, width), dtype=bool)
+    around[max(top - border, 0) : bottom + border, max(left - border, 0) : right + border] = True
+    around[top:bottom, left:right] = False
+    if colour is None and not around.any():
+        raise InputError(f"box is {tuple(box)}, all of the picture: nothing surrounds it. Give colour=, or use blank.")
+    out[top:bottom, left:right] = out[around].mean(0).round() if colour is None else colour
+    return Image.fromarray(out)
+
+
 def another_scene(question: Question, data: Sequence[Question], seed: int = 0) -> Question:
     """The same question about the pictures of another one, of the same number and sizes, drawn by ``seed``.
 
@@ -101,9 +137,9 @@ def corrupt(
 
     Args:
         question: a question with pictures.
-        how: ``"blank"``, ``"noise"``, ``"blur"``, or a function ``picture -> picture``.
+        how: ``"blank"``, ``"noise"``, ``"blur"``, ``"cover"`` (a box), or a function ``picture -> picture``.
         images: which of its pictures (None: all).
-        keywords: passed on: ``radius=``, ``strength=``, ``seed=``, ``colour=``.
+        keywords: passed on: ``radius=``, ``strength=``, ``seed=``, ``colour=``, ``box=``.
 
     Returns:
         A question with an id of its own, so that nothing random is shared with the clean one by accident.
@@ -111,7 +147,7 @@ def corrupt(
     Raises:
         InputError: an unknown corruption, an image that is not there, or a function that changes a picture's size.
     """
-    known: dict[str, Callable[..., Image.Image]] = {"blank": blank, "noise": noise, "blur": blur}
+    known: dict[str, Callable[..., Image.Image]] = {"blank": blank, "noise": noise, "blur": blur, "cover": cover}
     if isinstance(how, str) and how not in known:
         raise InputError(f"no corruption is called {how!r}; there are {', '.join(known)}.{nearest(how, known)}")
     function = known[how] if isinstance(how, str) else how
