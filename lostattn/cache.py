@@ -66,6 +66,8 @@ class ActivationCache(Decomposition, Mapping[str, Tensor]):
         self.has_batch_dim = has_batch_dim
 
     def __getitem__(self, key: Key) -> Tensor:
+        if _of_gradient(key):
+            return self.grad(*_without_suffix(key))
         name = self._sites.find(key if isinstance(key, str) else get_act_name(*key))
         if name not in self._names:
             raise UnknownName(
@@ -77,6 +79,8 @@ class ActivationCache(Decomposition, Mapping[str, Tensor]):
 
     def __contains__(self, key: object) -> bool:
         try:
+            if _of_gradient(key):
+                return f"{self._sites.find(get_act_name(*_without_suffix(key)))}_grad" in self._kept
             name = self._sites.find(key if isinstance(key, str) else get_act_name(*key))  # type: ignore[misc]
         except UnknownName:
             return False
@@ -96,6 +100,38 @@ class ActivationCache(Decomposition, Mapping[str, Tensor]):
         """Bytes of the tensors that are held; a tensor that stands under two names counts once."""
         storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in self._tensors()}
         return sum(storages.values())
+
+    @property
+    def grad_names(self) -> tuple[str, ...]:
+        """The points whose gradients are here, in forward order; none without ``backward=``."""
+        return tuple(name for name in self._names if f"{name}_grad" in self._kept)
+
+    def grad(self, name: str, layer: int | str | None = None, layer_type: str | None = None) -> Tensor:
+        """The gradient of a point of a pass that was run with ``backward=``, in the shape of its value.
+
+        ``cache.grad("z", 3)``, or ``cache["blocks.3.attn.hook_z_grad"]`` as TransformerLens spells it.
+
+        Raises:
+            UnknownName: no such point, or one whose gradient is not here; the message says why.
+        """
+        found = self._sites.find(get_act_name(name, layer, layer_type))
+        if f"{found}_grad" not in self._kept:
+            raise UnknownName(self._no_gradient(found))
+        value: Tensor = self._kept[f"{found}_grad"]
+        return value if self.has_batch_dim or found.startswith("vision") else value[0]
+
+    def _no_gradient(self, name: str) -> str:
+        there = self.grad_names
+        if not there:
+            return f"no gradient of {name!r} is here: the pass ran forward alone. Run it with backward=metric."
+        try:
+            self._sites.editable(name)
+        except InputError as error:
+            return f"{name!r} has no gradient: {error}"
+        return (
+            f"the gradient of {name!r} was not asked for.{nearest(name, there)} Name it in names_filter=; with None, "
+            "those of patterns and scores are left out, a [query, key] matrix a head and layer."
+        )
 
     def delta(self, update: str, layer: int) -> Float[Tensor, "batch pos d_model"]:
         """What an update added to the residual stream, as a difference of the stream itself.
@@ -223,10 +259,11 @@ class ActivationCache(Decomposition, Mapping[str, Tensor]):
         return {i: metric(self[ends[update][0], i], self[ends[update][1], i], mask=mask) for i in range(n)}
 
     def to_transformer_lens(self) -> transformer_lens.ActivationCache:
-        """As a ``transformer_lens.ActivationCache`` with every derived point made; direct look-ups only."""
+        """As a ``transformer_lens.ActivationCache`` with every derived point and gradient; direct look-ups only."""
         from transformer_lens import ActivationCache as TheirCache
 
-        return TheirCache({name: self[name] for name in self}, model=None)
+        held = {name: self[name] for name in self} | {f"{name}_grad": self.grad(name) for name in self.grad_names}
+        return TheirCache(held, model=None, has_batch_dim=self.has_batch_dim)
 
     def _tensors(self) -> Iterator[Tensor]:
         for value in self._kept.values():
@@ -253,6 +290,17 @@ class ActivationCache(Decomposition, Mapping[str, Tensor]):
             query, key, geometry["mask"], geometry["causal"], geometry["scaling"], rows, geometry["lengths"], extras
         )
         return scores if how.kind == "attn_scores" else softmax_rows(scores, geometry.get("sinks"))
+
+
+def _of_gradient(key: Any) -> bool:
+    """Whether a key asks for a gradient, in TransformerLens' manner: ``…_grad``."""
+    name = key[0] if isinstance(key, tuple) and key else key
+    return isinstance(name, str) and name.endswith("_grad")
+
+
+def _without_suffix(key: Any) -> tuple[Any, ...]:
+    name, *place = key if isinstance(key, tuple) else (key,)
+    return (name.removesuffix("_grad"), *place)
 
 
 def _readable(n: int | float) -> str:

@@ -65,8 +65,11 @@ def load_cache(path: str | os.PathLike[str], model: LVLM) -> ActivationCache:
         )
     prompt = None if held["prompt"] is None else _prompt_in(held["prompt"], tensors)
     kept: dict[str, Any] = {n: t for n, t in tensors.items() if not n.startswith("prompt.") and ".geometry/" not in n}
-    for name, plain in held["geometry"].items():
-        kept[name] = {**plain, **{k: tensors.get(f"{name}/{k}") for k in ("mask", "lengths")}}
+    kept |= {name: {"mask": None, "lengths": None, **plain} for name, plain in held["geometry"].items()}
+    for spelled, tensor in tensors.items():
+        name, inside, part = spelled.partition(".geometry/")
+        if inside:
+            kept[f"{name}.geometry"][part] = tensor
     return ActivationCache(
         kept, tuple(held["names"]), model.sites, model.hf, prompt, held["meta"], held["has_batch_dim"]
     )
@@ -105,8 +108,8 @@ def _flat(kept: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, dict[st
     geometry: dict[str, dict[str, Any]] = {}
     for name, value in kept.items():
         if isinstance(value, dict):
-            geometry[name] = {"causal": value["causal"], "scaling": value["scaling"]}
-            tensors |= {f"{name}/{k}": value[k] for k in ("mask", "lengths") if value[k] is not None}
+            geometry[name] = {k: part for k, part in value.items() if part is not None and not isinstance(part, Tensor)}
+            tensors |= {f"{name}/{k}": part for k, part in value.items() if isinstance(part, Tensor)}
         else:
             tensors[name] = value
     return tensors, geometry

@@ -46,11 +46,21 @@ class Cut:
         value = value[self.items] if value.shape[0] == self.size[0] else value
         return value[:, self.columns] if value.dim() == 2 else value[:, :, self.columns, self.columns]
 
+    def sinks(self, value: Tensor) -> Tensor:
+        """Sinks ``[head]``, or ``[batch | 1, head, query, 1]``."""
+        if value.dim() != 4:
+            return value
+        return (value[self.items] if value.shape[0] == self.size[0] else value)[:, :, self.columns]
+
     def vision(self, name: str, value: Tensor) -> Tensor:
         """A tensor of the tower: a row an image, or the patches of all images end to end."""
         if not self.packed:
             return value[self.images]
-        axes = (2, 3) if name.endswith(("hook_pattern", "hook_attn_scores")) else (int(value.shape[0] == 1),)
+        axes = (
+            (2, 3)
+            if name.removesuffix("_grad").endswith(("hook_pattern", "hook_attn_scores"))
+            else (int(value.shape[0] == 1),)
+        )
         for axis in axes:
             lengths = self.patches if value.shape[axis] == sum(self.patches) else self.merged
             parts = value.split(lengths, axis)
@@ -73,7 +83,8 @@ def cut_kept(kept: Mapping[str, Any], cut: Cut) -> dict[str, Any]:
         if isinstance(value, dict):
             out[name] = {
                 **value,
-                "mask": None if value["mask"] is None else cut.mask(value["mask"]),
+                **{k: cut.mask(value[k]) for k in ("mask", "bias") if value.get(k) is not None},
+                **{k: cut.sinks(value[k]) for k in ("sinks",) if value.get(k) is not None},
                 "lengths": None if value["lengths"] is None else cut.windows(value["lengths"]),
             }
         else:

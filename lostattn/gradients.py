@@ -1,4 +1,4 @@
-"""Gradients of a number with respect to any hook point that can be edited.
+"""Gradients of a number with respect to any hook point that can be edited, in the pass that makes the number.
 
 At each point zeros are added that a gradient can be asked of; since they change nothing, theirs is the gradient of the
 point itself, whatever view of the model's own tensor the point is.
@@ -6,7 +6,7 @@ point itself, whatever view of the model's own tensor the point is.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -22,12 +22,14 @@ from lostattn.kernels.passes import one_pass
 from lostattn.kernels.workbench import add_probe, add_probe_rows
 from lostattn.names import get_act_name
 from lostattn.plan import Edit, write
+from lostattn.presence import check_reached, reached
 
 if TYPE_CHECKING:
     from lostattn.model import LVLM
     from lostattn.prompt import Prompt
+    from lostattn.sites import NamesFilter
 
-_SQUARE = ("attn.hook_pattern", "attn.hook_attn_scores")
+SQUARE = ("attn.hook_pattern", "attn.hook_attn_scores")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -37,7 +39,7 @@ class Gradients(Mapping[str, Tensor]):
     ``gradients["z", 3]`` has the shape of ``cache["z", 3]``.
 
     Attributes:
-        cache: the values at the points.
+        cache: the values at the points, and the gradients too (``cache.grad("z", 3)``).
         by_name: the gradients, by canonical name.
         logits: of the pass.
         value: the number, summed over items.
@@ -71,13 +73,14 @@ def gradients(
     names: str | Iterable[str],
     interventions: Intervention | None = None,
 ) -> Gradients:
-    """Run a prompt and ask how a number depends on what was computed on the way.
+    """Run a prompt and ask how a number depends on what was computed on the way: one forward pass, one backward.
 
     Args:
         model: the model, with its weights here.
         prompt: a prompt, or what ``model.prompt`` makes one of. Items do not depend on each other, so a metric of
             several gives each its own gradients.
-        metric: ``logits [item, pos, d_vocab] -> [item]`` or one number; differentiable.
+        metric: ``logits [item, pos, d_vocab] -> [item]`` or one number; differentiable. One of :mod:`lostattn.answers`,
+            for example.
         names: the points, all of which can be edited; also of the vision tower and the projector.
         interventions: run with them; gradients are of the values after them.
 
@@ -88,23 +91,85 @@ def gradients(
     prompt = model._prompted(prompt)
     asked = [names] if isinstance(names, str) else list(names)
     keys = list(dict.fromkeys(model.sites.editable(name) for name in asked))
-    own = model._compiled(interventions, prompt)
-    # A first pass says which shapes the points have.
-    _, cache = model.run_with_cache(prompt, keys, interventions)
-    probes = {name: torch.zeros_like(cache[name], requires_grad=True) for name in keys}
-    edits = [Edit(name, *_kernel(name, probe)) for name, probe in probes.items()]
-    program = write(model.sites, model.operations, (), [*own, *edits])
+    check_reached(prompt, keys)
+    return _pass_and_back(model, prompt, metric, keys, keys, interventions)
+
+
+def run_with_gradients(
+    model: LVLM,
+    prompt: Prompt | Any,
+    metric: Callable[[Tensor], Tensor],
+    names_filter: NamesFilter = None,
+    interventions: Intervention | None = None,
+) -> tuple[Float[Tensor, "batch pos d_vocab"], ActivationCache]:
+    """:meth:`lostattn.LVLM.run_with_cache` with ``backward=``: the values that it keeps, and their gradients.
+
+    Raises:
+        InputError: points are named of which none has a gradient; otherwise as :func:`gradients`.
+    """
+    prompt = model._prompted(prompt)
+    names = model.sites.match(names_filter)
+    chosen = names_filter is None or callable(names_filter)
+    if chosen:
+        names = reached(prompt, names)
+    check_reached(prompt, names)
+    keys, refusals = [], []
+    for name in names:
+        if names_filter is None and name.endswith(SQUARE):
+            continue  # a [query, key] matrix a head and layer, which keeping everything never costs
+        try:
+            keys.append(model.sites.editable(name))
+        except InputError as error:
+            refusals.append(error)
+    if not keys:
+        raise refusals[0] if refusals else InputError("names_filter accepts no point, so nothing has a gradient.")
+    found = _pass_and_back(model, prompt, metric, names, keys, interventions)
+    return found.logits, found.cache
+
+
+def _pass_and_back(
+    model: LVLM,
+    prompt: Prompt,
+    metric: Callable[[Tensor], Tensor],
+    names: Sequence[str],
+    keys: Sequence[str],
+    interventions: Intervention | None,
+) -> Gradients:
+    """One pass that keeps ``names``, and the gradients of ``keys``."""
+    if model.is_described_only:
+        raise InputError(f"{model.name!r} is described without its weights; gradients need them here: la.load(id).")
+    if not callable(metric):
+        raise InputError(f"the metric is {metric!r}; expected a function of the logits, such as la.answers.metric(…).")
+    edits = [Edit(name, add_probe_rows if name.endswith(SQUARE) else add_probe, {"name": name}) for name in keys]
+    program = write(model.sites, model.operations, names, [*model._compiled(interventions, prompt), *edits])
+    shared: dict[str, Any] = {"probes": {}}
     with torch.enable_grad():
         with model.nn.trace(**model._inputs(prompt), use_cache=False) as tracer:
-            found = nnsight.save(one_pass(model.nn, tracer, program, True, {}))
+            found = nnsight.save(one_pass(model.nn, tracer, program, True, shared))
         logits = found["logits"]
-        number = metric(logits).sum()
-        if not number.requires_grad:
-            raise InputError("the metric does not depend on the logits by anything that has a gradient.")
-        made = torch.autograd.grad(number, list(probes.values()), allow_unused=True, materialize_grads=True)
-    by_name = dict(zip(keys, (grad.detach() for grad in made), strict=True))
-    return Gradients(cache, by_name, logits.detach(), float(number.detach()))
+        number = _number(metric, logits)
+        probes = [shared["probes"][name] for name in keys]
+        made = torch.autograd.grad(number, probes, allow_unused=True, materialize_grads=True)
+    by_name = {name: grad.detach() for name, grad in zip(keys, made, strict=True)}
+    kept = {name: _detached(value) for name, value in found["kept"].items()}
+    kept |= {f"{name}_grad": grad for name, grad in by_name.items()}
+    value = float(number.detach())
+    cache = ActivationCache(kept, tuple(names), model.sites, model.hf, prompt, {"backward": value})
+    return Gradients(cache, by_name, logits.detach(), value)
 
 
-def _kernel(name: str, probe: Tensor) -> tuple[Callable[..., Any], dict[str, Any]]:
-    return (add_probe_rows if name.endswith(_SQUARE) else add_probe), {"probe": probe}
+def _number(metric: Callable[[Tensor], Tensor], logits: Tensor) -> Float[Tensor, ""]:
+    """The metric, summed over items."""
+    made = metric(logits)
+    if not isinstance(made, Tensor):
+        raise InputError(f"the metric gave {type(made).__name__}; expected a tensor: one number, or one an item.")
+    number = made.sum()
+    if not number.requires_grad:
+        raise InputError("the metric does not depend on the logits by anything that has a gradient.")
+    return number
+
+
+def _detached(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _detached(part) for name, part in value.items()}
+    return value.detach() if isinstance(value, Tensor) else value

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -105,8 +105,9 @@ class LVLM:
         device: str | torch.device | None = None,
         dtype: torch.dtype | None = None,
         remote: Remote = False,
+        backward: Callable[[Tensor], Tensor] | None = None,
     ) -> tuple[Float[Tensor, "batch pos d_vocab"], ActivationCache]:
-        """One forward pass, with what it computed on the way.
+        """One forward pass, with what it computed on the way, and the gradients of that where ``backward=`` is given.
 
         Args:
             prompt: a prompt, or what :meth:`prompt` makes one of.
@@ -115,13 +116,25 @@ class LVLM:
             interventions: what to change on the way. The cache shows the values after it.
             device, dtype: where and how to keep the cache (default: as the model computed it).
             remote: ``True`` runs it on NDIF, ``"local"`` rehearses that here; see :mod:`lostattn.remote`.
+            backward: a metric, ``logits [item, pos, d_vocab] -> [item]`` or one number, such as
+                ``la.answers.metric(model, question)``. The cache then also holds the metric's gradient at every kept
+                point that can be edited: ``cache.grad("z", 3)``, or ``cache["blocks.3.attn.hook_z_grad"]``. Those of
+                patterns and scores are there where ``names_filter`` names them. See :mod:`lostattn.gradients`.
 
         Returns:
             The logits and the cache.
 
         Raises:
-            InputError: before anything runs, where a name, a layer, a head or a position does not exist here.
+            InputError: before anything runs, where a name, a layer, a head or a position does not exist here; a metric
+                that has no gradient.
         """
+        if backward is not None:
+            from lostattn.gradients import run_with_gradients
+
+            if remote is not False:
+                raise InputError("backward= needs the weights here; leave remote= out.")
+            logits, cache = run_with_gradients(self, prompt, backward, names_filter, interventions)
+            return logits, cache if device is None and dtype is None else cache.to(device, dtype)
         return carry_out(self, cache_call(self, prompt, names_filter, interventions, device, dtype), remote)
 
     def run_with_hooks(

@@ -40,6 +40,27 @@ def test_a_cache_comes_back_whole(family: str, tmp_path: Path) -> None:
     assert_close(logits, model.run_with_hooks(prompt, interventions=edit), rtol=0, atol=0)
 
 
+def test_what_a_kernel_adds_to_plain_attention_comes_back_and_is_cut(tmp_path: Path) -> None:
+    """A soft cap, a bias of positions and sinks, put into a cache as a kernel that has them would leave them."""
+    model = wrapped("llava")
+    prompt = model.prompt(inputs=batched("llava", unequal("llava")))
+    _, cache = model.run_with_cache(prompt)
+    batch, heads, pos = len(prompt), model.cfg.n_heads, prompt.n_pos
+    generator = torch.Generator().manual_seed(3)
+    bias, sinks = torch.randn(1, heads, pos, pos, generator=generator), torch.randn(heads, generator=generator)
+    by_row = torch.randn(batch, heads, pos, 1, generator=generator)
+    plain = cache["pattern", 1]
+    cache._kept["blocks.1.attn.geometry"] |= {"softcap": 1.5, "bias": bias, "sinks": sinks}
+    cache._kept["blocks.2.attn.geometry"] |= {"softcap": None, "bias": None, "sinks": by_row}
+    back = ActivationCache.load(cache.save(tmp_path / "run"), model)
+    part = cache.apply_slice_to_batch_dim([1])
+    real = prompt.token_map.real[1]
+    assert (cache["pattern", 1] - plain).abs().max() > 0.1
+    for layer in (1, 2):
+        assert_close(back["pattern", layer], cache["pattern", layer], rtol=0, atol=0)
+        assert_close(part["pattern", layer][0], cache["pattern", layer][1][:, real][:, :, real], rtol=1e-5, atol=1e-6)
+
+
 def test_the_pictures_and_the_boxes_of_their_patches_come_back(tiny_llava, shapes_questions, tmp_path: Path) -> None:
     prompt = tiny_llava.prompt(list(shapes_questions[:2]))
     _, cache = tiny_llava.run_with_cache(prompt, "blocks.1.hook_resid_post")

@@ -1,16 +1,17 @@
-"""Gradients at hook points against central differences, in double precision."""
+"""Gradients at hook points against bare autograd and central differences, in double precision."""
 
 from __future__ import annotations
 
 import functools
+from pathlib import Path
 
 import pytest
 import torch
-from tiny import FAMILIES, INPUTS, MAKERS
+from tiny import FAMILIES, INPUTS, MAKERS, batched, unequal
 from torch.testing import assert_close
 
-from lostattn import Ablate, load
-from lostattn.errors import InputError
+from lostattn import Ablate, ActivationCache, KnockOut, load
+from lostattn.errors import InputError, UnknownName
 from lostattn.gradients import gradients
 
 POINTS = (
@@ -79,6 +80,106 @@ def test_gradients_under_an_intervention_are_those_of_the_edited_pass(family: st
     assert float(slope.norm()) == pytest.approx((ends[0] - ends[1]) / (2 * STEP), rel=5e-3)
 
 
+def autograd(family: str, inputs: dict[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+    """Gradients at modules of the bare Hugging Face model, by hooks that retain them; and the metric."""
+    hf = MAKERS[family](dtype=torch.float64)
+    decoder, seen = hf.model.language_model.layers, {}
+
+    def keep(name):
+        def hook(module, args, kwargs, output=None):
+            value = output if output is not None else args[0] if args else kwargs["hidden_states"]
+            seen[name] = value[0] if isinstance(value, tuple) else value
+            seen[name].retain_grad()
+
+        return hook
+
+    for i in (0, 2):
+        block = decoder[i]
+        block.register_forward_pre_hook(keep(f"blocks.{i}.hook_resid_pre"), with_kwargs=True)
+        block.self_attn.register_forward_hook(keep(f"blocks.{i}.hook_attn_out"), with_kwargs=True)
+        for part in "qkv":
+            linear = getattr(block.self_attn, f"{part}_proj")
+            linear.register_forward_hook(keep(f"blocks.{i}.attn.hook_{part}"), with_kwargs=True)
+        block.self_attn.o_proj.register_forward_pre_hook(keep(f"blocks.{i}.attn.hook_z"), with_kwargs=True)
+        block.post_attention_layernorm.register_forward_pre_hook(keep(f"blocks.{i}.hook_resid_mid"), with_kwargs=True)
+        block.mlp.down_proj.register_forward_pre_hook(keep(f"blocks.{i}.mlp.hook_post"), with_kwargs=True)
+        block.mlp.register_forward_hook(keep(f"blocks.{i}.hook_mlp_out"), with_kwargs=True)
+        block.register_forward_hook(keep(f"blocks.{i}.hook_resid_post"), with_kwargs=True)
+    projector = hf.model.multi_modal_projector if family == "llava" else hf.model.visual.merger
+    projector.register_forward_hook(keep("vision_projector.hook_out"), with_kwargs=True)
+    moved = {n: v.double() if v.is_floating_point() else v for n, v in inputs.items()}
+    number = metric(hf(**moved, use_cache=False).logits)
+    number.sum().backward()
+    return {name: value.grad for name, value in seen.items()}, number.detach()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_gradients_in_the_call_that_keeps_values_are_those_of_bare_autograd(family: str) -> None:
+    model, prompt = run(family)
+    expected, number = autograd(family, INPUTS[family]())
+    squares = [f"blocks.{i}.attn.hook_{what}" for i in (0, 2) for what in ("pattern", "attn_scores")]
+    _, all_of_it = model.run_with_cache(prompt, backward=metric)
+    logits, cache = model.run_with_cache(prompt, [*expected, *squares], backward=metric)
+    assert cache.meta["backward"] == pytest.approx(float(number), rel=1e-9)
+    assert_close(logits, model(prompt), rtol=0, atol=0)
+    assert len(expected) == 21
+    for name, slope in expected.items():
+        found = cache[f"{name}_grad"]
+        assert found.shape == cache[name].shape and found.abs().max() > 1e-6, name
+        assert_close(found.reshape(slope.shape), slope, rtol=1e-6, atol=1e-9, msg=name)
+        assert_close(all_of_it.grad(name), found, rtol=1e-6, atol=1e-9)
+    for i in (0, 2):
+        # Patterns by hand: what z is worth, times what the keys hold; scores by the softmax's own derivative.
+        v = cache["v", i].repeat_interleave(model.cfg.n_heads // model.cfg.n_key_value_heads, 2)
+        slope = torch.einsum("bqhd,bkhd->bhqk", cache.grad("z", i), v)
+        causal = torch.ones(slope.shape[2:], dtype=torch.bool).tril()
+        assert_close(cache["pattern_grad", i][..., causal], slope[..., causal], rtol=1e-5, atol=1e-7)
+        pattern = cache["pattern", i]
+        of_scores = pattern * (slope - (pattern * slope).sum(-1, keepdim=True))
+        assert_close(cache["attn_scores_grad", i][..., causal], of_scores[..., causal], rtol=1e-4, atol=1e-7)
+    assert all(weight.grad is None for weight in model.hf.parameters())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_cache_knows_which_gradients_it_has(family: str, tmp_path: Path) -> None:
+    model = double(family)
+    prompt = model.prompt(inputs=batched(family, unequal(family)))
+    cut = KnockOut("last", "image", layers=1)
+    _, cache = model.run_with_cache(prompt, interventions=cut, backward=lambda x: x[:, -1, 17])
+    # Everything that can be edited but patterns and scores, unless they are asked for.
+    assert {"blocks.1.attn.hook_rot_q", "vision_projector.hook_in", "hook_unembed"} <= set(cache.grad_names)
+    assert not any(name.endswith(("pattern", "attn_scores", "scale", "result")) for name in cache.grad_names)
+    assert ("z_grad", 1) in cache and ("pattern_grad", 1) not in cache and "z1" in cache
+    unembed = torch.zeros_like(cache["hook_unembed"])
+    unembed[:, -1, 17] = 1
+    assert_close(cache.grad("unembed"), unembed)
+    for item in range(3):  # items do not depend on each other; their padding goes with their mates
+        alone, part = prompt[item], cache.apply_slice_to_batch_dim(item)
+        _, own = model.run_with_cache(alone, "z1", cut, backward=lambda x: x[:, -1, 17])
+        assert_close(part.grad("z", 1), own.remove_batch_dim()["z_grad", 1], rtol=1e-5, atol=1e-7)
+    assert cache.to(dtype=torch.float32).grad("z", 1).dtype == torch.float32
+    back = ActivationCache.load(cache.save(tmp_path / "run"), model)
+    assert list(back) == list(cache) and back.grad_names == cache.grad_names
+    assert_close(back["q_grad", 0], cache["q_grad", 0], rtol=0, atol=0)
+    theirs = cache.to_transformer_lens()
+    assert_close(theirs["blocks.1.attn.hook_z_grad"], cache.grad("z", 1), rtol=0, atol=0)
+    with pytest.raises(UnknownName, match="the gradient of 'blocks.1.attn.hook_pattern' was not asked for"):
+        cache["pattern_grad", 1]
+    with pytest.raises(UnknownName, match="'blocks.1.attn.hook_result' has no gradient: .*can be read but not edited"):
+        cache.grad("result", 1)
+    with pytest.raises(UnknownName, match="the pass ran forward alone. Run it with backward=metric"):
+        model.run_with_cache(prompt, "z1")[1].grad("z", 1)
+
+
+def test_a_prompt_without_a_picture_and_a_filter() -> None:
+    from tiny import text_inputs
+
+    model = double("llava")
+    prompt = model.prompt(inputs=text_inputs("llava"))
+    _, cache = model.run_with_cache(prompt, lambda name: "hook_pattern" in name or "hook_z" in name, backward=metric)
+    assert len(cache.grad_names) == 2 * model.cfg.n_layers and cache.grad("pattern", 2).abs().max() > 0
+
+
 def test_nothing_is_left_on_the_weights() -> None:
     model, prompt = run("llava")
     found = gradients(model, prompt, metric, "blocks.1.hook_resid_pre")
@@ -95,3 +196,9 @@ def test_what_has_no_gradient_is_refused() -> None:
         gradients(model, prompt, metric, "blocks.1.ln1.hook_scale")
     with pytest.raises(InputError, match="no gradient of 'blocks.2.attn.hook_z' was asked for"):
         gradients(model, prompt, metric, "blocks.1.attn.hook_z")["z", 2]
+    with pytest.raises(InputError, match="the metric gave float; expected a tensor"):
+        model.run_with_cache(prompt, "blocks.1.attn.hook_z", backward=lambda logits: 1.0)
+    with pytest.raises(InputError, match="'blocks.1.ln1.hook_scale' can be read but not edited"):
+        model.run_with_cache(prompt, ["result1", "blocks.1.ln1.hook_scale"], backward=metric)
+    with pytest.raises(InputError, match="backward= needs the weights here"):
+        model.run_with_cache(prompt, "z1", backward=metric, remote="local")

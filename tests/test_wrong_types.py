@@ -23,6 +23,7 @@ calls = {
     "conditions is list; expected interventions by name": lambda: la.experiments.probe(model, questions, [edit]),
     "reductions is 'rid'; expected reductions": lambda: model.measure(prompt, "rid"),
     "fwd_hooks holds 'b'; expected pairs": lambda: model.run_with_hooks(prompt, "blocks.1.hook_resid_pre"),
+    "the metric is 'logit'; expected a function": lambda: model.run_with_cache(prompt, backward="logit"),
 }
 for expected, call in calls.items():
     try:
@@ -40,4 +41,4 @@ def test_each_is_refused_with_what_was_expected():
     run = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=False)
     if run.returncode:
         pytest.fail(run.stderr)
-    assert run.stdout.split("\n")[:-1] == ["said"] * 8
+    assert run.stdout.split("\n")[:-1] == ["said"] * 9

@@ -50,11 +50,16 @@ def sum_rows(held, here, name, mask):
     return {"count": torch.tensor(len(rows)), "sum": rows.sum(0), "squares": (rows * rows).sum(0)}
 
 
-def add_probe(x, here, probe):
-    """Add zeros that a gradient can be asked of: the gradient of the zeros is the gradient of this point."""
-    return x + probe.to(x.device)
+def add_probe(x, here, name):
+    """Add zeros that a gradient can be asked of: the gradient of the zeros is the gradient of this point.
+
+    They are left, under ``name``, in the ``probes`` of what the passes of a session share.
+    """
+    probe = torch.zeros_like(x, requires_grad=True)
+    here["memory"]["session"]["probes"][name] = probe
+    return x + probe
 
 
-def add_probe_rows(x, cells, here, probe):
-    """The same at the attention boundary, for ``probe [batch, head, query, key]`` and the rows at hand."""
-    return x + probe.to(x.device)[:, :, here["rows"]]
+def add_probe_rows(x, cells, here, name):
+    """The same at the attention boundary, for the rows at hand: all of them."""
+    return add_probe(x, here, name)

@@ -11,7 +11,7 @@ from __future__ import annotations
 from lostattn.interventions.projection import EarlyProjection
 from lostattn.lenses.attribution import direct_attribution
 from lostattn.lenses.image_attribution import ImageAttribution, image_attribution
-from lostattn.lenses.inputs import input_attribution
+from lostattn.lenses.inputs import input_attribution, input_figure
 from lostattn.lenses.logit_lens import Readout, logit_lens
 from lostattn.lenses.vision import vision_lens
 
@@ -22,6 +22,7 @@ __all__ = [
     "direct_attribution",
     "image_attribution",
     "input_attribution",
+    "input_figure",
     "logit_lens",
     "vision_lens",
 ]

@@ -14,6 +14,8 @@ from lostattn.gradients import gradients
 from lostattn.image_layout import PatchGrid
 
 if TYPE_CHECKING:
+    import matplotlib.figure
+
     from lostattn.model import LVLM
     from lostattn.prompt import Prompt
 
@@ -33,14 +35,15 @@ def input_attribution(
     Args:
         model: the model, with its weights here.
         prompt: a prompt, or what ``model.prompt`` makes one of.
-        metric: ``logits [item, pos, d_vocab] -> [item]`` or one number; differentiable.
+        metric: ``logits [1, pos, d_vocab] -> [1]`` or one number, of this item alone; differentiable.
         of: ``"tokens"``: the projected patches as the decoder is handed them; ``"pixels"``: the values that the
             processor made of the picture, summed over the square of pixels that a token stands for.
         item: which item of the batch.
         image: which of its images.
 
     Raises:
-        InputError: another word, an item or image that is not there, or an image whose grid is not known.
+        InputError: another word, an item or image that is not there, an image whose grid is not known, or (of pixels)
+            one that the processor cuts into tiles.
     """
     prompt = model._prompted(prompt)
     if of not in ("tokens", "pixels"):
@@ -61,6 +64,26 @@ def input_attribution(
     return out.index_add(0, place[here], product[here])
 
 
+def input_figure(
+    model: LVLM,
+    prompt: Prompt | Any,
+    metric: Callable[[Tensor], Tensor],
+    of: str = "tokens",
+    item: int = 0,
+    image: int = 0,
+    title: str | None = None,
+) -> matplotlib.figure.Figure:
+    """:func:`input_attribution` drawn over the picture; it takes the same arguments and raises the same errors."""
+    from lostattn.view import overlay
+    from lostattn.view.reading import picture_and_grid
+
+    prompt = model._prompted(prompt)
+    values = input_attribution(model, prompt, metric, of, item, image)
+    picture, grid = picture_and_grid(prompt, item, image)
+    title = title or f"Gradient times input: {'image tokens' if of == 'tokens' else 'pixels'}"
+    return overlay(picture, values, grid, title=title, label="metric")
+
+
 def _of_pixels(
     model: LVLM, prompt: Prompt, metric: Callable[[Tensor], Tensor], image: int, grid: PatchGrid
 ) -> Float[Tensor, "patch"]:
@@ -74,6 +97,11 @@ def _of_pixels(
     if "image_grid_thw" in inputs:  # packed: a row a patch of the tower, those that are merged next to each other
         rows = product.sum(-1).split(inputs["image_grid_thw"].prod(-1).tolist())[image]
         return rows.reshape(len(grid), -1).sum(-1)
+    if product.dim() != 4:
+        raise InputError(
+            f"the pixel values have the shape {tuple(product.shape)}: pictures in tiles, whose pixels do not go by one "
+            "grid. Take of='tokens'."
+        )
     square = product[image].sum(0)
     side = square.shape[0] // grid.rows, square.shape[1] // grid.cols
     cut = square[: grid.rows * side[0], : grid.cols * side[1]]

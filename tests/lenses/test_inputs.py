@@ -9,7 +9,7 @@ import torch
 from tiny import FAMILIES, INPUTS, MAKERS, bare, batched, unequal, wrapped
 from torch.testing import assert_close
 
-from lostattn import lenses, load
+from lostattn import answers, lenses, load
 from lostattn.errors import InputError
 
 
@@ -63,3 +63,16 @@ def test_what_is_not_there_is_refused() -> None:
         lenses.input_attribution(model, prompt, metric, "words")
     with pytest.raises(InputError, match="item 0 or its image 1 is not there"):
         lenses.input_attribution(model, prompt, metric, image=1)
+
+
+def test_it_is_drawn_over_the_picture(tiny_model, shapes_questions) -> None:
+    question = shapes_questions.only("comparison")[0]
+    metric = answers.metric(tiny_model, question)
+    for of in ("tokens", "pixels"):
+        figure = lenses.input_figure(tiny_model, question, metric, of, image=1)
+        assert figure.axes and any(
+            "Gradient times input" in t.get_text() for t in (figure.axes[0].title, *figure.texts)
+        )
+        values = lenses.input_attribution(tiny_model, question, metric, of, image=1)
+        shown = max((image.get_array().size for axes in figure.axes for image in axes.images), default=0)
+        assert values.abs().max() > 0 and shown > 0
