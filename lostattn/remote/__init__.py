@@ -22,10 +22,12 @@ from __future__ import annotations
 
 from lostattn.remote.failures import (
     ConnectionLost,
+    Interrupted,
     JobFailed,
     NoKey,
     NotHosted,
     RemoteFailure,
+    UnknownJob,
     VersionDrift,
 )
 from lostattn.remote.jobs import Job
@@ -34,6 +36,7 @@ from lostattn.remote.session import Later, Session, submit
 
 __all__ = [
     "ConnectionLost",
+    "Interrupted",
     "Job",
     "JobFailed",
     "Later",
@@ -42,6 +45,7 @@ __all__ = [
     "RemoteFailure",
     "Service",
     "Session",
+    "UnknownJob",
     "VersionDrift",
     "check",
     "submit",

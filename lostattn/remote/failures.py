@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from lostattn.errors import LostAttnError
 
 
@@ -29,9 +31,17 @@ class JobFailed(RemoteFailure):
         self.there = there
 
 
-class ConnectionLost(RemoteFailure):
-    """The service cannot be reached; ``job`` can be picked up again where it had been accepted."""
+class Interrupted(RemoteFailure):
+    """The service stopped the job for a reason of its own; it gave no result."""
 
-    def __init__(self, message: str, job: object = None) -> None:
+
+class UnknownJob(RemoteFailure):
+    """The service knows no such job: it never got it, or has let it go."""
+
+
+class ConnectionLost(RemoteFailure):
+    """The service cannot be reached; ``job`` can be asked for again where it was, or may have been, accepted."""
+
+    def __init__(self, message: str, job: Any = None) -> None:
         super().__init__(message)
         self.job = job

@@ -15,7 +15,7 @@ from nnsight.schema.response import Status
 
 from lostattn.calls import Call, Raw, Reading
 from lostattn.errors import InputError
-from lostattn.remote.failures import ConnectionLost, RemoteFailure
+from lostattn.remote.failures import ConnectionLost, RemoteFailure, UnknownJob
 from lostattn.remote.service import Service
 
 if TYPE_CHECKING:
@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from lostattn.prompt import Prompt
 
 FORMAT = 1
-LOOKS = 5  # how often a look-up is tried again before the connection counts as lost
+LOOKS = 8  # how often a look-up is tried before the connection counts as lost: half a minute
+PAUSE = 0.2  # seconds before the second look-up, doubled before each later one
 UNKNOWN_FOR = 30.0  # seconds after which a job that the service does not know counts as unknown
 
 
@@ -73,6 +74,8 @@ class Job:
         Raises:
             JobFailed: it raised there; the message holds the server's error and the line.
             NotHosted: the service does not run the model.
+            Interrupted: the service stopped it for a reason of its own.
+            UnknownJob: the service knows no such job.
             ConnectionLost: the service cannot be reached any more; the job goes on, and may be asked for again.
             TimeoutError: it is not done yet; ask again.
         """
@@ -91,7 +94,7 @@ class Job:
                     f"job {self.id} is not done after {timeout:g} s (last seen: {self.status}); ask again."
                 )
             if self._backend.status is None and time.monotonic() - began > UNKNOWN_FOR:
-                raise RemoteFailure(f"{self.service.host} knows no job {self.id}; it keeps them for a limited time.")
+                raise UnknownJob(f"{self.service.host} knows no job {self.id}; it keeps them for a limited time.")
             time.sleep(pause)
             pause = min(pause * 1.3, 1.0)
         assert self._raw is not None
@@ -170,7 +173,7 @@ class Job:
 
     def _wait_or_give_up(self, attempt: int, error: Exception) -> None:
         if attempt + 1 < LOOKS:
-            time.sleep(0.2 * 2**attempt)
+            time.sleep(PAUSE * 2**attempt)
             return
         raise ConnectionLost(
             f"the connection to {self.service.host} was lost ({error}). The job goes on there, and nothing is lost: "

@@ -8,24 +8,33 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nnsight.intervention.backends.remote import RemoteBackend, RemoteError
+from nnsight.intervention.backends.remote import RemoteError
 from nnsight.schema.config import CONFIG
+from pydantic import ValidationError
 
 from lostattn.remote.failures import (
     ConnectionLost,
+    Interrupted,
     JobFailed,
     NoKey,
     NotHosted,
     RemoteFailure,
     VersionDrift,
 )
-from lostattn.remote.shipping import packed
+from lostattn.remote.sending import NOT_STARTED, UNKNOWN, Submission
 
 if TYPE_CHECKING:
     from lostattn.model import LVLM
 
 PUBLIC = "https://api.ndif.us"
 VISION_TASKS = ("image-text-to-text", "visual-question-answering", "image-to-text")
+# How a service's own troubles begin; a job that they end gave no result.
+INTERRUPTIONS = (
+    "Critical server error",
+    "Error starting model",
+    "Error submitting request",
+    "Replica was evicted",
+)
 
 
 @dataclass(frozen=True)
@@ -63,8 +72,12 @@ class Service:
         comparison = EnvComparison(get_local_env(), self._get("/env"))
         return {name: (v["local"], v["remote"]) for name, v in comparison.critical_mismatches.items()}
 
+    def submission(self, model: LVLM) -> Submission:
+        """A backend that sends one job for a model to this service."""
+        return Submission(model_key(model), self.host, self.key, model.nn._remoteable_get_env())
+
     @contextmanager
-    def explained(self, model: LVLM) -> Iterator[None]:
+    def explained(self, model: LVLM, submission: Submission) -> Iterator[None]:
         """While a job is sent: refusals of the service become errors that say what to do.
 
         Raises:
@@ -77,12 +90,17 @@ class Service:
             )
         try:
             yield
-        except RemoteError as error:
-            raise self._refusal(str(error), error.__cause__, model) from error
+        except (RemoteError, ValidationError) as error:
+            raise self._refusal(str(error), error.__cause__, submission) from error
 
     def failure(self, text: str, model: LVLM) -> RemoteFailure:
         """What a job's ERROR means, as an error to raise."""
-        if "deploy" in text[:60] or "provisioning" in text[:60]:
+        if text.startswith(INTERRUPTIONS):
+            return Interrupted(
+                f"{self.host} stopped the job before it gave a result: {text.strip()} Nothing of it is used; "
+                "the same call may be sent again."
+            )
+        if text.startswith(("Could not deploy", "Error provisioning")):
             return self._not_hosted(model, text)
         if "architecture on this server" in text:
             return VersionDrift(f"{text.strip().splitlines()[0]}{self._told_drift()}")
@@ -94,7 +112,7 @@ class Service:
             message += f"\n{place}"
         return JobFailed(message + self._told_drift(), text)
 
-    def _refusal(self, text: str, cause: Any, model: LVLM) -> RemoteFailure:
+    def _refusal(self, text: str, cause: Any, submission: Submission) -> RemoteFailure:
         import httpx
 
         status = cause.response.status_code if isinstance(cause, httpx.HTTPStatusError) else None
@@ -105,16 +123,18 @@ class Service:
             )
         if status == 400 and "version" in told:
             return VersionDrift(f"{self.host} refused this client: {told}{self._told_drift()}")
-        if isinstance(cause, httpx.ConnectError | httpx.ConnectTimeout):
+        tries = f"sent {submission.tries} times" if submission.tries > 1 else "sent once"
+        if submission.fate == UNKNOWN:
             return ConnectionLost(
-                f"{self.host} cannot be reached ({told}); nothing was sent. Check the address (NDIF_HOST)."
+                f"the connection to {self.host} was lost while the job was being sent ({told}; {tries}). Whether it "
+                "was accepted is not known. error.job.result() asks for it under its name, and a job sent anew has "
+                "another: no result holds a question twice."
             )
-        if isinstance(cause, httpx.TransportError):
+        if submission.fate == NOT_STARTED and status is None:
             return ConnectionLost(
-                f"the connection to {self.host} was lost while the job was being sent ({told}). Whether it was "
-                "accepted is not known, and no result of it will be used; send it again."
+                f"{self.host} cannot be reached ({told}; {tries}); nothing was started. Check the address (NDIF_HOST)."
             )
-        return RemoteFailure(f"{self.host} did not take the job: {told}")
+        return RemoteFailure(f"{self.host} did not take the job: {told} ({tries})")
 
     def _not_hosted(self, model: LVLM, text: str) -> NotHosted:
         try:
@@ -147,21 +167,6 @@ class Service:
         except (httpx.HTTPError, ValueError) as error:
             raise ConnectionLost(f"{self.host} cannot be reached ({error}).") from error
         return found
-
-
-class Submission(RemoteBackend):
-    """nnsight's backend for a job that is sent and looked up later, with this package's way of packing."""
-
-    def __init__(self, service: Service, model: LVLM) -> None:
-        super().__init__(
-            model_key(model), host=service.host, api_key=service.key, env=model.nn._remoteable_get_env(), blocking=False
-        )
-        self.sent = 0
-
-    def _serialize(self, tracer: Any) -> bytes:
-        blob = packed(tracer, self.compress)
-        self.sent = len(blob)
-        return blob
 
 
 def model_key(model: LVLM) -> str:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from lostattn.calls import Call, Raw, Remote, open_forward, open_generation, open_session, run_here
+from lostattn.calls import Call, Raw, Remote, run_here
 from lostattn.errors import InputError
+from lostattn.remote.failures import ConnectionLost
 from lostattn.remote.jobs import Job
+from lostattn.remote.opening import checked_remote, rehearsed
+from lostattn.remote.parts import Part, carried_out
 from lostattn.remote.rehearsal import Rehearsal
-from lostattn.remote.service import Service, Submission
 from lostattn.written import CALLS, cache_call, generate_call, hooks_call, measure_call
 
 if TYPE_CHECKING:
@@ -48,27 +49,47 @@ class Session:
         answers[0].result().text
 
     Its methods are those of the model and take the same arguments; each gives a :class:`Later`. Nothing is sent before
-    the session closes. The job is sent once and only ever looked up again, so that no call runs twice in a result.
-    Where an exception leaves the ``with`` block, nothing is sent at all.
+    the session closes. What was accepted is only ever asked for again, so that no call stands twice in a result. Where
+    an exception leaves the ``with`` block, nothing is sent at all.
+
+    A long sweep goes as several jobs of ``job_size`` calls, so that what breaks off can go on: after a failure
+    :meth:`resume` carries out the calls whose results are missing, and no others.
 
     Args:
         model: the model.
         remote: ``True``, a host's URL, ``"local"``, or ``False`` to run each call here, at once.
-        wait: wait for the results when the session closes. Without it :attr:`job` is there to wait for, or to store.
+        wait: wait for the results when the session closes. Without it :attr:`jobs` are there to wait for, or to store.
+        job_size: how many calls a job holds at the most; ``None`` puts all into one.
+
+    Attributes:
+        sent, received: bytes of the requests and of the results, as they travelled (compressed).
     """
 
-    def __init__(self, model: LVLM, remote: Remote = True, wait: bool = True) -> None:
+    def __init__(self, model: LVLM, remote: Remote = True, wait: bool = True, job_size: int | None = None) -> None:
         checked_remote(remote)
+        if job_size is not None and job_size < 1:
+            raise InputError(f"job_size is {job_size}; expected at least 1, or None for one job.")
         self.model = model
         self.remote = remote
         self.wait = wait
+        self.job_size = job_size
         self.calls: list[Call] = []
-        self.job: Job | None = None
         self.sent = 0
         self.received = 0
         self._raw: list[Raw] | None = None
+        self._parts: list[Part] = []
         self._memory: dict[str, Any] = {}
         self._here: list[Raw] = []
+
+    @property
+    def jobs(self) -> list[Job]:
+        """The jobs that were sent, in the order of their calls."""
+        return [part.job for part in self._parts if part.job is not None]
+
+    @property
+    def job(self) -> Job | None:
+        """The job, where there is one alone."""
+        return self.jobs[0] if len(self.jobs) == 1 else None
 
     def __enter__(self) -> Session:
         return self
@@ -83,11 +104,41 @@ class Session:
             self._raw = rehearsed(self.model, self.calls, rehearsal)
             self.sent, self.received = rehearsal.sent, rehearsal.received
         else:
-            self.job = submitted(self.model, self.calls, self.remote)
-            self.sent = self.job.sent
+            size = self.job_size or len(self.calls)
+            starts = range(0, len(self.calls), size)
+            self._parts = [Part(self.model, self.calls[start : start + size], self.remote) for start in starts]
             if self.wait:
-                self._raw = self.job.raw()
-                self.received = self.job.received
+                self.resume()
+            else:
+                for part in self._parts:
+                    part.send()
+                self._count()
+
+    def resume(self) -> Session:
+        """Carry out the calls whose results are missing, after a failure; done by itself when the session closes.
+
+        A job that the service has is asked for, not sent again; one that failed, or never arrived, is sent again.
+
+        Raises:
+            JobFailed: calls raised there; the results of all others are here.
+            ConnectionLost: the service cannot be reached; call it again.
+        """
+        try:
+            carried_out(self._parts)
+        except ConnectionLost as error:
+            missing = sum(len(part.calls) for part in self._parts if part.raw is None)
+            raise ConnectionLost(
+                f"{error} {len(self.calls) - missing} of {len(self.calls)} calls are done; session.resume() goes on "
+                "with the others.",
+                error.job,
+            ) from error
+        finally:
+            self._count()
+        return self
+
+    def _count(self) -> None:
+        self.sent = sum(job.sent for job in self.jobs)
+        self.received = sum(job.received for job in self.jobs)
 
     def run_with_cache(self, *arguments: Any, **keywords: Any) -> Later:
         """:meth:`LVLM.run_with_cache`, later."""
@@ -110,12 +161,14 @@ class Session:
 
         A reduction's state may be ``lostattn.reductions.Remembered(name)``; see :func:`lostattn.reductions.between`.
         """
+        if self.job_size is not None:
+            raise InputError("what a pass leaves stays within its job, so a session that remembers takes no job_size.")
         self.add(replace(cache_call(self.model, prompt, names_filter), logits=False, remember=True))
 
     def add(self, call: Call) -> Later:
         """Write a call down; with ``remote=False`` run it."""
-        if self._raw is not None or self.job is not None:
-            raise InputError("this session is closed and its job is under way; open another for more calls.")
+        if self._raw is not None or self._parts:
+            raise InputError("this session is closed and its jobs are under way; open another for more calls.")
         self.calls.append(call)
         if self.remote is False:
             raw = run_here(self.model.nn, call.plain(), self._memory)
@@ -127,16 +180,19 @@ class Session:
 
     def _result(self, index: int) -> Any:
         if self.remote is False:
-            raw = self._here
+            raw = self._here[index]
         elif self._raw is not None:
-            raw = self._raw
-        elif self.job is not None:
-            raw = self._raw = self.job.raw()
-            self.received = self.job.received
+            raw = self._raw[index]
+        elif self._parts:
+            part = self._parts[index // (self.job_size or len(self.calls))]
+            if part.failure is not None:
+                raise part.failure
+            raw = part.fetched()[index % (self.job_size or len(self.calls))]
+            self._count()
         else:
             raise InputError("this session is still open: its calls are sent when the with block ends.")
         call = self.calls[index]
-        return call.reading.read(self.model, raw[index], call.prompt)
+        return call.reading.read(self.model, raw, call.prompt)
 
     def __repr__(self) -> str:
         return f"Session of {len(self.calls)} calls on {self.model.name!r}, remote={self.remote!r}"
@@ -177,52 +233,4 @@ def run_there(model: LVLM, calls: Sequence[Call], remote: Remote) -> list[Raw]:
     checked_remote(remote)
     if remote == "local":
         return rehearsed(model, calls, Rehearsal(model.nn))
-    return submitted(model, calls, remote).raw()
-
-
-def rehearsed(model: LVLM, calls: Sequence[Call], rehearsal: Rehearsal) -> list[Raw]:
-    """The way of a remote call, here."""
-    if model.is_described_only:
-        raise InputError(
-            f'{model.name!r} is described without its weights, and remote="local" runs here: load it with its weights.'
-        )
-    return opened(model, calls, rehearsal)
-
-
-def submitted(model: LVLM, calls: Sequence[Call], remote: Remote) -> Job:
-    """Send calls to a service as one job."""
-    service = Service.of(remote)
-    submission = Submission(service, model)
-    with service.explained(model):
-        opened(model, calls, submission)
-    assert submission.job_id is not None
-    return Job(service, submission.job_id, model, list(calls), single=len(calls) == 1, sent=submission.sent)
-
-
-def opened(model: LVLM, calls: Sequence[Call], backend: Any) -> Any:
-    """Open the trace that carries the calls, on a backend: a single call by itself, several as a session."""
-    import torch
-
-    plain = [call.plain() for call in calls]
-    with torch.no_grad(), warnings.catch_warnings():
-        # A rehearsal's open loop over steps ends by design when the model stops producing them.
-        warnings.filterwarnings("ignore", message=".*was never reached.*")
-        if len(plain) > 1:
-            return open_session(model.nn, plain, backend)
-        if plain[0]["generation"] is None:
-            return [open_forward(model.nn, plain[0], {}, backend)]
-        return [open_generation(model.nn, plain[0], backend)]
-
-
-def checked_remote(remote: Remote) -> None:
-    """Refuse what is no way of running.
-
-    Raises:
-        InputError: with what it may be.
-    """
-    if isinstance(remote, bool) or remote == "local":
-        return
-    if not (isinstance(remote, str) and remote.startswith(("http://", "https://"))):
-        raise InputError(
-            f'remote is {remote!r}; expected False (here), True (NDIF), "local" (a rehearsal here) or a URL.'
-        )
+    return Part(model, list(calls), remote).fetched()

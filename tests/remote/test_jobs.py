@@ -12,7 +12,7 @@ from nnsight.schema.config import CONFIG
 import lostattn as la
 from lostattn.calls import Reading
 from lostattn.errors import InputError
-from lostattn.remote import ConnectionLost, Job, JobFailed, NoKey, NotHosted, RemoteFailure, VersionDrift
+from lostattn.remote import ConnectionLost, Interrupted, Job, JobFailed, NoKey, NotHosted, RemoteFailure, VersionDrift
 from lostattn.remote.service import PUBLIC, Service, check, model_key
 from lostattn.written import cache_call
 
@@ -59,20 +59,37 @@ def lost(kind: type[httpx.HTTPError]) -> RemoteError:
     return error
 
 
+def refused(service: Service, model: la.LVLM, error: Exception) -> None:
+    """What a service's answer to a request becomes, where it answers so each time."""
+    submission = service.submission(model)
+
+    def post(*_: object) -> None:
+        raise error
+
+    submission._post = post
+    submission._serialize = lambda tracer: b""
+    with service.explained(model, submission):
+        submission.submit(None)
+
+
 @pytest.mark.parametrize(
     ("error", "kind", "told"),
     [
         (refusal(401, "Missing or invalid API key."), NoKey, "refused the API key: Missing.* NDIF_API_KEY"),
         (refusal(400, "Invalid API key format"), NoKey, "refused the API key"),
         (refusal(400, "Client nnsight version 0.1 is below"), VersionDrift, "Versions differ .transformers .* 5.0.0"),
-        (lost(httpx.ConnectError), ConnectionLost, "cannot be reached .gone.; nothing was sent"),
-        (lost(httpx.ReadTimeout), ConnectionLost, "lost while the job was being sent .* no result of it will be used"),
-        (refusal(503, "Service busy"), RemoteFailure, "did not take the job: Service busy"),
+        (lost(httpx.ConnectError), ConnectionLost, "cannot be reached .gone; sent 6 times.; nothing was started"),
+        (lost(httpx.ReadTimeout), ConnectionLost, "lost while the job was being sent .*no result holds .* twice"),
+        (refusal(500, "Internal"), ConnectionLost, "lost while the job was being sent .Internal; sent 6 times"),
+        (refusal(503, "Service busy"), RemoteFailure, "did not take the job: Service busy .sent 6 times"),
+        (refusal(422, "no such field"), RemoteFailure, "did not take the job: no such field .sent once"),
     ],
 )
-def test_each_refusal_says_what_to_do(error, kind, told, played, tiny_llava):
-    with pytest.raises(kind, match=told), played.explained(tiny_llava):
-        raise error
+def test_each_refusal_says_what_to_do(error, kind, told, played, tiny_llava, monkeypatch):
+    monkeypatch.setattr("lostattn.remote.sending.PAUSE", 0.0)
+    monkeypatch.setattr("lostattn.remote.sending.ASKED_FOR", 0.0)
+    with pytest.raises(kind, match=told):
+        refused(played, tiny_llava, error)
 
 
 @pytest.mark.parametrize(
@@ -80,6 +97,7 @@ def test_each_refusal_says_what_to_do(error, kind, told, played, tiny_llava):
     [
         ("Could not deploy this model. Too large.", NotHosted, "Too large. .*that it runs: org/seeing. Load one of"),
         ("Error provisioning model. Please try again later.", NotHosted, "does not run 'tiny-llava'"),
+        ("Error submitting request to model deployment.", Interrupted, "stopped the job before it gave a result"),
         ("The model architecture on this server doesn't match", VersionDrift, "Versions differ"),
         (
             'Traceback:\n  File "mine.py", line 3, in f\n    x.oops\nAttributeError: oops',

@@ -24,7 +24,8 @@ import lostattn.kernels.edits
 import lostattn.metrics._kernels
 from lostattn.errors import InputError
 from lostattn.reductions import update_metrics
-from lostattn.remote.session import Session, opened
+from lostattn.remote.opening import opened
+from lostattn.remote.session import Session
 from lostattn.remote.shipping import Pickler, as_written, is_yours, packed, shipped_by_value
 from lostattn.written import CALLS, cache_call, generate_call, hooks_call, measure_call
 

@@ -1,0 +1,78 @@
+"""Opening the trace that carries calls: rehearsed here, or sent to a service as one job."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from lostattn.calls import Call, Raw, Remote, open_forward, open_generation, open_session
+from lostattn.errors import InputError
+from lostattn.remote.failures import ConnectionLost
+from lostattn.remote.jobs import Job
+from lostattn.remote.rehearsal import Rehearsal
+from lostattn.remote.sending import UNKNOWN
+from lostattn.remote.service import Service
+
+if TYPE_CHECKING:
+    from lostattn.model import LVLM
+
+
+def rehearsed(model: LVLM, calls: Sequence[Call], rehearsal: Rehearsal) -> list[Raw]:
+    """The way of a remote call, here."""
+    if model.is_described_only:
+        raise InputError(
+            f'{model.name!r} is described without its weights, and remote="local" runs here: load it with its weights.'
+        )
+    return opened(model, calls, rehearsal)
+
+
+def submitted(model: LVLM, calls: Sequence[Call], remote: Remote) -> Job:
+    """Send calls to a service as one job, again where it certainly did not start; see :mod:`lostattn.remote.sending`.
+
+    Raises:
+        RemoteFailure: the service did not take it. A :class:`ConnectionLost` carries the job where it may have.
+    """
+    service = Service.of(remote)
+    submission = service.submission(model)
+
+    def job() -> Job:
+        assert submission.job_id is not None
+        return Job(service, submission.job_id, model, list(calls), single=len(calls) == 1, sent=submission.sent)
+
+    try:
+        with service.explained(model, submission):
+            opened(model, calls, submission)
+    except ConnectionLost as error:
+        error.job = job() if submission.fate == UNKNOWN else None
+        raise
+    return job()
+
+
+def opened(model: LVLM, calls: Sequence[Call], backend: Any) -> Any:
+    """Open the trace that carries the calls, on a backend: a single call by itself, several as a session."""
+    import torch
+
+    plain = [call.plain() for call in calls]
+    with torch.no_grad(), warnings.catch_warnings():
+        # A rehearsal's open loop over steps ends by design when the model stops producing them.
+        warnings.filterwarnings("ignore", message=".*was never reached.*")
+        if len(plain) > 1:
+            return open_session(model.nn, plain, backend)
+        if plain[0]["generation"] is None:
+            return [open_forward(model.nn, plain[0], {}, backend)]
+        return [open_generation(model.nn, plain[0], backend)]
+
+
+def checked_remote(remote: Remote) -> None:
+    """Refuse what is no way of running.
+
+    Raises:
+        InputError: with what it may be.
+    """
+    if isinstance(remote, bool) or remote == "local":
+        return
+    if not (isinstance(remote, str) and remote.startswith(("http://", "https://"))):
+        raise InputError(
+            f'remote is {remote!r}; expected False (here), True (NDIF), "local" (a rehearsal here) or a URL.'
+        )
