@@ -166,6 +166,30 @@ def test_a_single_pass_is_the_prefill():
     assert not torch.equal(under("prefill"), before)
 
 
+@pytest.mark.parametrize(
+    ("edit", "steps_with_kernels"),
+    [
+        (la.ReplaceAttention(la.Uniform()), 0),
+        (la.ReplaceAttention(la.Uniform(), heads=[0]), NEW - 1),  # the other heads keep the kernel's own values
+        (la.ScaleAttention(1.0, queries="all", keys="all"), NEW - 1),
+        (la.Ablate("mlp"), NEW - 1),
+    ],
+)
+def test_a_kernel_is_left_out_where_nothing_of_what_it_makes_would_stay(monkeypatch, edit, steps_with_kernels):
+    model, (prompt, _) = wrapped("llava"), prompt_of("llava")
+    rows = []
+    kernel = torch.nn.functional.scaled_dot_product_attention
+
+    def counted(query, *arguments, **keywords):
+        rows.append(query.shape[-2])
+        return kernel(query, *arguments, **keywords)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", counted)
+    model.generate(prompt, edit, max_new_tokens=NEW, eos_token_id=None)
+    assert rows.count(1) == steps_with_kernels * model.cfg.n_layers
+    assert rows.count(prompt.n_pos) == model.cfg.n_layers
+
+
 def test_steps_differ_from_each_other():
     """The first token is the prefill's; only what acts there can change it."""
     model, (prompt, _) = wrapped("llava"), prompt_of("llava")

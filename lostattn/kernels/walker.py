@@ -155,6 +155,26 @@ def give_boundary(given, query, key, here):
     operation.inputs = ((query, key.repeat_interleave(spread, dim=1), *arguments[2:]), keywords)
 
 
+def rows_once(edits, n_keys: int, n_queries: int, device, here):
+    """``wanted_rows``, worked out once in a pass for all layers whose edits name the same queries."""
+    key = (n_keys, n_queries, device, *(id(edit["queries"]) for edit in edits))
+    if key not in here["wanted"]:
+        here["wanted"][key] = wanted_rows(edits, n_keys, n_queries, device)
+    return here["wanted"][key]
+
+
+def spares_kernel(given, before, after, here):
+    """Whether a decoding step need not run its kernel: nothing of what it makes would stay.
+
+    That is so where the row of every item and head is another one than it was. A row that an edit leaves as it is
+    keeps the kernel's own value, to the bit. Only a kernel that returns no weights beside its output can be left out.
+    """
+    if here["weightless"]:
+        return False
+    config = getattr(given[1][0], "config", None)
+    return getattr(config, "_attn_implementation", None) == "sdpa" and bool((after != before).any(-1).all())
+
+
 def visit_attention(root, event, out, here):
     """At one call of the attention interface: taps of q and k, then edited rows added to the kernel's output."""
     operation = getattr(root.get(event["path"]).source, event["operation"])
@@ -178,7 +198,7 @@ def visit_attention(root, event, out, here):
     if event["taps"]:
         rows = torch.arange(n_queries, device=query.device)
     else:
-        rows = wanted_rows([*score_edits, *pattern_edits], n_keys, n_queries, query.device)
+        rows = rows_once([*score_edits, *pattern_edits], n_keys, n_queries, query.device, here)
     if len(rows) == 0:
         return
     sinks = sinks_of(extras, rows)
@@ -186,6 +206,9 @@ def visit_attention(root, event, out, here):
     scores, before, after = edited_rows(scores, visible, rows, score_edits, pattern_edits, n_queries, here, sinks)
     keep(event["taps"], scores, after, out)
     if score_edits or pattern_edits:
+        if n_queries == 1 and spares_kernel(given, before, after, here):
+            operation.skip((mixed_values(after, value).to(query.dtype), None))
+            return
         raw = operation.output
         edited = add_difference(raw[0], after - before, value, rows)
         if edited is not raw[0]:
@@ -277,7 +300,7 @@ def prepare(root, program):
 def run_pass(root, tracer, program, memory, step: int):
     """One forward pass of a program: step 0 is the prefill. Returns what was kept, by name."""
     out = {}
-    here = {"step": step, "held": {}, "memory": memory, "weightless": weightless(root)}
+    here = {"step": step, "held": {}, "memory": memory, "weightless": weightless(root), "wanted": {}}
     if step == 0:
         prepare(root, program)
     for event in program:
