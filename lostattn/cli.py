@@ -91,6 +91,27 @@ def _probe(args: argparse.Namespace) -> None:
     _write(la.experiments.probe(model, data, conditions), args)
 
 
+def _agreement(args: argparse.Namespace) -> None:
+    import pandas as pd
+
+    import lostattn as la
+    from lostattn.experiments.results import writable_folder
+
+    writable_folder(args.out.parent)
+    model = la.load(args.model)
+    data = la.data.load(args.data, split=args.split, n=max(40, 4 * args.n), seed=args.seed)
+    clean = [q for q in data if q.images][: args.n]
+    spoilt = {
+        "scene": [la.patching.another_scene(q, data, args.seed) for q in clean],
+        "noise": [la.patching.corrupt(q, "noise", seed=args.seed) for q in clean],
+    }
+    found = [la.patching.agreement(model, clean, those, progress=True).assign(how=how) for how, those in spoilt.items()]
+    table = pd.concat(found, ignore_index=True)
+    _write(table, args)
+    shown = table.pivot_table("correlation", ["how", "point"], "method", ["mean", "min"])
+    print(shown.round(2).to_string())
+
+
 def _train_tiny(args: argparse.Namespace) -> None:
     from lostattn.experiments.results import writable_folder
     from lostattn.zoo import train
@@ -196,6 +217,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_demo(commands)
     _add_decouple(commands)
     _add_probe(commands)
+    _add_agreement(commands)
     _add_train_tiny(commands)
     _add_conformance(commands)
     return parser
@@ -287,6 +309,18 @@ def _add_probe(commands: Commands) -> None:
         "--layers", type=_layers, metavar="LAYERS", help="such as 2-5 or 0,3,6-7; every layer where not given"
     )
     command.add_argument("--queries", choices=("last", "text", "all"), default="last", help="which query rows")
+
+
+def _add_agreement(commands: Commands) -> None:
+    command = _add(
+        commands,
+        "agreement",
+        _agreement,
+        "Compare attribution patching with true patching. Each question is paired with itself about another\n"
+        "scene and under noise; the effects of all cells of a sweep are correlated with their estimates.",
+        "  lostattn agreement tiny-llava --n 8\n  lostattn agreement tiny-qwen2_5-vl --n 8 --out runs/agreement.csv",
+    )
+    _add_question_options(command, "agreement.parquet")
 
 
 def _add_train_tiny(commands: Commands) -> None:

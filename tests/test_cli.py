@@ -11,7 +11,7 @@ import pytest
 from lostattn import cli
 from lostattn.errors import InputError
 
-COMMANDS = ("demo", "decouple", "probe", "train-tiny", "conformance")
+COMMANDS = ("demo", "decouple", "probe", "agreement", "train-tiny", "conformance")
 
 
 def refusal(capsys: pytest.CaptureFixture[str], *argv: str) -> str:

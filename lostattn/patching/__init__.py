@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 from lostattn.interventions.patching import Patch
+from lostattn.patching.agreement import agreement
 from lostattn.patching.attribution import attribute
 from lostattn.patching.corruptions import another_scene, blank, blur, corrupt, cover, mask_patches, noise
 from lostattn.patching.objects import recolour_object, remove_object
@@ -17,6 +18,7 @@ from lostattn.patching.sweeps import sweep
 
 __all__ = [
     "Patch",
+    "agreement",
     "another_scene",
     "attribute",
     "blank",

@@ -2,8 +2,10 @@
 
 To first order, putting the clean value of a point into the corrupted run changes the metric by
 ``(clean - corrupted) · gradient``, the gradient being the corrupted run's. From Nanda (2023), "Attribution patching:
-activation patching at industrial scale". With ``steps`` the gradient is averaged over runs whose input goes from the
-corrupted to the clean one, as in Hanna et al. (2024), "Have faith in faithfulness" (EAP-IG).
+activation patching at industrial scale". With ``steps`` the gradient is averaged over runs between the two: runs whose
+input goes from the corrupted to the clean one, as in Hanna et al. (2024), "Have faith in faithfulness" (EAP-IG), or
+runs in which the point itself does, all else being the corrupted run's: the integrated gradients of Sundararajan et
+al. (2017), "Axiomatic attribution for deep networks", on a node inside the model.
 """
 
 from __future__ import annotations
@@ -18,7 +20,15 @@ from torch import Tensor
 from lostattn.errors import InputError
 from lostattn.gradients import gradients
 from lostattn.interventions.base import Intervention, Layers
-from lostattn.interventions.patch_rows import by_query, matched, point_names, row_edit
+from lostattn.interventions.patch_rows import (
+    SQUARE,
+    by_query,
+    layout_of,
+    matched,
+    point_names,
+    row_edit,
+    same_keys,
+)
 from lostattn.patching.copies import Cell, Metric, Rows, measured
 from lostattn.patching.sweeps import cells_of, groups_of, result_row, same_number, single
 from lostattn.plan import Edit
@@ -45,8 +55,9 @@ def attribute(
     heads: str | Sequence[int] | None = None,
     reduce: str = "none",
     steps: int = 0,
+    along: str = "input",
 ) -> pandas.DataFrame:
-    """Estimate a whole sweep of patches: two forward passes and one backward, however many cells it has.
+    """Estimate a whole sweep of patches: three forward passes and one backward, however many cells it has.
 
     Args:
         model: the model, with its weights here.
@@ -58,8 +69,11 @@ def attribute(
         positions: ``"each"``, or token groups.
         heads: ``"each"``, some, or None.
         reduce: ``"mean"`` for groups of unequal size.
-        steps: 0 takes the gradient of the corrupted run; ``n`` averages it over ``n`` runs whose first stream goes from
-            the corrupted to the clean one in equal steps (one forward and one backward pass each).
+        steps: 0 takes the gradient of the corrupted run; ``n`` averages it over ``n`` runs that go from the corrupted
+            to the clean one in equal steps (one forward and one backward pass each).
+        along: what goes that way, where there are steps. ``"input"``: the first stream, once for all cells.
+            ``"node"``: each point in each layer by itself, at all its positions and heads (``steps`` passes for each
+            of them). Its cells then add up to what patching the whole point does.
 
     Returns:
         The table of :func:`lostattn.patching.sweep`, with the estimated effect and the value that it would lead to.
@@ -68,7 +82,8 @@ def attribute(
     early streams). Check what matters with :func:`lostattn.patching.sweep`.
 
     Raises:
-        InputError: as :func:`lostattn.patching.sweep`; ``steps`` below 0, or above 0 for prompts of unequal layout.
+        InputError: as :func:`lostattn.patching.sweep`; ``steps`` below 0, or above 0 for prompts of unequal layout;
+            another word for ``along``.
     """
     import pandas as pd
 
@@ -76,19 +91,22 @@ def attribute(
     same_number(clean, corrupted)
     if not isinstance(steps, int) or steps < 0:
         raise InputError(f"steps is {steps!r}; expected 0, or the number of runs to average over.")
+    if along not in ("input", "node"):
+        raise InputError(f"along is {along!r}; expected 'input' or 'node'.")
     asked = [points] if isinstance(points, str) else list(points)
     names = [(point, name) for point in asked for name in point_names(model.sites, point, layers)]
     cells = list(cells_of(model, names, groups_of(clean, corrupted, positions, reduce), heads))
     wanted = list(dict.fromkeys(name for _, name in names))
-    kept = [*wanted, START] if steps else wanted
+    kept = [*wanted, START] if steps and along == "input" else wanted
     clean_logits, source = model.run_with_cache(clean, kept)
     corrupted_logits, base = model.run_with_cache(corrupted, kept)
     ends = measured(metric, clean_logits), measured(metric, corrupted_logits)
-    slopes = _slopes(model, clean, corrupted, metric, wanted, steps, source, base)
+    slopes = _Slopes(model, clean, corrupted, metric, source, base).of(wanted, steps, along)
     values = Rows(clean, corrupted, source, base, reduce)
     rows = []
     for cell in cells:
-        effect = torch.tensor([_effect(cell, values, slopes[cell.name], b) for b in range(len(corrupted))])
+        shares = [_effect(cell, values, slopes[cell.name], b) for b in range(len(corrupted))]
+        effect = torch.tensor(shares, dtype=torch.float64)
         if len(ends[1]) != len(effect):  # one number for all items: each adds its own share
             effect = effect.sum(0, keepdim=True)
         rows += [
@@ -96,7 +114,7 @@ def attribute(
             for i in range(len(effect))
         ]
     table = pd.DataFrame(rows)
-    table.attrs.update(model=model.name, clean=list(clean.ids), corrupted=list(corrupted.ids), steps=steps)
+    table.attrs.update(model=model.name, clean=list(clean.ids), corrupted=list(corrupted.ids), steps=steps, along=along)
     return table
 
 
@@ -109,33 +127,9 @@ def _effect(cell: Cell, values: Rows, slope: Tensor, item: int) -> float:
     return float(product.sum() if cell.heads is None else product[:, list(cell.heads)].sum())
 
 
-def _slopes(
-    model: LVLM,
-    clean: Prompt,
-    corrupted: Prompt,
-    metric: Metric,
-    names: list[str],
-    steps: int,
-    source: ActivationCache,
-    base: ActivationCache,
-) -> dict[str, Tensor]:
-    """The gradient at each point, positions on the second axis; averaged over the runs where there are several."""
-    if not steps:
-        found = gradients(model, corrupted, metric, names)
-        return {name: by_query(name, found[name]) for name in names}
-    alphas = [(i + 0.5) / steps for i in range(steps)]  # midpoints: exact where the gradient is linear in between
-    totals: dict[str, Tensor] = {}
-    for alpha in alphas:
-        found = gradients(model, corrupted, metric, names, _between(clean, corrupted, source, base, alpha))
-        for name in names:
-            slope = by_query(name, found[name]) / steps
-            totals[name] = totals[name] + slope if name in totals else slope
-    return totals
-
-
 @dataclass(frozen=True, eq=False, repr=False)
-class _Start(Intervention):
-    """An edit that is compiled already: the first stream part of the way from one run to another."""
+class _Between(Intervention):
+    """An edit that is compiled already: a point part of the way from one run to another."""
 
     edit: Edit
 
@@ -144,19 +138,47 @@ class _Start(Intervention):
         return [self.edit]
 
 
-def _between(
-    clean: Prompt, corrupted: Prompt, source: ActivationCache, base: ActivationCache, alpha: float
-) -> Intervention:
-    """The first stream ``alpha`` of the way from the corrupted to the clean one, token by token."""
-    from lostattn.interventions.patch_rows import layout_of
+@dataclass(frozen=True, eq=False)
+class _Slopes:
+    """Gradients at points of the corrupted run, or averaged over runs between it and the clean one."""
 
-    new, old = source[START], base[START]
-    a, b = clean.token_map.real.cpu(), corrupted.token_map.real.cpu()
-    items, places, values = [], [], []
-    for i in range(len(corrupted)):
-        come, go = matched(layout_of(clean.token_map)[i], a[i], layout_of(corrupted.token_map)[i], b[i], "all")
-        items.append(torch.full_like(go, i))
-        places.append(go)
-        values.append(old[i, go] + alpha * (new[i, come] - old[i, go]))
-    at, where, rows = torch.cat(items), torch.cat(places), torch.cat(values)
-    return _Start(row_edit(START, b, at, where, rows, None, None))
+    model: LVLM
+    clean: Prompt
+    corrupted: Prompt
+    metric: Metric
+    source: ActivationCache
+    base: ActivationCache
+
+    def of(self, names: list[str], steps: int, along: str) -> dict[str, Tensor]:
+        """The gradient at each point, positions on the second axis."""
+        if not steps:
+            return self._at(names, None)
+        alphas = [(i + 0.5) / steps for i in range(steps)]  # midpoints: exact where the gradient is linear in between
+        totals: dict[str, Tensor] = {}
+        for moved, read in [(START, names)] if along == "input" else [(name, [name]) for name in names]:
+            for alpha in alphas:
+                for name, slope in self._at(read, self._between(moved, alpha)).items():
+                    totals[name] = totals[name] + slope / steps if name in totals else slope / steps
+        return totals
+
+    def _at(self, names: list[str], edit: Intervention | None) -> dict[str, Tensor]:
+        found = gradients(self.model, self.corrupted, self.metric, names, edit)
+        return {name: by_query(name, found[name]) for name in names}
+
+    def _between(self, name: str, alpha: float) -> Intervention:
+        """A point ``alpha`` of the way from the corrupted to the clean run, token by token."""
+        new, old = by_query(name, self.source[name]), by_query(name, self.base[name])
+        here, there = layout_of(self.corrupted.token_map), layout_of(self.clean.token_map)
+        if name.endswith(SQUARE):
+            same_keys(there, here, name)
+        a, b = self.clean.token_map.real.cpu(), self.corrupted.token_map.real.cpu()
+        items, places, values = [], [], []
+        for i in range(len(self.corrupted)):
+            come, go = matched(there[i], a[i], here[i], b[i], "all")
+            items.append(torch.full_like(go, i))
+            places.append(go)
+            first, last = old[i, go], new[i, come]
+            # Scores that no row may see are -inf in both, and their difference is no number.
+            values.append(torch.where(first == last, first, first + alpha * (last - first)))
+        at, where, rows = torch.cat(items), torch.cat(places), torch.cat(values)
+        return _Between(row_edit(name, b, at, where, rows, None, None))

@@ -72,6 +72,52 @@ def test_integrated_along_the_input_it_is_complete(family: str) -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("point", ["z", "pattern", "attn_scores", "resid_mid"])
+def test_integrated_along_a_node_its_cells_add_up_to_the_patch_of_the_whole(family: str, point: str) -> None:
+    model, clean, corrupted = nearby(family, 2.0)
+    args = (model, clean, corrupted, metric, point, [1])
+    true = patching.sweep(*args, {"everything": "all"}).effect.item()
+    heads = None if point == "resid_mid" else "each"
+    cells = patching.attribute(*args, ["image", "text"], heads, steps=12, along="node")
+    plain = patching.attribute(*args, ["image", "text"], heads)
+    assert abs(true) > 1e-4
+    assert cells.effect.sum() == pytest.approx(true, rel=0.01)
+    assert abs(plain.effect.sum() - true) > 2 * abs(cells.effect.sum() - true)
+
+
+@pytest.fixture
+def linear(monkeypatch: pytest.MonkeyPatch):
+    """A decoder that is a linear map of its input: norms that only weigh, gates held open, even attention."""
+    from transformers.models.llama.modeling_llama import LlamaRMSNorm
+
+    module = MAKERS["llava"](dtype=torch.float64)
+    monkeypatch.setattr(LlamaRMSNorm, "forward", lambda self, x: 0.3 * self.weight * x)
+    for block in module.model.language_model.layers:
+        block.mlp.act_fn = Open()
+        torch.nn.init.zeros_(block.self_attn.q_proj.weight)
+    return load(module, selftest=False)
+
+
+class Open(torch.nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.ones_like(x)
+
+
+def test_on_a_linear_model_it_is_the_sweep_itself(linear) -> None:
+    clean, other = INPUTS["llava"](seed=0), INPUTS["llava"](seed=1)  # far apart
+    prompts = linear.prompt(inputs=clean), linear.prompt(inputs={**clean, "pixel_values": other["pixel_values"]})
+    points = ["resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out", "z", "v", "q", "k"]
+    args = (linear, *prompts, metric, points, [1, 2], ["image", "text", "last"], "each")
+    true, estimate = patching.sweep(*args), patching.attribute(*args)
+    assert (true[true.positions == "image"].groupby("point").effect.apply(lambda e: e.abs().max())
+            .drop(["q", "k"]) > 1e-3).all()  # fmt: skip
+    assert estimate.effect.to_numpy() == pytest.approx(true.effect.to_numpy(), rel=1e-8, abs=1e-10)
+    for along in ("input", "node"):
+        steps = patching.attribute(*args, steps=2, along=along)
+        assert steps.effect.to_numpy() == pytest.approx(true.effect.to_numpy(), rel=1e-8, abs=1e-10)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
 def test_nothing_differs_nothing_is_attributed(family: str) -> None:
     model, clean, _ = nearby(family, 0.1)
     table = patching.attribute(model, clean, clean, metric, POINTS, [1], ["image", "last"])
@@ -96,6 +142,8 @@ def test_bad_steps_and_layouts_are_refused() -> None:
     model, clean, corrupted = nearby("llava", 0.1)
     with pytest.raises(InputError, match="steps is -1; expected 0, or the number of runs"):
         patching.attribute(model, clean, corrupted, metric, steps=-1)
+    with pytest.raises(InputError, match="along is 'path'; expected 'input' or 'node'"):
+        patching.attribute(model, clean, corrupted, metric, steps=2, along="path")
     a, b = (model.prompt(inputs=one) for one in unequal("llava")[:2])
     with pytest.raises(InputError, match="unequal layout.*Patch by token group instead"):
         patching.attribute(model, a, b, metric, "resid_pre", [1], ["last"], steps=2)
