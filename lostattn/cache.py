@@ -18,6 +18,7 @@ from lostattn.kernels.attention import attention_scores, softmax_rows
 from lostattn.names import get_act_name
 from lostattn.norms import normalized, root_mean_square
 from lostattn.sites import Derived, Sites
+from lostattn.updates import find_update, judged, stream_updates
 
 if TYPE_CHECKING:
     import transformer_lens
@@ -133,16 +134,28 @@ class ActivationCache(Decomposition, Mapping[str, Tensor]):
             "those of patterns and scores are left out, a [query, key] matrix a head and layer."
         )
 
-    def delta(self, update: str, layer: int) -> Float[Tensor, "batch pos d_model"]:
+    def delta(self, update: str, layer: int) -> Float[Tensor, "*batch pos d_model"]:
         """What an update added to the residual stream, as a difference of the stream itself.
 
-        ``"attn"``: ``resid_mid - resid_pre``; ``"mlp"``: ``resid_post - resid_mid``.
+        ``"attn"``: ``resid_mid - resid_pre``; ``"mlp"``: ``resid_post - resid_mid``; ``"between"``: what is added after
+        the layer and before the next (deepstack; zeros where nothing is); ``"layer"``: ``resid_post - resid_pre``. In
+        parallel blocks there is no ``resid_mid``: attention's is what its module adds, the FFN's the rest of the layer.
+
+        Raises:
+            InputError: another word or layer, or a layer in which attention and FFN cannot be told apart.
         """
-        ends = {"attn": ("resid_pre", "resid_mid"), "mlp": ("resid_mid", "resid_post")}
-        if update not in ends:
-            raise InputError(f"update is {update!r}; it must be 'attn' or 'mlp'.")
-        before, after = ends[update]
-        return self[after, layer] - self[before, layer]
+        found = find_update(self._sites, update, layer)
+        return torch.zeros_like(self["resid_post", layer]) if found is None else found.of(self)
+
+    def updates(self) -> dict[str, Float[Tensor, "*batch pos d_model"]]:
+        """Everything that is added to the stream after its beginning, in the order of the pass, by label.
+
+        Labels are those of :meth:`decompose_resid`: ``"0_attn_out"``, ``"0_mlp_out"``, ``"0_between"`` where something
+        is added between layers, ``"0_layer_out"`` for a layer whose parts cannot be told apart. In every family
+
+        >>> assert_close(cache["resid_pre", 0] + sum(cache.updates().values()), cache.final_stream)  # doctest: +SKIP
+        """
+        return {update.label: update.of(self) for update in stream_updates(self._sites)}
 
     def to(self, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> ActivationCache:
         """The same cache on another device or in another floating-point dtype."""
@@ -246,6 +259,9 @@ class ActivationCache(Decomposition, Mapping[str, Tensor]):
     def map(self, metric: Callable[..., Any], update: str | None = None, point: str = "resid_post") -> dict[int, Any]:
         """Run a metric over every layer: ``metric(before, after)`` of an update, or ``metric(state)`` of a point.
 
+        In parallel blocks both updates are judged against the layer's input, which is what both of them read. Layers
+        after which nothing is added are left out for ``update="between"``.
+
         >>> cache.map(la.metrics.rid, update="mlp")     # {layer: Float[Tensor, "batch"]}  # doctest: +SKIP
         >>> cache.map(la.metrics.effective_rank)        # of resid_post                    # doctest: +SKIP
         """
@@ -253,10 +269,8 @@ class ActivationCache(Decomposition, Mapping[str, Tensor]):
         mask = None if self.prompt is None else self.prompt.token_map["all"]
         if update is None:
             return {i: metric(self[point, i], mask=mask) for i in range(n)}
-        ends = {"attn": ("resid_pre", "resid_mid"), "mlp": ("resid_mid", "resid_post")}
-        if update not in ends:
-            raise InputError(f"update is {update!r}; it must be 'attn' or 'mlp'.")
-        return {i: metric(self[ends[update][0], i], self[ends[update][1], i], mask=mask) for i in range(n)}
+        found = {i: find_update(self._sites, update, i) for i in range(n)}
+        return {i: metric(*judged(one, self), mask=mask) for i, one in found.items() if one is not None}
 
     def to_transformer_lens(self) -> transformer_lens.ActivationCache:
         """As a ``transformer_lens.ActivationCache`` with every derived point and gradient; direct look-ups only."""

@@ -1,8 +1,8 @@
 """The residual stream taken apart: TransformerLens' decompositions, for a sequence that holds a picture.
 
-A decoder's last stream is a sum: what it began with, then what each attention and each FFN added. Everything here
-reads that sum off a cache under TransformerLens' names, signatures and labels, with two differences that a
-vision-language model asks for:
+A decoder's last stream is a sum: what it began with, then what each attention and each FFN added, and what was added
+between layers (:mod:`lostattn.updates`). Everything here reads that sum off a cache under TransformerLens' names,
+signatures and labels, with two differences that a vision-language model asks for:
 
 - the part called ``"embed"`` is the stream before the first block (``blocks.0.hook_resid_pre``), in which the
   projected patches already stand in the places of the image tokens. ``hook_embed`` alone would leave them out, and
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from lostattn.cache_positions import at_items, at_positions
 from lostattn.errors import InputError
 from lostattn.norms import centred, gain, root_mean_square
+from lostattn.updates import KINDS, StreamUpdate, layer_updates, module_term
 
 if TYPE_CHECKING:
     from lostattn.lenses import Readout
@@ -56,6 +57,16 @@ class Decomposition:
         """The unembedding's weight, as the model holds it: one row a token."""
         return self._unembedding().weight.detach()
 
+    @property
+    def final_stream(self) -> Float[Tensor, "*batch pos d_model"]:
+        """The stream at its end: what the final norm is given; what the last layer gives where that is another shape.
+
+        It is another shape in families whose stream has several lanes, which are merged at the end.
+        """
+        last: Tensor = self["resid_post", -1]
+        norm = "ln_final.hook_in"
+        return self[norm] if norm in self and self[norm].shape == last.shape else last
+
     def accumulated_resid(
         self,
         layer: int | None = None,
@@ -69,7 +80,8 @@ class Decomposition:
 
         Args:
             layer: up to the input of which layer.
-            incl_mid: also the stream between the two updates of each earlier layer (``"0_mid"``).
+            incl_mid: also the stream between the two updates of each earlier layer (``"0_mid"``) where there is one,
+                and before what is added between layers (``"0_post"``).
             apply_ln: apply the norm that reads the result. At the end of the stream, that is the final norm with
                 statistics of each stream's own (the logit lens); before it, with the statistics of the layer's input.
             pos_slice: which positions.
@@ -80,14 +92,18 @@ class Decomposition:
         parts, labels = [], []
         for i in range(end + 1):
             if i == self._n_layers:
-                parts.append(self["resid_post", i - 1])
+                parts.append(self.final_stream)
                 labels.append("final_post")
                 continue
             parts.append(self["resid_pre", i])
             labels.append(f"{i}_pre")
-            if (incl_mid and i < end) or (mlp_input and i == end):
+            seen = f"blocks.{i}.hook_resid_mid" in self._sites.at
+            if (incl_mid and i < end and seen) or (mlp_input and i == end):
                 parts.append(self["resid_mid", i])
                 labels.append(f"{i}_mid")
+            if incl_mid and i < end and f"blocks.{i}.hook_between" in self._sites.at:
+                parts.append(self["resid_post", i])
+                labels.append(f"{i}_post")
         stack = torch.stack([self._at(part, pos_slice) for part in parts])
         if apply_ln:
             stack = self.apply_ln_to_stack(stack, end, mlp_input, pos_slice, recompute_ln=end == self._n_layers)
@@ -105,32 +121,31 @@ class Decomposition:
     ) -> Any:
         """What the stream began with and what each update added: labels ``"embed"``, ``"0_attn_out"``, ``"0_mlp_out"``.
 
-        With ``mode="all"`` the parts add up to the stream exactly (an update is a difference of the stream), under
-        interventions too. Where the cache does not hold the stream, ``hook_attn_out`` and ``hook_mlp_out`` are used.
+        Where something is added between two layers, that is a part too (``"0_between"``), and a layer whose attention
+        and FFN cannot be told apart is one part (``"0_layer_out"``). With ``mode="all"`` the parts add up to the stream
+        exactly (an update is a difference of the stream), under interventions too. Where the cache does not hold the
+        stream, ``hook_attn_out`` and ``hook_mlp_out`` are used, if they are what is added.
 
         Args:
             layer: up to the input of which layer.
             mlp_input: also the attention of ``layer``.
-            mode: all updates, or those of one kind.
+            mode: all updates, or those of one kind: ``"attn"``, ``"mlp"``, ``"between"``, ``"layer"``.
             apply_ln: scale the parts by the norm that reads their sum.
             pos_slice: which positions.
             incl_embeds: begin with the stream before the first block.
             return_labels: return ``(components, labels)``.
         """
-        if mode not in ("all", "mlp", "attn"):
-            raise InputError(f"mode is {mode!r}; expected 'all', 'mlp' or 'attn'.")
+        if mode != "all" and mode not in KINDS:
+            raise InputError(f"mode is {mode!r}; expected 'all', 'mlp', 'attn', 'between' or 'layer'.")
         end = self._layer(layer, mlp_input)
         parts, labels = [], []
         if incl_embeds:
             parts.append(self["resid_pre", 0])
             labels.append("embed")
-        for i in range(end + mlp_input):
-            if mode != "mlp":
-                parts.append(self._update("attn", i))
-                labels.append(f"{i}_attn_out")
-            if mode != "attn" and i < end:
-                parts.append(self._update("mlp", i))
-                labels.append(f"{i}_mlp_out")
+        for update in self._updates(end, mlp_input):
+            if mode in ("all", update.kind):
+                parts.append(self._value(update))
+                labels.append(update.label)
         if not parts:
             raise InputError(f"layer={layer} with mode={mode!r} and incl_embeds=False leaves no part at all.")
         stack = torch.stack([self._at(part, pos_slice) for part in parts])
@@ -141,8 +156,16 @@ class Decomposition:
     def stack_activation(
         self, activation_name: str, layer: int | None = -1, sublayer_type: str | None = None
     ) -> Float[Tensor, "layer *rest"]:
-        """One point of every layer before ``layer``, stacked: ``stack_activation("pattern")``."""
-        return torch.stack([self[activation_name, i, sublayer_type] for i in range(self._layer(layer))])
+        """One point of every layer before ``layer``, stacked: ``stack_activation("pattern")``.
+
+        ``"between"`` (alias ``"deepstack"``) is zero after the layers after which nothing is added.
+        """
+        layers = range(self._layer(layer))
+        if activation_name in ("between", "deepstack"):
+            here = [f"blocks.{i}.hook_between" in self._sites.at for i in layers]
+            return torch.stack([self["between", i] if here[i] else torch.zeros_like(self["resid_post", i])
+                                for i in layers])  # fmt: skip
+        return torch.stack([self[activation_name, i, sublayer_type] for i in layers])
 
     def stack_head_results(
         self,
@@ -237,6 +260,11 @@ class Decomposition:
             recompute_ln: see above.
         """
         end = self._layer(layer, mlp_input)
+        if ("resid_pre", 0) in self and self._has_lanes(self["resid_pre", 0]):
+            raise InputError(
+                "the stream of this model holds several lanes a position, which its layers mix before they read them, "
+                "so no norm reads a part of one lane; decompose_resid() without apply_ln gives the parts by lane."
+            )
         norm: Any = self._norm(end, mlp_input)
         if recompute_ln and end == self._n_layers:
             with torch.set_grad_enabled(residual_stack.requires_grad):
@@ -323,14 +351,30 @@ class Decomposition:
             raise InputError(f"no norm reads the stream before {'the unembedding' if end else f'layer {layer}'}.")
         return self._model.get_submodule(path)
 
-    def _update(self, kind: str, layer: int) -> Tensor:
-        before, after = ("resid_pre", "resid_mid") if kind == "attn" else ("resid_mid", "resid_post")
-        if (before, layer) in self and (after, layer) in self:
-            return self[after, layer] - self[before, layer]
-        return self[f"{kind}_out", layer]
+    def _updates(self, end: int, mlp_input: bool = False) -> list[StreamUpdate]:
+        """The updates before the input of a layer, or before its FFN."""
+        before = [update for i in range(end) for update in layer_updates(self._sites, i)]
+        if not mlp_input:
+            return before
+        self._stream(end, mlp_input)  # refuses a layer without a stream between its updates, and says which have one
+        return [*before, layer_updates(self._sites, end)[0]]
+
+    def _value(self, update: StreamUpdate) -> Tensor:
+        """An update's value; by the module that adds it, where the stream around it was not kept."""
+        term = module_term(self._sites, update.kind, update.layer) if update.kind in ("attn", "mlp") else None
+        if term is not None and term[0] in self and not all(name in self for name in update.needs):
+            return self[term[0]] * term[1]
+        found: Tensor = update.of(self)  # type: ignore[arg-type]
+        return found
 
     def _at(self, value: Tensor, pos_slice: Any, trailing: int = 1) -> Tensor:
+        if trailing == 1 and self._has_lanes(value):
+            trailing = 2
         return at_positions(value, pos_slice, self.prompt, self.has_batch_dim, trailing)
+
+    def _has_lanes(self, value: Tensor) -> bool:
+        """Whether a stream holds several lanes a position, ``[*batch, pos, lane, d_model]``."""
+        return value.dim() == 3 + self.has_batch_dim
 
     def _plain(self, layer: int) -> tuple[str, str | None]:
         """The output maps of a layer's attention and FFN, where what they give is what is added to the stream.

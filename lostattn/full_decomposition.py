@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from lostattn.errors import InputError
 from lostattn.norms import gain, root_mean_square
+from lostattn.updates import find_update
 
 if TYPE_CHECKING:
     from lostattn.decomposition import Decomposition
@@ -37,7 +38,9 @@ def full_decomposition(
         bias = bias + _bias(cache._model, cache._plain(i)[0])
     for i in range(end):
         if not expand_neurons:
-            parts.append(reader(cache._at(cache._update("mlp", i), pos_slice)[None]))
+            update = find_update(cache._sites, "mlp", i)
+            assert update is not None
+            parts.append(reader(cache._at(cache._value(update), pos_slice)[None]))
             labels.append(f"{i}_mlp_out")
             continue
         path = cache._plain(i)[1]

@@ -9,6 +9,10 @@ forward pass::
                hook_attn_out       hook_resid_mid
                ln2.hook_scale  ln2.hook_normalized  ln2.hook_out
                mlp.hook_pre  mlp.hook_pre_linear  mlp.hook_post  hook_mlp_out  hook_resid_post
+               hook_between
+
+``hook_between`` is what the decoder adds to the stream after this layer and before the next (Qwen3-VL's deepstack
+features; ``hook_deepstack`` is an alias). It exists where something is added.
 
 Every other spelling that TransformerBridge uses (``blocks.3.attn.o.hook_in``, ``blocks.3.hook_out``, …)
 and the shorthand of ``transformer_lens.utilities.get_act_name`` (``"pattern3"``, ``("resid_post", -1)``)
@@ -44,12 +48,14 @@ BLOCK_HOOKS = (
     "mlp.hook_post",
     "hook_mlp_out",
     "hook_resid_post",
+    "hook_between",
 )
 
 # Another spelling of a point inside a block -> its canonical spelling.
 BLOCK_ALIASES = {
     "hook_in": "hook_resid_pre",
     "hook_out": "hook_resid_post",
+    "hook_deepstack": "hook_between",
     "ln1.hook_in": "hook_resid_pre",
     "ln2.hook_in": "hook_resid_mid",
     "attn.hook_in": "ln1.hook_out",

@@ -83,11 +83,12 @@ def write(
     held = {need for reduction in reductions for need in reduction.needs}
     held |= {need for edit in edits for need in edit.needs}
     last_need = {r.name: max(sites.at[need] for need in r.needs) for r in reductions}
-    edited_mid = {e.name.replace("hook_resid_mid", "hook_resid_pre") for e in edits if _of_mid(e.name)}
+    held |= {e.name.replace("hook_resid_mid", "hook_resid_pre") for e in edits if _of_mid(e.name)}
+    before = _before(sites, kept | held | {e.name for e in edits})
     for index, slot in enumerate(sites.slots):
         due = [r for r in reductions if last_need[r.name] == index]
         if slot.kind == "tensor":
-            actions = _tensor_actions(slot, kept, edits, held, edited_mid, due)
+            actions = _tensor_actions(slot, kept, edits, held, before, due)
             if actions:
                 needs_input = any(action.get("reads_input") for action in actions)
                 program.append(
@@ -108,22 +109,40 @@ def write(
 
 
 def _tensor_actions(
-    slot: Slot, kept: set[str], edits: Sequence[Edit], held: set[str], mid: set[str], due: Sequence[Reduction]
+    slot: Slot,
+    kept: set[str],
+    edits: Sequence[Edit],
+    held: set[str],
+    before: Mapping[str, str],
+    due: Sequence[Reduction],
 ) -> list[dict[str, Any]]:
     actions: list[dict[str, Any]] = []
     for name, view in slot.views.items():
+        if view[0] == "between":
+            view = ("between", before.get(str(view[1]), ""))
         here = [e for e in edits if e.name == name and not _of_mid(name)]
         actions += [{"verb": "edit", "view": view, **_edit(e)} for e in here]
         if name in kept:
             actions.append({"verb": "tap", "name": name, "view": view})
-        if name in held or name in mid:
+        if name in held:
             actions.append({"verb": "hold", "name": name, "view": view})
+        if name in before:
+            actions.append({"verb": "hold", "name": before[name], "view": view})
     if slot.stream:
         # The stream after attention exists in no module's output: it is edited where its second summand is.
         added = {"verb": "edit_sum", "held": f"{slot.stream}.hook_resid_pre", "factor": slot.factor}
         actions += [{**added, **_edit(e)} for e in edits if e.name == f"{slot.stream}.hook_resid_mid"]
     actions += [{"verb": "reduce", "name": r.name, "kernel": r.kernel, "params": dict(r.params)} for r in due]
     return actions
+
+
+def _before(sites: Sites, names: set[str]) -> dict[str, str]:
+    """The streams that must be held for what is added after them to be seen, and under which names.
+
+    They have names of their own: a reduction may let go of the stream itself on the way.
+    """
+    slots = (sites.slots[sites.at[name]].views[name] for name in names if name in sites.at)
+    return {str(view[1]): f"{view[1]} before" for view in slots if view[0] == "between"}
 
 
 def _attention_event(
@@ -165,12 +184,11 @@ def _attention_event(
 
 
 def _heads(sites: Sites, slot: Slot) -> dict[str, int]:
-    """How many heads of queries and of keys meet at an attention call."""
-    stack = sites.architecture.stack
-    if not next(iter(slot.views)).startswith(f"{stack.prefix}."):
-        assert sites.architecture.vision is not None
-        stack = sites.architecture.vision.stack
-    return {"heads": stack.n_heads, "kv_heads": stack.n_key_value_heads}
+    """How many heads of queries and of keys meet at an attention call; layers of one stack may differ."""
+    vision = sites.architecture.vision
+    blocks = (*sites.architecture.stack.blocks, *(vision.stack.blocks if vision is not None else ()))
+    attn = next(b.attn for b in blocks if b.attn is not None and b.attn.path == slot.path)
+    return {"heads": attn.n_heads, "kv_heads": attn.n_key_value_heads}
 
 
 def _with_lengths(program: Program) -> Program:

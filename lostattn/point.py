@@ -38,6 +38,11 @@ class Point:
                 "Use run_with_cache to read it and run_with_hooks to edit it."
             )
         slot = model.sites.slots[model.sites.at[key]]
+        if slot.views[key][0] == "between":
+            raise InputError(
+                f"{key!r} is a difference of two values of the pass: what comes after the layer less what it gives. "
+                "Use run_with_cache to read it and run_with_hooks to edit it."
+            )
         return cls(key, slot, slot.views[key], model.nn.get(slot.path))
 
     @property

@@ -113,9 +113,9 @@ def selftest(model: LVLM, prompt: Prompt | None = None) -> Report:
 
 def _watched(model: LVLM) -> set[str]:
     """The modules whose outputs are added to the stream, and the layers."""
-    blocks = model.architecture.stack.blocks
+    blocks, norm = model.architecture.stack.blocks, model.architecture.final_norm
     updates = [u.path for b in blocks for u in (b.attn_update, b.mlp_update) if u is not None]
-    return {*updates, *(b.path for b in blocks), *(b.mid for b in blocks if b.mid)}
+    return {*updates, *(b.path for b in blocks), *(b.mid for b in blocks if b.mid), *([norm] if norm else [])}
 
 
 def _identities(model: LVLM, prompt: Prompt, bare: torch.Tensor) -> list[Check]:

@@ -76,7 +76,7 @@ def settle(sites: Sites, seen: Seen) -> Sites:
             return f"its module {slot.path} runs {runs} times in a pass"
         if slot.kind == "windows" and slot.path not in seen.windowed:
             return f"{slot.path} is not told how to cut its sequence into windows (cu_seqlens)"
-        name = next(iter(slot.views), "")
+        name = next((name for name, view in slot.views.items() if view[0] != "between"), "")
         inside = split_block(name)
         if inside is None or inside[0] != "blocks" or slot.kind != "tensor":
             return ""
@@ -97,7 +97,24 @@ def settle(sites: Sites, seen: Seen) -> Sites:
             return (before or seen.times[slot.path, "output"])[0] - 0.5
         return float(seen.times[slot.path, slot.port][0])
 
-    return sites.settled(why_not, when)
+    return sites.settled(why_not, when, _nothing_between(sites, seen))
+
+
+def _nothing_between(sites: Sites, seen: Seen) -> dict[str, str]:
+    """The layers after which nothing is added, although the decoder's source may do so; and why none can be seen."""
+    architecture = sites.architecture
+    blocks = architecture.stack.blocks
+    after = [*(block.path for block in blocks[1:]), architecture.final_norm or ""]
+    found = {}
+    for i in architecture.between:
+        left, met = seen.tensors.get((blocks[i].path, "output")), seen.tensors.get((after[i], "input"))
+        name = f"{architecture.stack.prefix}.{i}.hook_between"
+        if left is None or met is None or left.shape != met.shape:
+            shapes = [list(x.shape) if x is not None else "no tensor" for x in (left, met)]
+            found[name] = f"what layer {i} gives is {shapes[0]}, what comes after it is given {shapes[1]}"
+        elif torch.equal(left, met):
+            found[name] = f"nothing is added between layer {i} and what comes after it"
+    return found
 
 
 def _tensor(value: Any) -> Tensor | None:

@@ -27,6 +27,7 @@ LOOKED_FOR = {
        for p, w in (("q", "query"), ("k", "key"), ("v", "value"))},
     **dict.fromkeys(("attn.hook_z", "attn.hook_result"), "looked for a linear map after the attention operation"),
     **dict.fromkeys(("mlp.hook_pre", "mlp.hook_pre_linear", "mlp.hook_post"), _NO_MAPS),
+    "hook_between": "nothing is added between this layer and what comes after it",
     "hook_resid_mid": "no sum was found between attention and FFN (parallel blocks, or one of the two alone)",
 }  # fmt: skip
 
@@ -67,38 +68,45 @@ class Sites:
         early = architecture.vision is not None and architecture.vision.before_embed
         slots += [*vision, *embed] if early else [*embed, *vision]
         for i, block in enumerate(architecture.stack.blocks):
-            slots += _block_slots(architecture.stack, i, block, False, self.derived)
+            slots += _after(i - 1, architecture, _block_slots(architecture.stack, i, block, False, self.derived))
         if architecture.final_norm is not None:
-            slots += [
+            last = [
                 Slot("tensor", architecture.final_norm, "input", views={"ln_final.hook_in": ("plain",)}),
                 Slot("tensor", architecture.final_norm, views={"ln_final.hook_out": ("plain",)}),
             ]
+            slots += _after(len(architecture.stack.blocks) - 1, architecture, last)
             _derive_norm(self.derived, "ln_final", "ln_final.hook_in", architecture.final_norm)
         slots.append(Slot("tensor", architecture.unembed, views={"hook_unembed": ("plain",)}))
         self._take(slots)
 
     def _take(self, slots: Iterable[Slot]) -> None:
-        self.slots: tuple[Slot, ...] = tuple(slots)
+        slots = list(slots)
+        known = {name for slot in slots for name in slot.views}
+        self.slots: tuple[Slot, ...] = tuple(_viewing(slot, known) for slot in slots)
         self.at: dict[str, int] = {name: i for i, slot in enumerate(self.slots) for name in slot.views}
         self.derived = {name: how for name, how in self.derived.items() if all(n in self.at for n in how.needs)}
         self.names: tuple[str, ...] = _ordered(self.at, self.derived)
 
-    def settled(self, keep: Callable[[Slot], str], when: Callable[[Slot], float]) -> Sites:
+    def settled(
+        self, keep: Callable[[Slot], str], when: Callable[[Slot], float], without: Mapping[str, str] | None = None
+    ) -> Sites:
         """These points as a pass has shown them.
 
         Args:
             keep: why a slot cannot be used, or ``""``.
             when: the time of a slot in the pass; the slots come in that order.
+            without: points that cannot be used although their slots can, and why.
         """
+        without = without or {}
         settled = Sites(self.architecture)
-        settled.absent = dict(self.absent)
+        settled.absent = {**self.absent, **without}
         kept = []
         for slot in self.slots:
             reason = keep(slot)
             if reason:
                 settled.absent.update(dict.fromkeys(slot.views, reason))
             else:
-                kept.append(slot)
+                kept.append(replace(slot, views={n: view for n, view in slot.views.items() if n not in without}))
         settled._take(sorted(kept, key=when))
         return settled
 
@@ -214,6 +222,21 @@ class Sites:
                 f"{key!r} is handed to the kernel window by window and can be read but not edited. "
                 f"Edit {key.replace('rot_', '')!r} instead."
             )
+
+
+def _after(layer: int, architecture: Architecture, slots: list[Slot]) -> list[Slot]:
+    """The first of the slots after a layer with what is added on the way to it: a view of the same tensor."""
+    if layer not in architecture.between:
+        return slots
+    at = f"{architecture.stack.prefix}.{layer}"
+    added: dict[str, View] = {f"{at}.hook_between": ("between", f"{at}.hook_resid_post")}
+    return [replace(slots[0], views={**added, **slots[0].views}), *slots[1:]]
+
+
+def _viewing(slot: Slot, known: set[str]) -> Slot:
+    """A slot without the views that are seen as a difference from a point that is not there."""
+    views = {name: view for name, view in slot.views.items() if view[0] != "between" or view[1] in known}
+    return slot if len(views) == len(slot.views) else replace(slot, views=views)
 
 
 def _ordered(real: Mapping[str, int], derived: Mapping[str, Derived]) -> tuple[str, ...]:

@@ -25,7 +25,13 @@ from lostattn.plan import Edit
 if TYPE_CHECKING:
     from lostattn.interventions.setting import Setting
 
-POINTS = {"attn": "hook_attn_out", "mlp": "hook_mlp_out", "head": "attn.hook_z", "resid": "hook_resid_post"}
+POINTS = {
+    "attn": "hook_attn_out",
+    "mlp": "hook_mlp_out",
+    "head": "attn.hook_z",
+    "resid": "hook_resid_post",
+    "between": "hook_between",
+}
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -33,7 +39,8 @@ class Ablate(Intervention):
     """Ablate what attention or the FFN adds, what single heads read, or the stream after a layer.
 
     Where: ``"attn"`` at ``hook_attn_out``, ``"mlp"`` at ``hook_mlp_out``, ``"head"`` at ``attn.hook_z`` (before the
-    output map, so under grouped keys each query head stands alone), ``"resid"`` at ``hook_resid_post``.
+    output map, so under grouped keys each query head stands alone), ``"resid"`` at ``hook_resid_post``, ``"between"``
+    at ``hook_between`` (what is added after a layer and before the next, such as deepstack features).
 
     ``to``: ``"zero"``; ``"mean"``, the average over the real positions of the same prompt, or over the rows of
     ``reference``; ``"resample"``, the value of a position of the same prompt (or row of ``reference``), drawn

@@ -25,7 +25,7 @@ from lostattn.plan import Edit
 if TYPE_CHECKING:
     from lostattn.interventions.setting import Setting
 
-POINTS = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out")
+POINTS = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out", "between")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -44,7 +44,7 @@ class Steer(Intervention):
         layers: which layers; there is no default, as one layer is what is usually meant.
         scale: what the vector is multiplied by; negative steers away.
         positions: which positions.
-        point: ``resid_pre``, ``resid_mid``, ``resid_post``, ``attn_out`` or ``mlp_out``.
+        point: ``resid_pre``, ``resid_mid``, ``resid_post``, ``attn_out``, ``mlp_out`` or ``between``.
         steps: ``"all"``, ``"prefill"``, ``"decode"`` or ``(first, end)``.
     """
 
@@ -72,4 +72,5 @@ class Steer(Intervention):
         positions = setting.positions(self.positions)
         params = {"vector": self.vector, "scale": self.scale, "positions": positions}
         steps = checked_steps(self.steps)
-        return [Edit(f"blocks.{i}.hook_{self.point}", add_vector, params, steps) for i in setting.layers(self.layers)]
+        point = f"hook_{self.point}"
+        return [Edit(f"blocks.{i}.{point}", add_vector, params, steps) for i in setting.layers(self.layers, point)]

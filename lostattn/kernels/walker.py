@@ -61,6 +61,18 @@ def viewed(value, view):
     return value
 
 
+def seen_by(value, view, here):
+    """The same for every view: ``("between", name)`` is what was added to the stream that is held under that name."""
+    if view[0] == "between":
+        return value - held_stream(view, value, here)
+    return viewed(value, view)
+
+
+def held_stream(view, value, here):
+    """The stream before what was added between two layers."""
+    return here["held"][view[1]].to(value.device)
+
+
 def unviewed(value, view, edited):
     """The tensor whose view is ``edited``, in the model's layout and dtype."""
     edited = edited.to(value.dtype)
@@ -78,16 +90,20 @@ def perform(actions, value, out, here):
     for action in actions:
         verb = action["verb"]
         if verb == "tap":
-            out[action["name"]] = viewed(value, action["view"])
+            out[action["name"]] = seen_by(value, action["view"], here)
         elif verb == "hold":
-            here["held"][action["name"]] = viewed(value, action["view"])
+            here["held"][action["name"]] = seen_by(value, action["view"], here)
         elif verb == "reduce":
             out[action["name"]] = action["kernel"](here["held"], here, **action["params"])
         elif acts(action, here["step"]):
             if verb == "edit":
-                before = viewed(value, action["view"])
+                before = seen_by(value, action["view"], here)
                 after = action["kernel"](before, here, **action["params"])
-                if after is not before:
+                if action["view"][0] == "between":
+                    # What is not edited stays to the last bit; what is, is added to the held stream as written.
+                    written = held_stream(action["view"], value, here) + after.to(value.dtype)
+                    value = torch.where(after == before, value + (after - before).to(value.dtype), written)
+                elif after is not before:
                     value = unviewed(value, action["view"], after)
             elif verb == "edit_sum":
                 stream = here["held"][action["held"]] + value * action["factor"]

@@ -1,0 +1,89 @@
+"""The vision tower, its embedding, and the projector into the decoder's space."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from lostattn.anatomy import Vision
+from lostattn.call_order import forward_calls
+from lostattn.errors import UnsupportedModel
+from lostattn.layer_parts import stack_of
+
+PROJECTORS = (
+    "multi_modal_projector",
+    "merger",
+    "connector",
+    "projector",
+    "aligner",
+    "modality_projection",
+    "mlp1",
+    "embed_vision",
+    "mm_projector",
+    "vision_projector",
+)
+NOT_A_TOWER = ("video", "audio", "qformer", "projector", "resampler", "perceiver", "connector")  # if there is another
+EMBEDDINGS = ("embeddings", "patch_embed", "patch_embedding", "patch_conv", "patch_embedder")
+
+
+def vision_if_any(model: Any, stacks: dict[str, list[nn.Module]], decoder: str) -> tuple[Vision | None, str]:
+    """The vision tower; or none, and why, where the model has one in which nothing is found."""
+    try:
+        return _vision(model, stacks, decoder), ""
+    except (UnsupportedModel, AttributeError) as error:
+        return None, str(error)
+
+
+def _vision(model: Any, stacks: dict[str, list[nn.Module]], decoder: str) -> Vision | None:
+    config = getattr(model.config, "vision_config", None)
+    if config is None or not stacks:
+        return None
+    layers = max(stacks, key=lambda path: (not any(w in path for w in NOT_A_TOWER), len(stacks[path])))
+    base_path = ".".join(_shared(decoder.split("."), layers.split(".")))
+    base = model.get_submodule(base_path)
+    prefix = f"{base_path}." if base_path else ""
+    tower_name = layers.removeprefix(prefix).split(".")[0]
+    tower_path = f"{prefix}{tower_name}"
+    tower = getattr(base, tower_name)
+    projector, inside = _projector(base, prefix, tower, tower_path)
+    embed = next((n for n in EMBEDDINGS if hasattr(tower, n)), None)
+    style = "blocks" if layers.endswith(".blocks") else "encoder_layers"
+    calls = [name for name, _ in forward_calls(base)]
+    return Vision(
+        path=tower_path,
+        embed=f"{tower_path}.{embed}" if embed else None,
+        stack=stack_of(f"vision_encoder.{style}", layers, stacks[layers], config),
+        projector=projector,
+        projector_inside=inside,
+        before_embed=_position(calls, "get_image_features") < _position(calls, "get_input_embeddings"),
+        n_read=_layers_read(model.config, len(stacks[layers])),
+    )
+
+
+def _shared(one: list[str], other: list[str]) -> list[str]:
+    """What two paths begin with together."""
+    n = next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+    return one[:n]
+
+
+def _layers_read(config: Any, n_layers: int) -> int:
+    """How many vision layers feed the projector: LLaVA takes a hidden state from before the last layer."""
+    chosen = getattr(config, "vision_feature_layer", None)
+    if chosen is None:
+        return n_layers
+    states = [chosen] if isinstance(chosen, int) else list(chosen)
+    return max(state if state >= 0 else n_layers + 1 + state for state in states)
+
+
+def _projector(base: nn.Module, prefix: str, tower: nn.Module, tower_path: str) -> tuple[str | None, bool]:
+    for name in PROJECTORS:
+        if isinstance(getattr(base, name, None), nn.Module):
+            return f"{prefix}{name}", False
+        if isinstance(getattr(tower, name, None), nn.Module):
+            return f"{tower_path}.{name}", True
+    return None, False
+
+
+def _position(calls: list[str], name: str) -> int:
+    return next((i for i, call in enumerate(calls) if name in call), len(calls))

@@ -1,0 +1,207 @@
+"""What is added to the stream, in families that add it in different ways, against plain hooks on the bare model."""
+
+from __future__ import annotations
+
+import functools
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+import lostattn as la
+from lostattn.conformance import build
+from lostattn.conformance.inputs import picture_inputs
+from lostattn.conformance.judge import prompt_of
+from lostattn.errors import InputError, UnknownName
+
+BOTH = ["0_attn_out", "0_mlp_out"]
+LABELS = {
+    "qwen3_vl": [*BOTH, "0_between", "1_attn_out", "1_mlp_out"],  # deepstack, after a layer
+    "granite4_vision": [*BOTH, "0_between", "1_attn_out", "1_mlp_out"],  # deepstack, before a layer
+    "idefics": [*BOTH, "0_between", "1_attn_out", "1_mlp_out"],  # cross-attention layers in a list of their own
+    "cohere_compass": [*BOTH, "0_between", "1_attn_out", "1_mlp_out"],  # parallel blocks, and deepstack
+    "aya_vision": [*BOTH, "1_attn_out", "1_mlp_out"],  # parallel blocks
+    "blip-2": [*BOTH, "1_attn_out", "1_mlp_out"],  # the stream is flattened between the updates
+    "gemma3": [*BOTH, "1_attn_out", "1_mlp_out"],  # norms after the modules
+    "nemotron_h_omni": ["0_layer_out", "1_layer_out", "2_attn_out", "3_layer_out"],  # one module a layer
+    "inkling2": ["0_layer_out", "1_layer_out", "1_between"],  # something is added after the last layer
+    "glm5_next": ["0_layer_out", "1_layer_out", "2_layer_out"],  # four lanes
+}
+
+
+SINGLE = ("nemotron_h_omni", "inkling2", "glm5_next")  # parts of them compute in float32 whatever they are given
+
+
+def made(family: str):
+    """The same bare model whenever it is asked for."""
+    return build(family) if family in SINGLE else build(family).double()
+
+
+def close(family: str) -> dict[str, float]:
+    """What rounding may leave."""
+    return {"rtol": 1e-5, "atol": 1e-5} if family in SINGLE else {"rtol": 1e-9, "atol": 1e-9}
+
+
+@functools.cache
+def run(family: str):
+    """``(model, prompt, cache)``, in float64 where the family computes in it."""
+    module = made(family)
+    inputs, _ = picture_inputs(build(family), family)
+    model = la.load(module, selftest=False)
+    prompt = prompt_of(model, inputs)
+    model.selftest(prompt)
+    return model, prompt, model.run_with_cache(prompt)[1]
+
+
+@functools.cache
+def bare(family: str):
+    """By module path, what it is given first and what it gives first, as plain hooks on a bare model see it."""
+    model, prompt, _ = run(family)
+    alone = made(family)
+    given, left = {}, {}
+
+    def first(values):
+        """The first tensor of what a module is given or gives."""
+        if isinstance(values, torch.Tensor):
+            return values.clone()
+        parts = values.values() if isinstance(values, dict) else values if isinstance(values, tuple | list) else ()
+        return next((found for part in parts if (found := first(part)) is not None), None)
+
+    def hook(path):
+        def before(module, args, kwargs):
+            given[path] = first((args, kwargs))
+
+        def after(module, args, out):
+            left[path] = first(out)
+
+        return before, after
+
+    for path, module in alone.named_modules():
+        before, after = hook(path)
+        module.register_forward_pre_hook(before, with_kwargs=True)
+        module.register_forward_hook(after)
+    with torch.no_grad():
+        alone(**model._inputs(prompt), use_cache=False)
+    return given, left
+
+
+def blocks(family: str):
+    return run(family)[0].architecture.stack.blocks
+
+
+def end_of(family: str):
+    """The final stream of the bare model."""
+    given, left = bare(family)
+    last, norm = left[blocks(family)[-1].path], run(family)[0].architecture.final_norm
+    return given[norm] if given[norm].shape == last.shape else last
+
+
+@pytest.mark.parametrize("family", LABELS)
+def test_the_beginning_and_all_updates_are_the_final_stream(family: str) -> None:
+    _, _, cache = run(family)
+    updates = cache.updates()
+    assert list(updates) == LABELS[family]
+    assert_close(cache["resid_pre", 0], bare(family)[0][blocks(family)[0].path], rtol=0, atol=0)
+    assert_close(cache["resid_pre", 0] + sum(updates.values()), end_of(family), **close(family))
+    assert_close(cache.final_stream, end_of(family), rtol=0, atol=0)
+    assert all(update.abs().max() > 1e-3 for update in updates.values())  # leaving any out would show
+
+
+@pytest.mark.parametrize("family", LABELS)
+def test_decompose_resid_is_made_of_the_same_updates(family: str) -> None:
+    _, _, cache = run(family)
+    stack, labels = cache.decompose_resid(return_labels=True)
+    assert labels == ["embed", *LABELS[family]]
+    assert_close(stack.sum(0), end_of(family), **close(family))
+    last = cache.accumulated_resid(incl_mid=True)[-1]
+    assert_close(last, end_of(family), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("family", ["aya_vision", "cohere_compass", "blip-2"])
+def test_parallel_updates_are_what_the_modules_give(family: str) -> None:
+    model, _, cache = run(family)
+    _, left = bare(family)
+    for i, block in enumerate(model.architecture.stack.blocks):
+        for kind, update in (("attn", block.attn_update), ("mlp", block.mlp_update)):
+            own = left[update.path].reshape(cache["resid_pre", i].shape)
+            assert_close(cache.delta(kind, i), own, rtol=1e-9, atol=1e-9)
+    with pytest.raises(UnknownName, match="'blocks.0.hook_resid_mid' does not exist here: .* No layer of this model"):
+        cache["resid_mid", 0]
+    pre, mid = cache["resid_pre", 1], cache["resid_pre", 1] + cache["attn_out", 1]
+    assert_close(cache.map(lambda before, after, mask: torch.stack([before, after]), update="attn")[1],
+                 torch.stack([pre, mid]))  # fmt: skip
+
+
+@pytest.mark.parametrize("family", ["qwen3_vl", "granite4_vision", "idefics", "cohere_compass"])
+def test_what_is_added_between_layers(family: str) -> None:
+    model, _, cache = run(family)
+    given, left = bare(family)
+    after, before = given[blocks(family)[1].path], left[blocks(family)[0].path]
+    assert_close(cache["deepstack", 0], after - before, rtol=0, atol=0)
+    assert_close(cache.delta("between", 0), after - before, rtol=0, atol=0)
+    assert_close(cache.stack_activation("between"), torch.stack([after - before, torch.zeros_like(after)]))
+    assert (cache.delta("between", 1) == 0).all()
+    names = list(model.hook_names)
+    assert names.index("blocks.0.hook_between") == names.index("blocks.1.hook_resid_pre") - 1
+    with pytest.raises(UnknownName, match=r"nothing is added between layer 1 and .* Layers that have it: \[0\]"):
+        cache["deepstack", 1]
+    labels = cache.accumulated_resid(incl_mid=True, return_labels=True)[1]
+    assert labels.index("0_post") == labels.index("1_pre") - 1
+
+
+def test_deepstack_stands_at_the_image_alone() -> None:
+    _, prompt, cache = run("qwen3_vl")
+    image = prompt.token_map["image"]
+    assert (cache["deepstack", 0][~image] == 0).all() and (cache["deepstack", 0][image] != 0).any(-1).all()
+
+
+@pytest.mark.parametrize("family", ["qwen3_vl", "cohere_compass", "idefics"])
+def test_edits_between_layers_equal_plain_hooks(family: str) -> None:
+    """Doubled, taken away and patched: by hand, the input of the next layer is what is written."""
+    model, prompt, cache = run(family)
+    path = blocks(family)[1].path
+    given, left = bare(family)
+    before, added = left[blocks(family)[0].path], cache["between", 0]
+
+    def by_hand(stream):
+        alone = made(family)
+        alone.get_submodule(path).register_forward_pre_hook(
+            lambda _, args, kwargs: (
+                ((stream, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": stream})
+            ),
+            with_kwargs=True,
+        )
+        with torch.no_grad():
+            return alone(**model._inputs(prompt), use_cache=False).logits
+
+    untouched = model(prompt)
+    doubled = model.run_with_hooks(prompt, [("blocks.0.hook_deepstack", lambda x, hook: 2 * x)])
+    assert_close(doubled, by_hand(before + 2 * added), rtol=1e-9, atol=1e-9)
+    logits, ablated = model.run_with_cache(prompt, interventions=la.Ablate("between"))
+    assert_close(logits, by_hand(before), rtol=1e-9, atol=1e-9)
+    assert (ablated["between", 0] == 0).all() and (logits - untouched).abs().max() > 1e-3
+    vector = torch.randn(added.shape[-1], generator=torch.Generator().manual_seed(0)).double()
+    steered = model.run_with_hooks(prompt, interventions=la.Steer(vector, None, point="between"))
+    assert_close(steered, by_hand(before + added + vector), rtol=1e-9, atol=1e-9)
+    patch = la.Patch.of(cache, "between", layers=0)
+    assert_close(model.run_with_hooks(prompt, interventions=la.Ablate("between") + patch), untouched)
+
+
+def test_the_sum_holds_under_edits_of_every_part() -> None:
+    for family in ("cohere_compass", "qwen3_vl"):
+        model, prompt, _ = run(family)
+        edits = la.Ablate("between") + la.Ablate("attn", layers=[0]) + la.Ablate("mlp", layers=[1], to="mean")
+        vector = torch.linspace(-1, 1, model.cfg.d_model).double()
+        _, cache = model.run_with_cache(prompt, interventions=edits + la.Steer(vector, 0))
+        whole = cache["resid_pre", 0] + sum(cache.updates().values())
+        assert_close(whole, cache["ln_final.hook_in"], **close(family))
+        assert (cache.delta("attn", 0) == 0).all()
+
+
+def test_updates_that_cannot_be_told_apart_are_refused() -> None:
+    _, _, cache = run("nemotron_h_omni")
+    with pytest.raises(InputError, match=r"layer 0 \(no attention\) has no 'attn' update .* its updates are 'layer'"):
+        cache.delta("attn", 0)
+    assert_close(cache.delta("layer", 1), cache["resid_post", 1] - cache["resid_pre", 1])
+    with pytest.raises(InputError, match="layer is 4; the model has layers 0 to 3"):
+        cache.delta("layer", 4)
