@@ -96,10 +96,10 @@ def generate_call(
         raise InputError(f"max_new_tokens is {max_new_tokens!r}; expected at least 1.")
     if keywords.get("num_beams", 1) != 1:
         raise InputError(f"num_beams is {keywords['num_beams']}; interventions are defined for one beam only.")
-    if program and keywords.get("cache_implementation") not in (None, "dynamic"):
+    if program and keywords.get("cache_implementation") not in (None, "dynamic", "static"):
         raise InputError(
-            f"cache_implementation is {keywords['cache_implementation']!r}; interventions count positions by the keys "
-            "in the cache, so they need the growing one: leave it out."
+            f"cache_implementation is {keywords['cache_implementation']!r}; interventions are proved with a growing "
+            "cache ('dynamic') and one of fixed length ('static'): leave it out, or take one of them."
         )
     settings = {"do_sample": False, "max_new_tokens": max_new_tokens, **keywords}
     reading = Reading("generation", n_pos=prompt.n_pos, n_items=len(prompt))

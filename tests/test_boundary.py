@@ -14,6 +14,7 @@ from tiny import bare as bare_model
 import lostattn as la
 from lostattn.errors import InputError
 from lostattn.kernels import attention as kernels
+from lostattn.kernels import priors
 from lostattn.plan import Edit
 
 INF = float("inf")
@@ -31,6 +32,8 @@ def test_visible_keys_of_causal_attention():
     assert visible(None, True, [0, 2], 3, 3)[0, 0].tolist() == [[T, F, F], [T, T, T]]
     # Two queries after three keys that are in the key-value cache already.
     assert visible(None, True, [0, 1], 2, 5)[0, 0].tolist() == [[T, T, T, T, F], [T, T, T, T, T]]
+    # Two queries at the beginning of a cache with room for five.
+    assert visible(None, "first", [0, 1], 2, 5)[0, 0].tolist() == [[T, F, F, F, F], [T, T, F, F, F]]
     assert visible(None, False, [1], 3, 3)[0, 0].tolist() == [[T, T, T]]
 
 
@@ -70,6 +73,7 @@ def test_call_arguments_by_place_and_by_name():
     assert kernels.call_arguments((module, q, kv, kv, torch.ones(1, 3)), {})[-1]  # a padding mask does not
     assert not kernels.call_arguments((module, q, kv, kv, None), {"is_causal": False})[-1]
     assert not kernels.call_arguments((module, q[:, :, :1], kv, kv, None), {})[-1]  # one row sees all there is
+    assert kernels.call_arguments((module, q[:, :, :2], kv, kv, None), {})[-1] == "first"  # as sdpa counts
 
 
 def test_scores_and_pattern_by_hand_with_grouped_heads():
@@ -115,23 +119,39 @@ def test_mixed_values_by_hand_with_grouped_heads():
     assert kernels.mixed_values(pattern, value).tolist() == [[[[3.0], [2.0], [100.0], [120.0]]]]
 
 
-def test_positions_carried_over_to_a_pass():
+def test_positions_carried_over_to_a_step():
     mask = torch.tensor([[T, F, T], [F, F, T]])
-    assert torch.equal(kernels.now((mask, False), 3, 3), mask)
-    assert kernels.now((mask, False), 5, 1).tolist() == [[F], [F]]
-    assert kernels.now((mask, True), 5, 1).tolist() == [[T], [T]]
-    assert kernels.now((mask, True), 5, 5).tolist() == [[T, F, T, T, T], [F, F, T, T, T]]
-    assert kernels.now((mask, False), 4, 2).tolist() == [[T, F], [T, F]]
+    assert torch.equal(kernels.now((mask, False), 0, 3), mask)
+    assert kernels.now((mask, False), 2, 1).tolist() == [[F], [F]]
+    assert kernels.now((mask, True), 2, 1).tolist() == [[T], [T]]
+    assert kernels.now((mask, True), 2, 5).tolist() == [[T, F, T, T, T], [F, F, T, T, T]]
+    assert kernels.now((mask, False), 1, 2).tolist() == [[T, F], [T, F]]
+
+
+def test_the_keys_of_a_window_are_the_last_ones_and_room_for_more_is_not_chosen():
+    mask = torch.tensor([[T, F, T], [F, F, T]])
+    # Two steps after the prompt, a window of four has let go of the first position.
+    assert kernels.now((mask, False), 2, 4).tolist() == [[F, T, F, F], [F, T, F, F]]
+    # A cache of fixed length holds seven keys, of which five are there by now.
+    assert kernels.now((mask, True), 2, 7).tolist() == [[T, F, T, T, T, F, F], [F, F, T, T, T, F, F]]
+
+
+def test_values_laid_onto_the_keys_of_a_step():
+    values = torch.tensor([[[[5.0, 6.0, 7.0]]]])
+    assert priors.on_keys(values, 0, 3).flatten().tolist() == [5, 6, 7]
+    assert priors.on_keys(values, 2, 5).flatten().tolist() == [5, 6, 7, 0, 0]
+    assert priors.on_keys(values, 2, 4).flatten().tolist() == [6, 7, 0, 0]
+    assert priors.on_keys(values, 2, 7).flatten().tolist() == [5, 6, 7, 0, 0, 0, 0]
 
 
 def test_wanted_rows_are_those_of_any_edit_and_any_item():
     first = {"queries": (torch.tensor([[T, F, F, F], [F, F, T, F]]), False)}
     second = {"queries": (torch.tensor([[F, F, F, F], [F, F, F, T]]), True)}
-    assert kernels.wanted_rows([first], 4, 4, "cpu").tolist() == [0, 2]
-    assert kernels.wanted_rows([first, second], 4, 4, "cpu").tolist() == [0, 2, 3]
-    assert kernels.wanted_rows([first], 6, 1, "cpu").tolist() == []
-    assert kernels.wanted_rows([first, second], 6, 1, "cpu").tolist() == [0]
-    assert kernels.wanted_rows([first, {"queries": None}], 4, 4, "cpu").tolist() == [0, 1, 2, 3]
+    assert kernels.wanted_rows([first], 0, 4, "cpu").tolist() == [0, 2]
+    assert kernels.wanted_rows([first, second], 0, 4, "cpu").tolist() == [0, 2, 3]
+    assert kernels.wanted_rows([first], 2, 1, "cpu").tolist() == []
+    assert kernels.wanted_rows([first, second], 2, 1, "cpu").tolist() == [0]
+    assert kernels.wanted_rows([first, {"queries": None}], 0, 4, "cpu").tolist() == [0, 1, 2, 3]
 
 
 def test_selection_is_queries_and_keys_and_heads_where_visible():
@@ -142,10 +162,10 @@ def test_selection_is_queries_and_keys_and_heads_where_visible():
         "keys": (torch.tensor([[F, T, T], [T, F, T]]), False),
         "heads": (1,),
     }
-    cells = kernels.selection(edit, seen, rows, 2, 3, 3)
+    cells = kernels.selection(edit, seen, rows, 2, 0, 3)
     assert cells[:, 0].sum() == 0
     assert cells[:, 1].tolist() == [[[F, T, F], [F, T, T]], [[F, F, F], [T, F, T]]]
-    assert torch.equal(kernels.selection(dict.fromkeys(edit), seen, rows, 2, 3, 3), seen)
+    assert torch.equal(kernels.selection(dict.fromkeys(edit), seen, rows, 2, 0, 3), seen)
 
 
 def edit_of(kernel):
@@ -166,7 +186,7 @@ def test_edits_run_in_order_scores_first_and_a_no_op_leaves_exactly_nothing():
         return edit_of(kernel)
 
     def run(score_edits, pattern_edits):
-        return kernels.edited_rows(scores, seen, rows, score_edits, pattern_edits, 5, {})
+        return kernels.edited_rows(scores, seen, rows, score_edits, pattern_edits, 5, {"step": 0})
 
     _, before, after = run([noting("scores", torch.clone)], [noting("pattern", torch.clone)])
     assert torch.equal(before, after) and torch.equal(before, torch.softmax(scores, -1))

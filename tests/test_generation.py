@@ -247,8 +247,15 @@ def test_an_edit_that_a_single_pass_never_reaches_is_refused(tiny_llava, shapes_
     assert tiny_llava.generate(prompt, late, max_new_tokens=2).tokens.shape[1] == 2
 
 
-def test_a_cache_of_fixed_length_is_refused_under_interventions(tiny_llava, shapes_questions):
+def test_a_cache_of_fixed_length_gives_what_the_growing_one_gives(tiny_llava, shapes_questions):
+    prompt = tiny_llava.prompt(shapes_questions[:2])
+    edit = la.ReplaceAttention(la.Fixed(torch.arange(1.0, 37.0)), keys="image") + la.KnockOut("last", "question")
+    grown = tiny_llava.generate(prompt, edit, max_new_tokens=3)
+    fixed = tiny_llava.generate(prompt, edit, max_new_tokens=3, cache_implementation="static")
+    assert torch.equal(grown.tokens, fixed.tokens)
+
+
+def test_a_cache_that_rounds_is_refused_under_interventions(tiny_llava, shapes_questions):
     prompt = tiny_llava.prompt(shapes_questions[0])
-    edit = la.KnockOut("last", "image")
-    with pytest.raises(InputError, match="cache_implementation is 'static'"):
-        tiny_llava.generate(prompt, edit, max_new_tokens=2, cache_implementation="static")
+    with pytest.raises(InputError, match=r"cache_implementation is 'quantized'; .* 'dynamic'.* 'static'"):
+        tiny_llava.generate(prompt, la.KnockOut("last", "image"), max_new_tokens=2, cache_implementation="quantized")

@@ -1,15 +1,18 @@
-"""One family put to the self-test: what was seen, as a row of the table of supported models."""
+"""One family put to the self-test and compared with the bare model, as a row of the table of supported models."""
 
 from __future__ import annotations
 
+import copy
 import time
 from collections import Counter
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from lostattn.conformance.compare import compare
+from lostattn.conformance.comparison import plain
 from lostattn.conformance.inputs import NoInput, moved_picture, picture_inputs
 from lostattn.conformance.models import build
 from lostattn.errors import InputError, LostAttnError, UnsupportedModel
@@ -28,9 +31,10 @@ OUTCOMES = ("passed", "failed", "refused", "not built", "no input")
 class Verdict:
     """What one family did under one kernel.
 
-    ``outcome``: ``passed``; ``failed`` (the self-test names a point); ``refused`` (its parts were not found);
-    ``not built`` (transformers itself cannot, without a package or with this kernel); ``no input`` (no picture in a
-    layout that is known here). ``remarks`` says what is not there, or why.
+    ``outcome``: ``passed``; ``failed`` (the self-test names a point, or a comparison with the bare model did not come
+    out); ``refused`` (its parts were not found); ``not built`` (transformers itself cannot, without a package or with
+    this kernel); ``no input`` (no picture in a layout that is known here). ``comparisons`` holds the largest error of
+    each comparison and what was allowed, or why the family cannot have it. ``remarks`` says what is not there, or why.
     """
 
     family: str
@@ -44,10 +48,11 @@ class Verdict:
     vision: str = ""
     remarks: str = ""
     seconds: float = 0.0
+    comparisons: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @property
     def passed(self) -> bool:
-        """Whether the self-test passed."""
+        """Whether the self-test passed, and every comparison that the family can have."""
         return self.outcome == "passed"
 
     def to_dict(self) -> dict[str, Any]:
@@ -56,7 +61,7 @@ class Verdict:
 
 
 def judge(family: str, kernel: str = "eager", seed: int = 0) -> Verdict:
-    """Build a family, resolve it, and run the self-test on a picture."""
+    """Build a family, resolve it, run the self-test on a picture, and compare it with a bare model."""
     began = time.perf_counter()
     found = _judged(family, kernel, seed)
     return replace(found, seconds=round(time.perf_counter() - began, 1))
@@ -78,9 +83,11 @@ def _judged(family: str, kernel: str, seed: int) -> Verdict:
         return ended("no input", error)
     try:
         reaches = _picture_reaches(module, inputs)
+        bare = copy.deepcopy(module)
         model = la.load(module, selftest=False)
         prompt = prompt_of(model, inputs)
         report = model.selftest(prompt)
+        compared = compare(model, bare, prompt)
     except UnsupportedModel as error:
         return ended("failed" if "FAILED" in str(error) else "refused", error)
     except Exception as error:  # a crash is a failure of ours, and is shown as one
@@ -88,10 +95,11 @@ def _judged(family: str, kernel: str, seed: int) -> Verdict:
     kinds = Counter(block.kind for block in model.architecture.stack.blocks)
     vision = model.architecture.vision
     seen = vision is not None and any(name.startswith("vision_encoder.") for name in model.hook_names)
+    amiss = [str(one) for one in compared.values() if one.failed]
     return Verdict(
         family,
         kernel,
-        "passed",
+        "failed" if amiss else "passed",
         kinds=", ".join(kinds),
         points=len(model.hook_names),
         checks=len(report.checks),
@@ -99,8 +107,11 @@ def _judged(family: str, kernel: str, seed: int) -> Verdict:
         image=_image(prompt),
         vision=f"{len(vision.stack.blocks)} layers" if seen and vision is not None else "none",
         remarks="; ".join(
-            said for said in (_remarks(model), "" if reaches else "the picture does not move the logits") if said
+            said
+            for said in (*amiss, _remarks(model), "" if reaches else "the picture does not move the logits")
+            if said
         ),
+        comparisons=plain(compared),
     )
 
 
@@ -124,6 +135,9 @@ def prompt_of(model: LVLM, inputs: dict[str, Tensor]) -> Prompt:
             raise
         nowhere = torch.full_like(ids, -1)
         part = torch.full_like(ids, PARTS.index("template"), dtype=torch.int8)
+        mask = inputs.get("decoder_attention_mask" if "decoder_input_ids" in inputs else "attention_mask")
+        if mask is not None and mask.shape == part.shape:
+            part[mask == 0] = PARTS.index("padding")
         unknown = TokenMap(part, nowhere, nowhere.clone(), ((),) * len(ids), (False,) * len(ids))
         texts = tuple(tuple(f"<{i}>" for i in row) for row in ids.tolist())
         return Prompt(inputs, unknown, ("",) * len(ids), ((),) * len(ids), ("",) * len(ids), texts)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from lostattn.conformance.judge import OUTCOMES, Verdict
 
@@ -18,13 +18,34 @@ def summary(verdicts: Sequence[Verdict]) -> str:
     return "\n".join(lines)
 
 
+def compared(verdicts: Iterable[Verdict]) -> str:
+    """How many comparisons came out under all kernels together, the worst error in float32, and what could not be made.
+
+    The errors of bfloat16 stand in ``conformance.json`` with all others.
+    """
+    made: list[tuple[str, float, float]] = []
+    absent: dict[str, str] = {}
+    for verdict in verdicts:
+        for name, one in verdict.comparisons.items():
+            if "absent" in one:
+                absent[name] = one["absent"]
+            else:
+                made.append((name, float("inf") if one["worst"] is None else one["worst"], one["allowed"]))
+    if not (made or absent):
+        return ""
+    came_out = sum(worst <= allowed for _, worst, allowed in made)
+    worst = max((worst for name, worst, allowed in made if allowed and not name.startswith("bfloat16")), default=0.0)
+    said = [f"{came_out} of {len(made)}, {worst:.0e}"]
+    return "; ".join([*said, *(f"{name}: n/a: {why[:80]}" for name, why in absent.items())])
+
+
 def markdown(verdicts: Sequence[Verdict]) -> str:
     """A row for each family: the outcome under each kernel, and what its points are like."""
     kernels = list(dict.fromkeys(v.kernel for v in verdicts))
     by_family: dict[str, dict[str, Verdict]] = {}
     for verdict in verdicts:
         by_family.setdefault(verdict.family, {})[verdict.kernel] = verdict
-    head = ["family", "layers", "points", *kernels, "pixels", "image tokens", "vision tower", "remarks"]
+    head = ["family", "layers", "points", *kernels, "compared", "pixels", "image tokens", "vision tower", "remarks"]
     rows = [head, ["---"] * len(head)]
     for family in sorted(by_family):
         mine = by_family[family]
@@ -33,5 +54,6 @@ def markdown(verdicts: Sequence[Verdict]) -> str:
         odd = [f"{k}: {v.remarks}" for k, v in mine.items() if not v.passed and best.passed]
         remarks = "; ".join([part for part in (best.remarks, *odd) if part])
         points = str(best.points) if best.passed else ""
-        rows.append([family, best.kinds, points, *outcomes, best.layout, best.image, best.vision, remarks[:200]])
+        seen = [best.layout, best.image, best.vision, remarks[:200]]
+        rows.append([family, best.kinds, points, *outcomes, compared(mine.values()), *seen])
     return "\n".join("| " + " | ".join(cell.replace("|", "/") for cell in row) + " |" for row in rows) + "\n"

@@ -25,8 +25,10 @@ def call_arguments(arguments, keywords):
     mask = named.get("attention_mask")
     # Kernels read is_causal only where no mask is given, and never for a single query row; eager never does.
     causal = bool(causal) and (mask is None or mask.dim() == 2) and named["query"].shape[2] > 1
-    eager = getattr(getattr(named["module"], "config", None), "_attn_implementation", None) == "eager"
-    causal = causal and not eager
+    kernel = str(getattr(getattr(named["module"], "config", None), "_attn_implementation", None))
+    causal = causal and kernel != "eager"
+    if causal and "flash" not in kernel and named["key"].shape[2] > named["query"].shape[2]:
+        causal = "first"  # room for keys to come (a cache of fixed length): sdpa counts from the first key
     return named["query"], named["key"], named["value"], mask, float(scaling), causal
 
 
@@ -41,19 +43,21 @@ def call_extras(arguments, keywords):
 
 
 def visible_keys(
-    mask: Tensor | None, causal: bool, rows: Int[Tensor, " row"], n_queries: int, n_keys: int, lengths=None
+    mask: Tensor | None, causal: bool | str, rows: Int[Tensor, " row"], n_queries: int, n_keys: int, lengths=None
 ) -> Bool[Tensor, "batch head row key"]:
     """Which keys each row may see, as a mask that broadcasts over batch and head.
 
     ``mask`` is what the kernel was given: ``None``, a boolean or additive mask ``[batch, 1 | head, query, key]``,
-    or a padding mask ``[batch, key]``. ``lengths`` cuts the sequence into windows that do not see each other.
+    or a padding mask ``[batch, key]``. ``causal`` lets the last query see every key, and each before it one key less;
+    ``"first"`` lets the first query see the first key alone, and each after it one key more. ``lengths`` cuts the
+    sequence into windows that do not see each other.
     """
     if lengths is not None:
         window = torch.repeat_interleave(torch.arange(len(lengths), device=rows.device), lengths.to(rows.device))
         return (window[rows][:, None] == window[None, :])[None, None]
     visible = torch.ones(1, 1, len(rows), n_keys, dtype=torch.bool, device=rows.device)
     if causal:
-        last = rows + (n_keys - n_queries)
+        last = rows if causal == "first" else rows + (n_keys - n_queries)
         visible = (torch.arange(n_keys, device=rows.device)[None, :] <= last[:, None])[None, None]
     if mask is None:
         return visible
@@ -67,7 +71,7 @@ def attention_scores(
     query: Float[Tensor, "batch head query d_head"],
     key: Float[Tensor, "batch kv_head key d_head"],
     mask: Tensor | None,
-    causal: bool,
+    causal: bool | str,
     scaling: float,
     rows: Int[Tensor, " row"],
     lengths=None,
@@ -121,36 +125,37 @@ def mixed_values(
     return (groups @ value.to(pattern.dtype).unsqueeze(2)).flatten(1, 2).transpose(1, 2)
 
 
-def now(positions, n_keys: int, n_queries: int):
-    """A choice of prompt positions, carried over to this pass: ``(mask [batch, prompt], extends)`` -> a mask.
+def now(positions, step: int, n: int):
+    """A choice of prompt positions, carried over to a step: ``(mask [batch, prompt], extends)`` -> ``[batch, n]``.
 
-    Tokens generated since the prompt belong to the choice where ``extends`` says so. With ``n_queries`` smaller
-    than ``n_keys`` (a decoding step) the rows that are being computed are the last ones.
+    Each step after the prompt's pass adds one token, which belongs to the choice where ``extends`` says so. The ``n``
+    rows or keys at hand are the last ones: a window lets go of those before. What there is more of than positions (room
+    for tokens to come in a cache of fixed length, or the keys of an encoder) comes behind them and is not chosen.
     """
     mask, extends = positions
-    if n_keys > mask.shape[1]:
-        more = torch.full((mask.shape[0], n_keys - mask.shape[1]), extends, dtype=torch.bool, device=mask.device)
+    if step:
+        more = torch.full((mask.shape[0], step), extends, dtype=torch.bool, device=mask.device)
         mask = torch.cat([mask, more], dim=1)
-    return mask[:, n_keys - n_queries : n_keys]
+    return torch.nn.functional.pad(mask, (0, n - mask.shape[1])) if n > mask.shape[1] else mask[:, mask.shape[1] - n :]
 
 
-def wanted_rows(edits, n_keys: int, n_queries: int, device):
+def wanted_rows(edits, step: int, n_queries: int, device):
     """The query rows that at least one edit touches in at least one item of the batch."""
     touched = torch.zeros(n_queries, dtype=torch.bool, device=device)
     for edit in edits:
         if edit["queries"] is None:
             return torch.arange(n_queries, device=device)
-        touched |= now(edit["queries"], n_keys, n_queries).to(device).any(0)
+        touched |= now(edit["queries"], step, n_queries).to(device).any(0)
     return touched.nonzero()[:, 0]
 
 
-def selection(edit, visible, rows, n_heads: int, n_keys: int, n_queries: int):
+def selection(edit, visible, rows, n_heads: int, step: int, n_queries: int):
     """The cells ``[batch, head, row, key]`` that an edit may touch: its queries, keys and heads, where visible."""
     chosen = visible
     if edit["queries"] is not None:
-        chosen = chosen & now(edit["queries"], n_keys, n_queries).to(visible.device)[:, None, rows, None]
+        chosen = chosen & now(edit["queries"], step, n_queries).to(visible.device)[:, None, rows, None]
     if edit["keys"] is not None:
-        chosen = chosen & now(edit["keys"], n_keys, n_keys).to(visible.device)[:, None, None, :]
+        chosen = chosen & now(edit["keys"], step, visible.shape[-1]).to(visible.device)[:, None, None, :]
     if edit["heads"] is not None:
         heads = torch.zeros(n_heads, dtype=torch.bool, device=visible.device)
         heads[list(edit["heads"])] = True
@@ -164,15 +169,15 @@ def edited_rows(scores, visible, rows, score_edits, pattern_edits, n_queries: in
     Returns ``(scores, old pattern, new pattern)``. The old pattern is computed exactly as the new one is, so an
     edit that changes nothing gives a difference of exactly zero.
     """
-    n_heads, n_keys = scores.shape[1], scores.shape[-1]
+    n_heads, step = scores.shape[1], here["step"]
     here["rows"] = rows
     before = softmax_rows(scores, sinks)
     for edit in score_edits:
-        cells = selection(edit, visible, rows, n_heads, n_keys, n_queries)
+        cells = selection(edit, visible, rows, n_heads, step, n_queries)
         scores = edit["kernel"](scores, cells, here, **edit["params"])
     after = softmax_rows(scores, sinks) if score_edits else before
     for edit in pattern_edits:
-        cells = selection(edit, visible, rows, n_heads, n_keys, n_queries)
+        cells = selection(edit, visible, rows, n_heads, step, n_queries)
         after = edit["kernel"](after, cells, here, **edit["params"])
     return scores, before, after
 

@@ -101,8 +101,7 @@ def call_hook(x, here, function, hook):
 
 def chosen_positions(x, here, positions):
     """Which rows of ``x [batch, pos, …]`` are meant, at the prompt's pass or at a decoding step."""
-    mask, _ = positions
-    chosen = now(positions, mask.shape[1] + here["step"], x.shape[1]).to(x.device)
+    chosen = now(positions, here["step"], x.shape[1]).to(x.device)
     return chosen.reshape(*chosen.shape, *([1] * (x.dim() - 2)))
 
 

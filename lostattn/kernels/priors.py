@@ -50,8 +50,18 @@ def given(x, cells, here, values):
     values = values.to(x)
     if values.shape[2] > 1:
         values = values[:, :, here["rows"]]
-    missing = x.shape[-1] - values.shape[-1]
-    return torch.nn.functional.pad(values, (0, missing)) if missing else values
+    return on_keys(values, here["step"], x.shape[-1])
+
+
+def on_keys(values, step: int, n_keys: int):
+    """Values by position of the prompt, laid onto the keys at hand at a step; tokens since the prompt get nothing.
+
+    A window has let go of the first keys; a cache of fixed length has room behind the last one.
+    """
+    total = values.shape[-1] + step
+    room = max(total, n_keys) - values.shape[-1]
+    wide = torch.nn.functional.pad(values, (0, room)) if room else values
+    return wide[..., total - n_keys :] if n_keys < total else wide
 
 
 def remembered(x, cells, here, slot, image_mask):
@@ -59,8 +69,7 @@ def remembered(x, cells, here, slot, image_mask):
     image_mask = image_mask.to(x.device)
     values = torch.zeros(image_mask.shape, dtype=x.dtype, device=x.device)
     values[image_mask] = here["memory"][slot].to(x)
-    missing = x.shape[-1] - values.shape[-1]
-    return torch.nn.functional.pad(values, (0, missing))[:, None, None, :]
+    return on_keys(values, here["step"], x.shape[-1])[:, None, None, :]
 
 
 def observe_vision(x, cells, here, slot, skip: int, merge: int, order):

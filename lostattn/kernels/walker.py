@@ -156,7 +156,7 @@ def boundary_call(operation, event, here):
         query = query.flatten(1, 2).unsqueeze(2)
     spread = key.shape[1] // event["kv_heads"]
     key, value = key[:, ::spread], value[:, ::spread]
-    mask, causal = keywords.get("attn_mask"), bool(keywords.get("is_causal"))
+    mask, causal = keywords.get("attn_mask"), "first" if keywords.get("is_causal") else False
     return (query, key, value, mask, float(keywords["scale"]), causal), (kernel, arguments, keywords)
 
 
@@ -171,11 +171,11 @@ def give_boundary(given, query, key, here):
     operation.inputs = ((query, key.repeat_interleave(spread, dim=1), *arguments[2:]), keywords)
 
 
-def rows_once(edits, n_keys: int, n_queries: int, device, here):
+def rows_once(edits, n_queries: int, device, here):
     """``wanted_rows``, worked out once in a pass for all layers whose edits name the same queries."""
-    key = (n_keys, n_queries, device, *(id(edit["queries"]) for edit in edits))
+    key = (n_queries, device, *(id(edit["queries"]) for edit in edits))
     if key not in here["wanted"]:
-        here["wanted"][key] = wanted_rows(edits, n_keys, n_queries, device)
+        here["wanted"][key] = wanted_rows(edits, here["step"], n_queries, device)
     return here["wanted"][key]
 
 
@@ -210,11 +210,11 @@ def visit_attention(root, event, out, here):
     pattern_edits = active(event["patterns"], here["step"])
     if not (score_edits or pattern_edits or event["taps"]):
         return
-    n_queries, n_keys = query.shape[2], key.shape[2]
+    n_queries = query.shape[2]
     if event["taps"]:
         rows = torch.arange(n_queries, device=query.device)
     else:
-        rows = rows_once([*score_edits, *pattern_edits], n_keys, n_queries, query.device, here)
+        rows = rows_once([*score_edits, *pattern_edits], n_queries, query.device, here)
     if len(rows) == 0:
         return
     sinks = sinks_of(extras, rows)

@@ -1,0 +1,128 @@
+"""The independent reference: a bare Hugging Face model, whose softmax is read and edited by hand.
+
+Nothing here uses the toolkit. Every modeling file of transformers has an ``eager_attention_forward`` of its own, which
+gives what it read and the weights of its softmax. Inside :func:`by_hand` that function is wrapped: the weights are
+kept call by call, and where an edit is given, the change of the rows is multiplied with the values and added. Of a
+model that runs another kernel, the same eager function tells the weights for the queries, keys and mask of each call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+EAGER = "eager_attention_forward"
+HandEdit = Callable[[str, int, Tensor], Tensor]  # (module path, number of the call, weights) -> weights
+
+
+@dataclass
+class Seen:
+    """What a run showed: the softmax of every attention module by call, ``[batch, head, query, key]``; the logits.
+
+    ``tokens`` are those of a generation, whoever ran one.
+    """
+
+    weights: dict[str, list[Tensor]] = field(default_factory=dict)
+    logits: list[Tensor] = field(default_factory=list)
+    tokens: Any = None
+
+
+@contextmanager
+def by_hand(model: Any, edit: HandEdit | None = None, unembed: str = "") -> Iterator[Seen]:
+    """Read the attention of a bare model call by call, and edit it; see the module.
+
+    Args:
+        model: never wrapped by anything.
+        edit: what becomes of the weights of a call.
+        unembed: the module that gives the logits; that of the model itself where it is not said.
+    """
+    seen = Seen()
+    paths = {id(module): path for path, module in model.named_modules()}
+    spaces = {id(space): space for module in model.modules() if EAGER in (space := _names_of(module))}
+    own = [(space, space[EAGER]) for space in spaces.values()]
+
+    def note(module: Any, value: Tensor, out: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+        path = paths[id(module)]
+        calls = seen.weights.setdefault(path, [])
+        new = weights if edit is None else edit(path, len(calls), weights)
+        calls.append(new.detach().clone())
+        if new is weights:
+            return out, weights
+        read = (new - weights).to(value.dtype) @ value.repeat_interleave(new.shape[1] // value.shape[1], dim=1)
+        return out + read.transpose(1, 2).reshape(out.shape), new
+
+    hook = model.get_submodule(unembed).register_forward_hook(
+        lambda _, args, out: seen.logits.append(getattr(out, "logits", out).detach().clone())
+    )
+    kernel = model.config._attn_implementation
+    try:
+        with torch.no_grad(), _kernel(kernel, note):
+            for space, eager in own:
+                space[EAGER] = _noted(eager, note) if kernel == "eager" else eager
+            yield seen
+    finally:
+        hook.remove()
+        for space, eager in own:
+            space[EAGER] = eager
+
+
+def _names_of(module: nn.Module) -> dict[str, Any]:
+    """The names that a module's ``forward`` sees."""
+    return getattr(type(module).forward, "__globals__", {})
+
+
+def _noted(eager: Any, note: Any) -> Any:
+    def wrapped(module: Any, query: Tensor, key: Tensor, value: Tensor, *arguments: Any, **keywords: Any) -> Any:
+        out, weights = eager(module, query, key, value, *arguments, **keywords)
+        return note(module, value, out, weights)
+
+    return wrapped
+
+
+@contextmanager
+def _kernel(name: str, note: Any) -> Iterator[None]:
+    """Put a kernel other than eager under watch."""
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    if name == "eager":
+        yield
+        return
+    own = ALL_ATTENTION_FUNCTIONS[name]
+
+    def wrapped(
+        module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any = None, **keywords: Any
+    ) -> Any:
+        out, more = own(module, query, key, value, attention_mask, **keywords)
+        eager = _names_of(module)[EAGER]
+        mask = _additive(module, query, key, attention_mask, keywords.get("is_causal"))
+        keywords = {name: said for name, said in keywords.items() if name != "is_causal"}
+        out, _ = note(module, value, out, eager(module, query, key, value, mask, **keywords)[1])
+        return out, more
+
+    ALL_ATTENTION_FUNCTIONS[name] = wrapped
+    try:
+        yield
+    finally:
+        ALL_ATTENTION_FUNCTIONS[name] = own
+
+
+def _additive(module: Any, query: Tensor, key: Tensor, mask: Any, causal: bool | None) -> Tensor | None:
+    """The mask of another kernel as eager takes it: numbers to be added to the scores."""
+    low = torch.finfo(query.dtype).min
+    if mask is not None and not isinstance(mask, Tensor):  # of flex attention: blocks
+        places = torch.ones(query.shape[2], key.shape[2], dtype=torch.bool, device=query.device).nonzero().unbind(-1)
+        allowed = [
+            mask.mask_mod(torch.tensor(b), torch.tensor(0), *places).reshape(query.shape[2], key.shape[2])
+            for b in range(query.shape[0])
+        ]
+        mask = torch.stack(allowed)[:, None]
+    if mask is not None and mask.dtype == torch.bool:
+        return torch.zeros(mask.shape, dtype=query.dtype).masked_fill(~mask, low)
+    if mask is None and query.shape[2] > 1 and (getattr(module, "is_causal", True) if causal is None else causal):
+        return torch.full((query.shape[2], key.shape[2]), low, dtype=query.dtype).triu(1)[None, None]
+    return mask
