@@ -257,5 +257,5 @@ def test_a_cache_of_fixed_length_gives_what_the_growing_one_gives(tiny_llava, sh
 
 def test_a_cache_that_rounds_is_refused_under_interventions(tiny_llava, shapes_questions):
     prompt = tiny_llava.prompt(shapes_questions[0])
-    with pytest.raises(InputError, match=r"cache_implementation is 'quantized'; .* 'dynamic'.* 'static'"):
+    with pytest.raises(InputError, match=r"cache_implementation is 'quantized'; .*'dynamic'.*'static'"):
         tiny_llava.generate(prompt, la.KnockOut("last", "image"), max_new_tokens=2, cache_implementation="quantized")

@@ -56,9 +56,7 @@ def by_hand(model: Any, edit: HandEdit | None = None, unembed: str = "") -> Iter
         read = (new - weights).to(value.dtype) @ value.repeat_interleave(new.shape[1] // value.shape[1], dim=1)
         return out + read.transpose(1, 2).reshape(out.shape), new
 
-    hook = model.get_submodule(unembed).register_forward_hook(
-        lambda _, args, out: seen.logits.append(getattr(out, "logits", out).detach().clone())
-    )
+    hook = model.get_submodule(unembed).register_forward_hook(lambda *call: seen.logits.append(_logits(call[-1])))
     kernel = model.config._attn_implementation
     try:
         with torch.no_grad(), _kernel(kernel, note):
@@ -69,6 +67,11 @@ def by_hand(model: Any, edit: HandEdit | None = None, unembed: str = "") -> Iter
         hook.remove()
         for space, eager in own:
             space[EAGER] = eager
+
+
+def _logits(out: Any) -> Tensor:
+    logits: Tensor = out if isinstance(out, Tensor) else out.logits
+    return logits.detach().clone()
 
 
 def _names_of(module: nn.Module) -> dict[str, Any]:

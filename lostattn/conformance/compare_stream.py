@@ -8,28 +8,40 @@ import torch
 from torch import Tensor
 
 from lostattn.conformance.comparison import NEAR, Absent, Comparison, Subject, relative
+from lostattn.updates import stream_updates
 
 
 def stream(subject: Subject, allowed: float = NEAR) -> list[Comparison]:
-    """The stream before the first layer plus all updates, against the input of the bare model's final norm."""
-    architecture = subject.model.architecture
-    if architecture.final_norm is None:
-        raise Absent("no final norm was found")
+    """The stream before the first layer plus all updates, against what the bare model's final norm is given.
+
+    A decoder that ends without a norm is held to what its last layer gives.
+    """
+    sites = subject.model.sites
+    norm, last = sites.architecture.final_norm, sites.architecture.stack.blocks[-1].path
     seen: list[Tensor] = []
 
-    def note(module: Any, args: Any, keywords: Any) -> None:
+    def before(module: Any, args: Any, keywords: Any) -> None:
         seen.append((args[0] if args else next(iter(keywords.values()))).detach().clone())
 
-    hook = subject.bare.get_submodule(architecture.final_norm).register_forward_pre_hook(note, with_kwargs=True)
+    def after(module: Any, args: Any, out: Any) -> None:
+        seen.append((out if isinstance(out, Tensor) else out[0]).detach().clone())
+
+    if norm is None:
+        hook = subject.bare.get_submodule(last).register_forward_hook(after)
+    else:
+        hook = subject.bare.get_submodule(norm).register_forward_pre_hook(before, with_kwargs=True)
     try:
         with torch.no_grad():
             subject.bare(**subject.model._inputs(subject.prompt), use_cache=False)
     finally:
         hook.remove()
     if len(seen) != 1:
-        raise Absent(f"the final norm runs {len(seen)} times in a pass")
-    points = ("hook_resid_pre", "hook_resid_mid", "hook_resid_post", "hook_attn_out", "hook_mlp_out")
-    _, cache = subject.model.run_with_cache(subject.prompt, lambda name: name.endswith(points))
-    real = subject.prompt.token_map.real
+        raise Absent(f"the decoder's end runs {len(seen)} times in a pass")
+    updates = stream_updates(sites)
+    needs = {name for update in updates for name in update.needs}
+    _, cache = subject.model.run_with_cache(subject.prompt, ["blocks.0.hook_resid_pre", *needs])
     total = cache.decompose_resid().sum(0)
-    return [Comparison("updates add up", relative(total[real], seen[0][real]), allowed)]
+    real = subject.prompt.token_map.real
+    if total.shape[:2] == seen[0].shape[:2] == real.shape:
+        total, seen[0] = total[real], seen[0][real]
+    return [Comparison("updates add up", relative(total, seen[0]), allowed)]

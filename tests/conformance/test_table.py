@@ -10,7 +10,9 @@ from lostattn.conformance import Verdict, markdown, scan, summary, write_table
 from lostattn.conformance.packages import PACKAGES
 
 VERDICTS = [
-    Verdict("one", "eager", "passed", kinds="plain", points=40, checks=9, layout="whole", image="6 tokens"),
+    Verdict("one", "eager", "passed", kinds="plain", points=40, checks=9, layout="whole", image="6 tokens",
+            comparisons={"patterns": {"worst": 2e-6, "allowed": 1e-5}, "identity": {"worst": 0.0, "allowed": 0.0},
+                         "bfloat16: patterns": {"worst": 2e-3, "allowed": 5e-2}, "steps": {"absent": "no generation"}}),
     Verdict("two", "eager", "failed", remarks="a | b"),
     Verdict("one", "sdpa", "not built", remarks="no such kernel"),
     Verdict("two", "sdpa", "passed", kinds="parallel", points=31),
@@ -23,8 +25,10 @@ def test_the_summary_counts_outcomes_by_kernel():
 
 def test_a_row_shows_every_kernel_and_why_one_of_them_does_not_pass():
     head, _, one, two = markdown(VERDICTS).splitlines()
-    assert head.startswith("| family | layers | points | eager | sdpa |")
-    assert one.startswith("| one | plain | 40 | passed | not built | whole | 6 tokens |")
+    assert head.startswith("| family | layers | points | eager | sdpa | compared |")
+    assert one.startswith(
+        "| one | plain | 40 | passed | not built | 3 of 3, 2e-06; steps: n/a: no generation | whole | 6 tokens |"
+    )
     assert one.endswith("sdpa: no such kernel |")
     assert two.startswith("| two | parallel | 31 | failed | passed |") and "a / b" in two
 

@@ -1,0 +1,156 @@
+"""The comparisons with bare models: the reference by itself, what they say of a sound family, and planted faults."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+
+import lostattn as la
+from lostattn.conformance import build
+from lostattn.conformance.batch import two_items
+from lostattn.conformance.by_hand import by_hand
+from lostattn.conformance.compare import compare
+from lostattn.conformance.compare_edits import identity, uniform
+from lostattn.conformance.compare_patterns import patterns
+from lostattn.conformance.compare_steps import steps
+from lostattn.conformance.compare_stream import stream
+from lostattn.conformance.comparison import Absent, Comparison, Subject, plain
+from lostattn.conformance.inputs import picture_inputs
+from lostattn.conformance.judge import prompt_of
+from lostattn.kernels import attention
+
+
+def subject_of(family, kernel="sdpa"):
+    module = build(family, kernel)
+    inputs, _ = picture_inputs(module, family)
+    bare = copy.deepcopy(module)
+    model = la.load(module, selftest=False)
+    return Subject(model, bare, prompt_of(model, inputs))
+
+
+@pytest.fixture(scope="module")
+def gemma():
+    """Layers of a sliding window (of nine) and of full attention, in a prompt of 24 positions."""
+    return subject_of("gemma3")
+
+
+@pytest.mark.parametrize("kernel", ["eager", "sdpa"])
+def test_what_is_read_by_hand_is_what_transformers_itself_gives_out(kernel):
+    model = build("llava", kernel)
+    inputs, _ = picture_inputs(model, "llava")
+    with by_hand(model) as seen:
+        model(**inputs, use_cache=False)
+    model.set_attn_implementation("eager")
+    with torch.no_grad():
+        out = model(**inputs, use_cache=False, output_attentions=True)
+    for i, theirs in enumerate(out.attentions):
+        (mine,) = seen.weights[f"model.language_model.layers.{i}.self_attn"]
+        torch.testing.assert_close(mine, theirs, rtol=0, atol=3e-6)
+    torch.testing.assert_close(seen.logits[0], out.logits, rtol=1e-5, atol=1e-5)
+
+
+def test_an_edit_by_hand_changes_the_output_as_its_definition_says():
+    model = build("llava", "sdpa")
+    inputs, _ = picture_inputs(model, "llava")
+    path = "model.language_model.layers.0.self_attn"
+    caught = {}
+
+    def note(module, args, kwargs):
+        caught["z"] = args[0].clone()
+
+    handle = model.get_submodule(f"{path}.o_proj").register_forward_pre_hook(note, with_kwargs=True)
+    values = {}
+    hook = model.get_submodule(f"{path}.v_proj").register_forward_hook(lambda m, a, out: values.update(v=out.clone()))
+
+    def first_key_alone(at, call, weights):
+        new = torch.zeros_like(weights)
+        new[..., 0] = 1.0
+        return new if at == path else weights
+
+    with by_hand(model, first_key_alone):
+        model(**inputs, use_cache=False)
+    handle.remove()
+    hook.remove()
+    n_heads = model.config.text_config.num_attention_heads
+    repeats = n_heads // model.config.text_config.num_key_value_heads
+    first = values["v"][:, :1].unflatten(-1, (-1, 16)).repeat_interleave(repeats, dim=2).flatten(-2)
+    torch.testing.assert_close(caught["z"], first.expand_as(caught["z"]), rtol=1e-5, atol=1e-5)
+
+
+def test_a_batch_of_two_pads_the_shorter_item_on_the_left():
+    inputs = {"input_ids": torch.tensor([[1, 5, 7, 9, 8]]), "attention_mask": torch.ones(1, 5, dtype=torch.long),
+              "pixel_values": torch.zeros(1, 3, 2, 2)}  # fmt: skip
+    both = two_items(inputs, {"input_ids", "attention_mask", "pixel_values"}, decoder=False)
+    assert both["input_ids"].tolist() == [[1, 5, 7, 9, 8], [0, 0, 1, 5, 8]]
+    assert both["attention_mask"].tolist() == [[1, 1, 1, 1, 1], [0, 0, 1, 1, 1]]
+    assert both["pixel_values"].shape == (2, 3, 2, 2) and both["pixel_values"][1].abs().sum() > 0
+
+
+def test_a_sound_family_passes_every_comparison():
+    subject = subject_of("qwen3_vl")
+    made = compare(subject.model, subject.bare, subject.prompt)
+    assert [str(one) for one in made.values() if not one.passed] == []
+    assert {name.partition(": ")[0] for name in made if ": " in name} == {
+        "steps", "static cache", "batch", "batch, steps", "bfloat16"
+    }  # fmt: skip
+    assert set(plain(made)["patterns"]) == {"worst", "allowed"}
+
+
+@pytest.mark.parametrize("cache", [None, "static"])
+def test_positions_are_counted_rightly_where_a_window_has_let_go_of_some(gemma, cache):
+    """Sixteen of the keys at a decoding step are gone; the picture's columns are no longer where they were."""
+    assert [str(one) for one in steps(gemma, cache) if not one.passed] == []
+
+
+def test_a_scale_that_is_a_little_off_is_seen_in_the_patterns_but_not_in_the_identity(gemma, monkeypatch):
+    exact = attention.attention_scores
+
+    def off(*arguments, **keywords):
+        scores, visible = exact(*arguments, **keywords)
+        return scores * 1.001, visible
+
+    monkeypatch.setattr("lostattn.kernels.walker.attention_scores", off)
+    monkeypatch.setattr("lostattn.cache.attention_scores", off)
+    assert patterns(gemma)[0].failed
+    assert identity(gemma)[0].passed
+    assert uniform(gemma)[0].failed
+
+
+def test_keys_counted_from_the_wrong_end_are_seen_at_decoding_steps(gemma, monkeypatch):
+    def from_the_first(positions, step, n):
+        mask, extends = positions
+        more = torch.full((mask.shape[0], max(0, n - mask.shape[1])), extends)
+        return torch.cat([mask, more], dim=1)[:, :n] if n > 1 else mask[:, -1:] | extends
+
+    monkeypatch.setattr("lostattn.kernels.attention.now", from_the_first)
+    failed = {one.name for one in steps(gemma) if one.failed}
+    assert {"uniform edit", "uniform edit without a cache"} <= failed and "patterns" not in failed
+
+
+def test_an_update_that_is_left_out_is_seen(gemma, monkeypatch):
+    from lostattn.cache import ActivationCache
+
+    whole = ActivationCache.decompose_resid
+    monkeypatch.setattr(ActivationCache, "decompose_resid", lambda self: whole(self)[:-1])
+    assert stream(gemma)[0].failed
+
+
+def test_an_edit_of_nothing_is_seen_not_to_move(gemma, monkeypatch):
+    untouched = gemma.model.forward(gemma.prompt)
+    monkeypatch.setattr(gemma.model, "run_with_hooks", lambda prompt, interventions: untouched)
+    edit, moves = uniform(gemma)
+    assert edit.failed and moves.failed
+
+
+def test_a_comparison_that_cannot_be_made_says_why():
+    why = Comparison("steps", None, 0.0, absent="no generation")
+    assert not why.passed and not why.failed and str(why) == "steps: n/a: no generation"
+    assert Comparison("patterns", float("nan"), 1e-5).failed
+    broken = Comparison("patterns", None, 1e-5, crash="ValueError: x")
+    assert broken.failed and str(broken) == "patterns: FAILED (ValueError: x)"
+    subject = subject_of("llava")
+    subject.bare.can_generate = lambda: False
+    with pytest.raises(Absent, match="does not generate with this class"):
+        steps(subject)
