@@ -45,6 +45,8 @@ def answer_tokens(model: LVLM, question: Any, answer: str | Sequence[str] | None
 
 KINDS = ("logit_difference", "logit", "probability", "log_probability", "correct")
 """What :func:`metric` can judge the answer by."""
+COMPARING = ("logit_difference", "correct")
+"""Those of them that need wrong answers too."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -105,7 +107,7 @@ def metric(
         raise InputError(f"kind is {kind!r}; expected one of {', '.join(map(repr, KINDS))}.")
     items: list[Any] = [question] if isinstance(question, str) or not isinstance(question, Sequence) else list(question)
     right = answer_tokens(model, items)
-    if kind not in ("logit_difference", "correct"):
+    if kind not in COMPARING:
         return AnswerMetric(kind, right)
     if wrong is not None:
         return AnswerMetric(kind, right, answer_tokens(model, items, wrong)[:, None])

@@ -32,7 +32,7 @@ Remote = bool | str  # here, NDIF, "local", or a service's URL
 class Reading:
     """How the plain values that a pass gives become what the caller asked for."""
 
-    kind: str  # "cache" | "logits" | "numbers" | "generation"
+    kind: str  # "cache" | "logits" | "numbers" | "measures" (numbers and logits) | "generation"
     names: tuple[str, ...] = ()
     device: str | None = None
     dtype: str | None = None
@@ -45,6 +45,8 @@ class Reading:
             return raw["logits"]
         if self.kind == "numbers":
             return raw["kept"]
+        if self.kind == "measures":
+            return raw["kept"], raw.get("logits")
         if self.kind == "generation":
             from lostattn.generation import Generation
 
@@ -73,7 +75,7 @@ class Call:
     inputs: dict[str, Any]
     program: Program
     reading: Reading
-    logits: bool = False
+    logits: bool | str = False  # "last": those of the last position
     generation: dict[str, Any] | None = None  # settings of ``generate``; None is a single forward pass
     remember: bool = False  # leave what was kept to later passes of the session instead of bringing it back
     prompt: Prompt | None = field(default=None, compare=False)

@@ -6,7 +6,7 @@ Each batch comes back from its pass as a sum and a count, so memory does not gro
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,7 @@ from lostattn.interventions.steering import Steer
 from lostattn.kernels.workbench import sum_rows
 from lostattn.names import get_act_name, split_block
 from lostattn.plan import Reduction
+from lostattn.streams import prompts_of
 from lostattn.tensor_files import read_tensors, write_tensors
 
 if TYPE_CHECKING:
@@ -128,39 +129,36 @@ class Directions:
 
 def collect_means(
     model: LVLM,
-    data: Sequence[Any],
+    data: Iterable[Any],
     points: str | Iterable[str] = ("attn_out", "mlp_out", "z", "resid_post"),
     layers: Layers = None,
     positions: Any = "all",
     batch_size: int = 32,
     interventions: Intervention | None = None,
     remote: Remote = False,
+    progress: bool = False,
 ) -> Means:
     """The mean of points over the chosen positions of every item, in one pass over the data.
 
     Args:
         model: the model.
-        data: questions (or whatever ``model.prompt`` takes a list of).
+        data: questions (or whatever ``model.prompt`` takes a list of), a generator of them, or a prompt of several.
         points: which points, in shorthand or as full names.
         layers: which layers, for points in shorthand (None: all).
         positions: which positions of each prompt: ``"all"``, ``"image"``, ``"last"``, …
         batch_size: questions a pass.
         interventions: run with them.
         remote: as in :meth:`lostattn.LVLM.run_with_cache`; what comes back are sums.
+        progress: show a bar.
 
     Raises:
         InputError: no data, a point that does not go by position, or positions that no item has.
     """
-    items = list(data)
-    if not items or batch_size < 1:
-        raise InputError(f"{len(items)} items in batches of {batch_size}; give at least one of each.")
-    names = list(dict.fromkeys(point_names(model.sites, points, layers)))
-    derived = [name for name in names if name not in model.sites.at]
-    if derived:
-        raise InputError(f"{derived[0]!r} is made from other points and has no mean of its own; take 'z' or 'v'.")
+    names = averaged_points(model, points, layers)
     totals: dict[str, dict[str, Tensor]] = {}
-    for start in range(0, len(items), batch_size):
-        prompt = model.prompt(items[start : start + batch_size])
+    items = 0
+    for prompt in prompts_of(model, data, batch_size, "averaging", progress):
+        items += len(prompt)
         mask = prompt.token_map.resolve(positions, need=True)
         reductions = [Reduction(name, (name,), sum_rows, {"name": name, "mask": mask}) for name in names]
         for name, found in model.measure(prompt, reductions, interventions, remote).items():
@@ -170,14 +168,27 @@ def collect_means(
     count = int(totals[names[0]]["count"])
     mean = {name: total["sum"] / count for name, total in totals.items()}
     variance = {name: (totals[name]["squares"] / count - mean[name] ** 2).clamp_min(0) for name in totals}
-    meta = {"model": model.name, "items": len(items), "positions": repr(positions)}
+    meta = {"model": model.name, "items": items, "positions": repr(positions)}
     return Means({n: v.float() for n, v in mean.items()}, {n: v.float() for n, v in variance.items()}, count, meta)
+
+
+def averaged_points(model: LVLM, points: str | Iterable[str], layers: Layers) -> list[str]:
+    """The canonical names of points that a row of a position can be taken of.
+
+    Raises:
+        InputError: a point outside the decoder, or one that is made from others.
+    """
+    names = list(dict.fromkeys(point_names(model.sites, points, layers)))
+    derived = [name for name in names if name not in model.sites.at]
+    if derived:
+        raise InputError(f"{derived[0]!r} is made from other points and has no mean of its own; take 'z' or 'v'.")
+    return names
 
 
 def difference_of_means(
     model: LVLM,
-    positive: Sequence[Any],
-    negative: Sequence[Any],
+    positive: Iterable[Any],
+    negative: Iterable[Any],
     points: str | Iterable[str] = "resid_post",
     layers: Layers = None,
     positions: Any = "last",

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 import nnsight
 import torch
@@ -32,9 +32,11 @@ from lostattn.without_processor import NoProcessor
 from lostattn.written import cache_call, generate_call, hooks_call, measure_call, pass_call
 
 if TYPE_CHECKING:
+    import pandas
     from transformer_lens.model_bridge import TransformerBridge
 
     from lostattn.selftest import Report
+    from lostattn.streams import Metrics
 
 
 class LVLM:
@@ -187,25 +189,68 @@ class LVLM:
         """
         return carry_out(self, generate_call(self, prompt, interventions, max_new_tokens, **keywords), remote)
 
+    @overload
     def measure(
         self,
-        prompt: Prompt | Any,
-        reductions: Sequence[Reduction],
+        data: Prompt | Any,
+        metrics: Sequence[Reduction],
         interventions: Intervention | None = None,
         remote: Remote = False,
-    ) -> dict[str, Any]:
-        """One forward pass that keeps numbers instead of activations.
+    ) -> dict[str, Any]: ...
+    @overload
+    def measure(
+        self,
+        data: Any,
+        metrics: Metrics,
+        interventions: Intervention | None = None,
+        remote: Remote = False,
+        batch_size: int = 32,
+        progress: bool = False,
+    ) -> pandas.DataFrame: ...
+    def measure(
+        self,
+        data: Any,
+        metrics: Any,
+        interventions: Intervention | None = None,
+        remote: Remote = False,
+        batch_size: int = 32,
+        progress: bool = False,
+    ) -> Any:
+        """Numbers instead of activations: over a data set batch by batch, or in one pass of one prompt.
+
+        Over a data set, what a batch made is let go before the next one is read, so memory does not grow with the
+        number of questions (the table has a row of numbers for each).
+
+        ::
+
+            model.measure(data, ["logit_difference", "correct"], interventions=edit, batch_size=16)
+            model.measure(data, {"p": "probability", "rank": la.reductions.at("resid_post", la.metrics.effective_rank)})
 
         Args:
-            prompt: a prompt, or what :meth:`prompt` makes one of.
-            reductions: what to reduce inside the pass, such as :func:`lostattn.reductions.update_metrics`.
+            data: questions, texts or a prompt of several items; any iterable, a generator too. Or one prompt.
+            metrics: over a data set: names, or ``{column: metric}``. A name is one of :data:`lostattn.answers.KINDS`
+                (they judge the answers of the questions) or ``"updates"``; a metric is a name, a function
+                ``logits [item, pos, d_vocab] -> [item]`` (or of the logits and the batch's questions), or something
+                reduced inside the pass: :func:`lostattn.reductions.updates`, :func:`lostattn.reductions.at`.
+                For one prompt: reductions, such as :func:`lostattn.reductions.update_metrics`.
             interventions: what to change on the way.
-            remote: as in :meth:`run_with_cache`; the activations stay where the model is.
+            remote: as in :meth:`run_with_cache`; each batch is a job, and the activations stay where the model is.
+            batch_size: questions a pass.
+            progress: show a bar.
 
         Returns:
-            What each reduction made, by its name.
+            A table with a row an item, in their order: ``id`` (``kind``, ``scene``) and a column a metric. For one
+            prompt and reductions: what each reduction made, by its name.
+
+        Raises:
+            InputError: no data, an unknown metric, or answers to be judged of data that have none.
         """
-        return carry_out(self, measure_call(self, prompt, reductions, interventions), remote)
+        single = isinstance(metrics, Sequence) and not isinstance(metrics, str) and metrics
+        if single and all(isinstance(one, Reduction) for one in metrics):
+            return carry_out(self, measure_call(self, data, metrics, interventions), remote)
+        from lostattn.streams import measure_data
+
+        return measure_data(self, data, metrics, interventions, batch_size, progress, remote)
 
     def trace(self, prompt: Prompt | Any, **keywords: Any) -> AbstractContextManager[Any]:
         """The real nnsight context, for what the toolkit does not cover.

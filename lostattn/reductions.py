@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from lostattn.kernels.reduce import layer_updates, one_update
+from lostattn.kernels.reduce import layer_updates, of_point, one_update
 from lostattn.metrics._checks import check_convention, check_tol
 from lostattn.metrics.mixing import mixing_settings
+from lostattn.names import get_act_name
 from lostattn.plan import Reduction
 
 if TYPE_CHECKING:
@@ -52,6 +53,85 @@ def update_metrics(
         params = {**names, **settings, "layer_input": convention == "released"}
         reductions.append(Reduction(f"updates.{i}", tuple(names.values()), layer_updates, params))
     return reductions
+
+
+@dataclass(frozen=True, eq=False)
+class InPass:
+    """Numbers made inside the passes over a data set: one of the metrics of :meth:`lostattn.LVLM.measure`.
+
+    Attributes:
+        make: ``(model, prompt) -> [Reduction]``, for each batch.
+        read: ``(column, {reduction: what it gave}) -> {column: Tensor [batch]}``.
+        frees: its reductions let the points go that they have read, so they come after all others, and once.
+    """
+
+    make: Callable[[LVLM, Prompt], list[Reduction]]
+    read: Callable[[str, Mapping[str, Any]], dict[str, Tensor]]
+    frees: bool = False
+
+
+def updates(layers: Iterable[int] | None = None, convention: str = "paper", tol: float | None = None) -> InPass:
+    """The metrics of every update, as :func:`update_metrics`: columns ``rid.attn.3``, ``mixig.mlp.0``, …"""
+    chosen = None if layers is None else list(layers)
+
+    def make(model: LVLM, prompt: Prompt) -> list[Reduction]:
+        return update_metrics(model, prompt, chosen, convention, tol)
+
+    def read(column: str, found: Mapping[str, Any]) -> dict[str, Tensor]:
+        out: dict[str, Tensor] = {}
+        for name, numbers in found.items():
+            layer = name.rpartition(".")[2]
+            for metric, value in numbers.items():
+                out |= {f"{metric}.{update}.{layer}": value[i] for i, update in enumerate(("attn", "mlp"))}
+        return out
+
+    return InPass(make, read, frees=True)
+
+
+def at(point: str, function: Callable[..., Tensor], layers: Iterable[int] | int | None = None) -> InPass:
+    """A function of a hook point, layer by layer: ``function(value [batch, pos, …], mask=[batch, pos]) -> [batch]``.
+
+    Args:
+        point: in shorthand (``"resid_post"``) or as a full name.
+        function: a metric such as ``la.metrics.effective_rank``; with ``remote=`` a plain function of tensors, which is
+            sent as source. The mask says which positions are real. It may also give ``[batch, k]``.
+        layers: which layers, for a point in shorthand (None: all).
+
+    The columns are ``{column}.{layer}``, or the column's own name for a full name; ``.{j}`` is added for ``k`` numbers.
+    """
+    asked = [layers] if isinstance(layers, int) else None if layers is None else list(layers)
+
+    def make(model: LVLM, prompt: Prompt) -> list[Reduction]:
+        n = model.cfg.n_layers
+        if "." in point or point.startswith("hook_"):
+            places = {"": model.sites.find(point)}
+        else:
+            chosen = range(n) if asked is None else asked
+            places = {f".{i % n if i < 0 else i}": model.sites.find(get_act_name(point, i)) for i in chosen}
+        mask = prompt.token_map["all"]
+        params = {"function": function, "mask": mask, "free": False}
+        return [Reduction(f"at{i}", (name,), of_point, {"name": name, **params}) for i, name in places.items()]
+
+    def read(column: str, found: Mapping[str, Any]) -> dict[str, Tensor]:
+        out: dict[str, Tensor] = {}
+        for name, value in found.items():
+            own = f"{column}{name.removeprefix('at')}"
+            if value.dim() == 1:
+                out[own] = value
+            else:
+                out |= {f"{own}.{j}": part for j, part in enumerate(value.unbind(-1))}
+        return out
+
+    return InPass(make, read)
+
+
+def let_go(reductions: list[Reduction]) -> list[Reduction]:
+    """The same, each point being let go by the function of it that comes last, where nothing else reads it."""
+    last = {need: reduction for reduction in reductions for need in reduction.needs}
+    return [
+        replace(r, params={**r.params, "free": True}) if r.kernel is of_point and last[r.needs[0]] is r else r
+        for r in reductions
+    ]
 
 
 def between(

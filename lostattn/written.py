@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -69,13 +70,16 @@ def measure_call(
     prompt: Prompt | Any,
     reductions: Sequence[Reduction],
     interventions: Intervention | None = None,
+    logits: bool | str | None = None,
 ) -> Call:
-    """:meth:`LVLM.measure`."""
+    """:meth:`LVLM.measure` of one prompt; with ``logits`` (a bool, or ``"last"``) it gives those beside the numbers."""
     if not all(isinstance(reduction, Reduction) for reduction in reductions):
         raise InputError(f"reductions is {reductions!r}; expected reductions, as lostattn.reductions makes them.")
     prompt = model._prompted(prompt)
     edits = model._compiled(interventions, prompt)
-    return pass_call(model, prompt, Reading("numbers"), (), edits, reductions)
+    if logits is None:
+        return pass_call(model, prompt, Reading("numbers"), (), edits, reductions)
+    return replace(pass_call(model, prompt, Reading("measures"), (), edits, reductions), logits=logits)
 
 
 def generate_call(

@@ -90,7 +90,7 @@ def test_a_difference_of_means_points_from_one_set_to_the_other(tiny_llava, shap
 
 
 def test_what_cannot_be_averaged_is_refused(tiny_llava, shapes_questions, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="0 items in batches of 32"):
+    with pytest.raises(InputError, match="the data set is empty"):
         collect_means(tiny_llava, [])
     with pytest.raises(InputError, match="is no point of a decoder layer"):
         collect_means(tiny_llava, shapes_questions[:1], "vision_projector.hook_out")

@@ -21,7 +21,9 @@ calls = {
     "max_new_tokens is '3'; expected at least 1": lambda: model.generate(prompt, max_new_tokens="3"),
     "interventions is list; expected an intervention": lambda: model.run_with_cache(prompt, interventions=[edit]),
     "conditions is list; expected interventions by name": lambda: la.experiments.probe(model, questions, [edit]),
-    "reductions is 'rid'; expected reductions": lambda: model.measure(prompt, "rid"),
+    "no metric is called 'rid'; there are logit_difference": lambda: model.measure(prompt, "rid"),
+    "metrics is 3; expected names": lambda: model.measure(prompt, 3),
+    "the data set is int; expected questions": lambda: model.measure(3, "probability"),
     "fwd_hooks holds 'b'; expected pairs": lambda: model.run_with_hooks(prompt, "blocks.1.hook_resid_pre"),
     "the metric is 'logit'; expected a function": lambda: model.run_with_cache(prompt, backward="logit"),
 }
@@ -41,4 +43,4 @@ def test_each_is_refused_with_what_was_expected():
     run = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=False)
     if run.returncode:
         pytest.fail(run.stderr)
-    assert run.stdout.split("\n")[:-1] == ["said"] * 9
+    assert run.stdout.split("\n")[:-1] == ["said"] * 11

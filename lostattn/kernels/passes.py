@@ -7,15 +7,18 @@ import torch
 from lostattn.kernels.walker import run_pass
 
 
-def one_pass(root, tracer, program, logits: bool, session):
+def one_pass(root, tracer, program, logits, session):
     """Run a program and gather what was asked for: ``{"kept": {name: value}}``, and the logits where wanted.
+
+    ``logits`` is a bool, or ``"last"`` for those of the last position alone.
 
     ``session`` is a dict that several passes share: what an earlier one left there, this one's kernels find in
     ``here["memory"]["session"]``.
     """
     found = {"kept": run_pass(root, tracer, program, {"session": session}, 0)}
     if logits:
-        found["logits"] = root.output.logits
+        whole = root.output.logits
+        found["logits"] = whole[:, -1:].clone() if logits == "last" else whole
     return found
 
 

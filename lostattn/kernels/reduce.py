@@ -65,6 +65,12 @@ def one_update(held, here, before, after, mask, tol, mixing):
     return numbers
 
 
+def of_point(held, here, name, function, mask, free: bool):
+    """A function of one point: ``function(value, mask=mask)``. ``free`` lets the value go."""
+    value = held.pop(name) if free else held[name]
+    return function(value, mask=mask.to(value.device))
+
+
 def largest_change(held, here, name):
     """The largest absolute difference of a point from what an earlier pass of the session remembers of it."""
     before = here["memory"]["session"][name]

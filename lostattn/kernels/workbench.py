@@ -50,6 +50,11 @@ def sum_rows(held, here, name, mask):
     return {"count": torch.tensor(len(rows)), "sum": rows.sum(0), "squares": (rows * rows).sum(0)}
 
 
+def take_rows(held, here, name, mask):
+    """The chosen rows of a point ``[batch, pos, …]``, those of all items end to end: ``[row, …]``."""
+    return held[name][mask.to(held[name].device)]
+
+
 def add_probe(x, here, name):
     """Add zeros that a gradient can be asked of: the gradient of the zeros is the gradient of this point.
 

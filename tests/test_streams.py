@@ -1,0 +1,144 @@
+"""Measuring over a data set: each number is that of its question alone, and nothing is held back."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+import lostattn as la
+from lostattn import answers
+from lostattn.errors import InputError
+
+EDIT = la.KnockOut("last", "image", layers=[2, 3])
+
+
+def spread(value: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """A plain function of a point: the mean and the largest norm of its real positions."""
+    norms = value.norm(dim=-1).masked_fill(~mask, 0.0)
+    return torch.stack([norms.sum(-1) / mask.sum(-1), norms.amax(-1)], -1)
+
+
+def test_each_row_is_a_question_by_itself(tiny_model, shapes_questions) -> None:
+    questions = shapes_questions[:7]
+    metrics = {
+        "favour": "logit_difference",
+        "right": "correct",
+        "p": "probability",
+        "second": lambda logits: logits[:, -1].topk(2).values[:, 1],
+        "said": lambda logits, batch: logits.new_tensor([len(q.text) for q in batch]),
+        "norm": la.reductions.at("resid_post", spread, [1, -1]),
+        "out": la.reductions.at("ln_final.hook_out", la.metrics.effective_rank),
+        "all": "updates",
+        "rank": la.reductions.at("resid_mid", la.metrics.effective_rank, 3),
+    }
+    table = tiny_model.measure(iter(questions), metrics, EDIT, batch_size=3)
+    assert table.id.tolist() == [q.id for q in questions] and table.scene.tolist() == [q.group for q in questions]
+    last = tiny_model.cfg.n_layers - 1
+    for row, question in zip(table.to_dict("records"), questions, strict=True):
+        prompt = tiny_model.prompt(question)
+        logits, cache = tiny_model.run_with_cache(prompt, interventions=EDIT)
+        for column, kind in (("favour", "logit_difference"), ("right", "correct"), ("p", "probability")):
+            assert row[column] == pytest.approx(float(answers.metric(tiny_model, question, kind)(logits)), abs=1e-4)
+        assert row["second"] == pytest.approx(float(logits[0, -1].topk(2).values[1]), abs=1e-4)
+        assert row["said"] == len(question.text)
+        norms = cache["resid_post", 1][0].norm(dim=-1)
+        assert [row["norm.1.0"], row["norm.1.1"]] == pytest.approx([float(norms.mean()), float(norms.max())], rel=1e-4)
+        assert row[f"norm.{last}.1"] == pytest.approx(float(cache["resid_post", last][0].norm(dim=-1).max()), rel=1e-4)
+        rank = la.metrics.effective_rank(cache["resid_mid", 3])
+        assert row["rank.3"] == pytest.approx(float(rank[0]), rel=1e-3)
+        assert row["out"] == pytest.approx(float(la.metrics.effective_rank(cache["ln_final.hook_out"])[0]), rel=1e-3)
+        rid = la.metrics.rid(cache["resid_mid", 2], cache["resid_post", 2])
+        assert row["rid.mlp.2"] == pytest.approx(float(rid[0]), abs=1e-4)
+    assert table.attrs["n"] == 7 and la.Intervention.from_json(table.attrs["interventions"]) == EDIT
+
+
+def test_what_goes_in_does_not_stay(tiny_llava) -> None:
+    """Pictures, logits and activations of a batch are gone before the next but one, however many batches there are."""
+    peaks = []
+    for n in (4, 10):
+        alive: list[weakref.ref] = []
+        counts = []
+
+        def questions(n: int = n, alive: list = alive, counts: list = counts) -> Iterator[la.data.Question]:
+            for i in range(n):
+                if i % 2 == 0:  # a batch begins
+                    gc.collect()
+                    counts.append(sum(ref() is not None for ref in alive))
+                question = la.data.load("shapes", n=1, seed=i)[0]
+                alive.append(weakref.ref(question))
+                alive.append(weakref.ref(question.images[0]))
+                yield question
+
+        def seen(logits: torch.Tensor, alive: list = alive) -> torch.Tensor:
+            alive.append(weakref.ref(logits))
+            return logits[:, -1, 5]
+
+        def inside(value: torch.Tensor, mask: torch.Tensor, alive: list = alive) -> torch.Tensor:
+            alive.append(weakref.ref(value))
+            return value.sum((1, 2))
+
+        metrics = {"logit": seen, "sum": la.reductions.at("resid_post", inside)}
+        table = tiny_llava.measure(questions(), metrics, batch_size=2)
+        assert len(table) == n and len(alive) == 2 * n + (n // 2) * (1 + tiny_llava.cfg.n_layers)
+        peaks.append(max(counts))
+    assert peaks[0] == peaks[1] <= 20, peaks
+
+
+def test_a_prompt_of_several_items_and_texts_are_data_too(tiny_qwen, shapes_questions) -> None:
+    questions = list(shapes_questions[:3])
+    prompt = tiny_qwen.prompt(questions)
+    logit = {"logit": lambda logits: logits[:, -1, 9]}
+    table = tiny_qwen.measure(prompt, logit, batch_size=2)
+    assert_close(torch.tensor(table.logit.tolist()), tiny_qwen(prompt)[:, -1, 9], rtol=1e-4, atol=1e-4)
+    assert table.columns.tolist() == ["id", "logit"]
+    texts = tiny_qwen.measure(["How many?", "What colour is it?"], logit)
+    assert texts.logit.iloc[1] == pytest.approx(float(tiny_qwen("What colour is it?")[0, -1, 9]), abs=1e-4)
+
+
+def test_numbers_come_from_where_the_model_is(tiny_llava, shapes_questions) -> None:
+    metrics = {"favour": "logit_difference", "norm": la.reductions.at("z", means_of_heads, [2]), "u": "updates"}
+    here = tiny_llava.measure(shapes_questions[:3], metrics, EDIT, batch_size=2)
+    there = tiny_llava.measure(shapes_questions[:3], metrics, EDIT, "local", 2, progress=True)
+    assert "norm.2.3" in here
+    for column in here.columns.drop(["id", "kind", "scene"]):
+        assert there[column].tolist() == pytest.approx(here[column].tolist(), rel=1e-6, abs=1e-9), column
+
+
+def means_of_heads(value, mask):
+    return value.mean((1, 3))
+
+
+def test_reductions_of_one_prompt_stay_as_they_were(tiny_llava, shapes_questions) -> None:
+    prompt = tiny_llava.prompt(shapes_questions[0])
+    found = tiny_llava.measure(prompt, la.reductions.update_metrics(tiny_llava, prompt, [1]))
+    assert set(found) == {"updates.1"}
+    table = tiny_llava.measure([shapes_questions[0]], "updates")
+    assert table["rid.attn.1"].item() == pytest.approx(float(found["updates.1"]["rid"][0]), rel=1e-6)
+
+
+def test_what_cannot_be_measured_is_refused(tiny_llava, shapes_questions) -> None:
+    measure = tiny_llava.measure
+    questions = list(shapes_questions[:2])
+    with pytest.raises(InputError, match="no metric is called 'accuracy'; there are logit_difference"):
+        measure(questions, "accuracy")
+    with pytest.raises(InputError, match="metrics is empty"):
+        measure(questions, {})
+    with pytest.raises(InputError, match="the metric 'x' is 3; expected a name, a function"):
+        measure(questions, {"x": 3})
+    with pytest.raises(InputError, match="'updates' more than once"):
+        measure(questions, {"a": "updates", "b": la.reductions.updates(convention="released")})
+    with pytest.raises(InputError, match="the data set is empty"):
+        measure(iter([]), "correct")
+    with pytest.raises(InputError, match="batch_size is 0"):
+        measure(questions, "correct", batch_size=0)
+    with pytest.raises(InputError, match="the data set is str; expected questions or texts"):
+        measure("How many?", "correct")
+    with pytest.raises(InputError, match="'correct' judge right answers, and the data hold none"):
+        measure(tiny_llava.prompt(questions), "correct")
+    with pytest.raises(InputError, match=r"the metric 'x' gave \(2, \d+\) for 2 items; expected \[2\]"):
+        measure(questions, {"x": lambda logits: logits[:, -1]})
