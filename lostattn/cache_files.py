@@ -19,8 +19,9 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from lostattn.cross_layout import CrossKeys
 from lostattn.errors import InputError
-from lostattn.image_layout import PatchGrid, UnknownGrid
+from lostattn.patch_grid import Grid, PatchGrid, TiledGrid, UnknownGrid
 from lostattn.prompt_batch import Prompt
 from lostattn.tensor_files import read_tensors, write_tensors
 from lostattn.token_map import TokenMap
@@ -119,6 +120,8 @@ def _prompt_out(prompt: Prompt, tensors: dict[str, Tensor]) -> dict[str, Any]:
     """Put a prompt's tensors among the others; returns the rest of it."""
     tensors |= {f"prompt.inputs.{name}": value for name, value in prompt.inputs.items()}
     tensors |= {f"prompt.map.{name}": getattr(prompt.token_map, name) for name in _MAPS}
+    if (cross := prompt.token_map.cross) is not None:
+        tensors |= {"prompt.cross.image_index": cross.image_index, "prompt.cross.patch_index": cross.patch_index}
     for i, own in enumerate(prompt.images):
         for k, picture in enumerate(own):
             tensors[f"prompt.image.{i}.{k}"] = torch.from_numpy(np.array(picture.convert("RGB")))
@@ -135,9 +138,12 @@ def _prompt_in(held: dict[str, Any], tensors: Mapping[str, Tensor]) -> Prompt:
     def tuples(value: Any) -> Any:
         return tuple(tuples(v) for v in value) if isinstance(value, list) else value
 
-    def grid(fields: dict[str, Any]) -> PatchGrid | UnknownGrid:
+    def grid(fields: dict[str, Any]) -> Grid:
         known = fields.pop("known")
-        return (PatchGrid if known else UnknownGrid)(**{name: tuples(value) for name, value in fields.items()})
+        held = {name: tuples(value) for name, value in fields.items()}
+        if "tiles" in held:
+            return TiledGrid(tuple(PatchGrid(**{n: tuples(v) for n, v in tile.items()}) for tile in fields["tiles"]))
+        return PatchGrid(**held) if known else UnknownGrid(**held)
 
     grids = tuple(tuple(grid(fields) for fields in own) for own in held["grids"])
     maps = {name: tensors[f"prompt.map.{name}"] for name in _MAPS}
@@ -146,5 +152,8 @@ def _prompt_in(held: dict[str, Any], tensors: Mapping[str, Tensor]) -> Prompt:
         tuple(Image.fromarray(tensors[f"prompt.image.{i}.{k}"].numpy()) for k in range(n))
         for i, n in enumerate(held["n_images"])
     )
-    token_map = TokenMap(**maps, grids=grids, located=tuples(held["located"]))
+    keys = [tensors.get(f"prompt.cross.{name}") for name in ("image_index", "patch_index")]
+    cross = None if keys[0] is None or keys[1] is None else CrossKeys(keys[0], keys[1])
+    part, image_index, patch_index = (maps[name] for name in _MAPS)
+    token_map = TokenMap(part, image_index, patch_index, grids, tuples(held["located"]), cross)
     return Prompt(inputs, token_map, tuples(held["texts"]), images, tuples(held["ids"]), tuples(held["str_tokens"]))

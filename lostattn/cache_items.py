@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from lostattn.errors import InputError
-from lostattn.image_layout import PatchGrid
 from lostattn.image_rows import per_image
 from lostattn.prompt_batch import Prompt
 
@@ -27,9 +26,9 @@ class Cut:
         self.images = [first[i] + k for i in self.items for k in range(counts[i])]
         self.n_images = sum(counts)
         self.packed = "image_grid_thw" in prompt.inputs
-        self.patches = per_image(prompt.inputs, self.n_images)["pixel_values"] if self.packed else []
+        self.patches = per_image(prompt.inputs, prompt.token_map.grids)["pixel_values"] if self.packed else []
         # What leaves the merger: a token of the grid each.
-        self.merged = [len(g) if isinstance(g, PatchGrid) else 0 for own in prompt.token_map.grids for g in own]
+        self.merged = [len(g) if g else 0 for own in prompt.token_map.grids for g in own]
 
     def decoder(self, value: Tensor) -> Tensor:
         """A tensor ``[batch, pos, …]``, or ``[batch, head, query, key]`` of a pattern."""

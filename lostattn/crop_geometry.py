@@ -1,14 +1,60 @@
-"""Which part of an original picture a processed tensor shows: resize, then centre crop."""
+"""Which part of an original picture each processed tensor shows: resized, cropped, padded, cut into tiles.
+
+Every pipeline of transformers' image processors that is understood is one function here; it is chosen by the code
+that the processor runs (where its ``_preprocess`` is written), since many models share one. A pipeline that is not
+understood is not guessed at.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
 
 Size = tuple[int, int]
 """(width, height), as in Pillow."""
 Box = tuple[float, float, float, float]
 """(left, top, right, bottom) in pixels."""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What one processed tensor shows.
+
+    Attributes:
+        covers: the box of the original picture under the whole tensor, in original pixels; it reaches over the
+            picture's edge where the processor pads.
+        size: (width, height) of the tensor.
+        role, place: as in `lostattn.patch_grid.PatchGrid`.
+    """
+
+    covers: Box
+    size: Size
+    role: str = "whole"
+    place: tuple[int, int] | None = None
+
+
+def shown_parts(processor: Any, size: Size, together: int = 1, cut: bool | None = None) -> list[Shown] | str:
+    """What the tensors made of one picture show, in their order, or why it cannot be said.
+
+    Args:
+        processor: a processor with its image processor.
+        size: (width, height) of the picture.
+        together: how many pictures its item holds; some pipelines cut only a picture that is alone.
+        cut: whether pictures are cut into tiles, where the processor leaves the choice; None for its own setting.
+    """
+    images = getattr(processor, "image_processor", None)
+    if images is None:
+        return "the model has no image processor"
+    written = getattr(getattr(type(images), "_preprocess", None), "__module__", "")
+    pipeline = _PIPELINES.get(written.rpartition(".")[0].rpartition(".")[2])
+    if pipeline is None or not written.startswith("transformers."):
+        return f"{type(images).__name__} prepares pictures in its own way (_preprocess)"
+    settings = getattr(processor, "images_kwargs", None)
+    return pipeline(images, settings if isinstance(settings, dict) else {}, size, together, cut)
 
 
 def covered_box(images: Any, size: Size, tensor: Size, grid: Size) -> Box | str:
@@ -22,6 +68,10 @@ def covered_box(images: Any, size: Size, tensor: Size, grid: Size) -> Box | str:
             return f"{type(images).__name__} prepares pictures in its own way ({method})"
     if getattr(images, "do_pad", None):
         return f"{type(images).__name__} pads pictures"
+    return _resized_and_cropped(images, size, tensor, grid)
+
+
+def _resized_and_cropped(images: Any, size: Size, tensor: Size, grid: Size) -> Box | str:
     resized = _resized(images, size) if images.do_resize else size
     cropped = (images.crop_size.width, images.crop_size.height) if images.do_center_crop else resized
     if cropped != tensor:
@@ -56,3 +106,183 @@ def _resized(images: Any, size: Size) -> Size:
     else:  # The caller compares with the tensor, and says that they differ.
         high, wide = height, width
     return int(wide), int(high)
+
+
+def _common(images: Any, settings: dict[str, Any], size: Size, together: int, cut: bool | None) -> list[Shown] | str:
+    """Resize, then centre crop."""
+    resized = _resized(images, size) if images.do_resize else size
+    tensor = (images.crop_size.width, images.crop_size.height) if images.do_center_crop else resized
+    box = covered_box(images, size, tensor, tensor)
+    return box if isinstance(box, str) else [Shown(box, tensor)]
+
+
+def _squared(images: Any, settings: dict[str, Any], size: Size, together: int, cut: bool | None) -> list[Shown] | str:
+    """LLaVA's own: the common pipeline, on a picture that is padded to a square where `do_pad` says so."""
+    padded, start = _square(size) if images.do_pad else (size, (0, 0))
+    resized = _resized(images, padded) if images.do_resize else padded
+    tensor = (images.crop_size.width, images.crop_size.height) if images.do_center_crop else resized
+    box = _resized_and_cropped(images, padded, tensor, tensor)
+    if isinstance(box, str):
+        return box
+    left, top, right, bottom = box
+    return [Shown((left - start[0], top - start[1], right - start[0], bottom - start[1]), tensor)]
+
+
+def _square(size: Size) -> tuple[Size, Size]:
+    """The square that a picture is padded to, and where the picture begins in it."""
+    side = max(size)
+    return (side, side), ((side - size[0]) // 2, (side - size[1]) // 2)
+
+
+def _anyres(images: Any, settings: dict[str, Any], size: Size, together: int, cut: bool | None) -> list[Shown] | str:
+    """A squashed thumbnail, and the picture fitted into the best of some canvases, cut into tiles (LLaVA-NeXT)."""
+    from transformers.image_processing_utils import get_patch_output_size, select_best_resolution
+    from transformers.image_utils import ChannelDimension
+
+    width, height = size
+    target = images.size
+    small = (target.width or target.shortest_edge, target.height or target.shortest_edge)
+    crop = getattr(images, "crop_size", None)
+    side = (crop.height if crop and crop.height else 0) or small[1]
+    if small != (side, side):
+        return f"tiles of {side} pixels are resized once more, to {small}"
+    whole = (0.0, 0.0, float(width), float(height))
+    if together > 1 and hasattr(images, "pad_to_square"):  # Several pictures in a prompt are not cut up.
+        (wide, high), (left, top) = _square(size)
+        return [Shown((-left, -top, wide - left, high - top), small)]
+    canvas = select_best_resolution((height, width), images.image_grid_pinpoints)
+    like = np.broadcast_to(np.uint8(0), (1, height, width))
+    high, wide = get_patch_output_size(like, canvas, input_data_format=ChannelDimension.FIRST)
+    top, left = (canvas[0] - high) // 2, (canvas[1] - wide) // 2
+    tiles = _cut((canvas[1], canvas[0]), side, (left, top), (width / wide, height / high))
+    return [Shown(whole, small, "thumbnail"), *tiles]
+
+
+def _cut(canvas: Size, side: int, start: Size, scale: tuple[float, float]) -> list[Shown]:
+    """The tiles of a canvas, row by row, that holds a picture at `start`, `scale` original pixels to a pixel."""
+    tiles = []
+    for row in range(canvas[1] // side):
+        for col in range(canvas[0] // side):
+            x, y = col * side - start[0], row * side - start[1]
+            box = (x * scale[0], y * scale[1], (x + side) * scale[0], (y + side) * scale[1])
+            tiles.append(Shown(box, (side, side), "tile", (row, col)))
+    return tiles
+
+
+def _best_ratio(images: Any, settings: dict[str, Any], size: Size, together: int, cut: bool | None) -> list[Shown]:
+    """The picture stretched onto the grid of tiles of the nearest shape, then a thumbnail (InternVL)."""
+    from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import get_optimal_tiled_canvas
+
+    width, height = size
+    side = (images.size.width, images.size.height)
+    whole = (0.0, 0.0, float(width), float(height))
+    cuts = settings.get("crop_to_patches", images.crop_to_patches) if cut is None else cut
+    if not cuts or images.max_patches <= 1:
+        return [Shown(whole, side if images.do_resize else size)]
+    cols, rows = get_optimal_tiled_canvas((height, width), side[::-1], images.min_patches, images.max_patches)
+    if rows * cols == 1:
+        return [Shown(whole, side)]
+    tiles = []
+    for place in np.ndindex(rows, cols):
+        row, col = place
+        box = (col * width / cols, row * height / rows, (col + 1) * width / cols, (row + 1) * height / rows)
+        tiles.append(Shown(box, side, "tile", (row, col)))
+    return [*tiles, Shown(whole, side, "thumbnail")]
+
+
+def _split(images: Any, settings: dict[str, Any], size: Size, together: int, cut: bool | None) -> list[Shown]:
+    """The picture stretched to whole tiles of its enlarged size, then a thumbnail (Idefics3, SmolVLM)."""
+    width, height = size
+    whole = (0.0, 0.0, float(width), float(height))
+    held = images.max_image_size
+    side = int(held["longest_edge"] if isinstance(held, dict) else held.longest_edge)
+    cuts = images.do_image_splitting if cut is None else cut
+    if not cuts:
+        return [Shown(whole, (side, side))]
+    wide, high = _longest(width, height, images.size.longest_edge) if images.do_resize else size
+    # What the processor does with the smaller side rounds down before it rounds up to whole tiles.
+    if wide >= high:
+        cols = math.ceil(wide / side)
+        rows = math.ceil(int(cols * side / (wide / high)) / side)
+    else:
+        rows = math.ceil(high / side)
+        cols = math.ceil(int(rows * side * (wide / high)) / side)
+    if rows * cols == 1:
+        return [Shown(whole, (side, side))]
+    tiles = _cut((cols * side, rows * side), side, (0, 0), (width / (cols * side), height / (rows * side)))
+    return [*tiles, Shown(whole, (side, side), "thumbnail")]
+
+
+def _longest(width: int, height: int, longest: int) -> Size:
+    """The size with its longer side at `longest`, the other rounded to an even number."""
+    ratio = width / height
+    if width >= height:
+        wide, high = longest, int(longest / ratio)
+        high += high % 2
+    else:
+        high, wide = longest, int(longest * ratio)
+        wide += wide % 2
+    return max(wide, 1), max(high, 1)
+
+
+def _scanned(images: Any, settings: dict[str, Any], size: Size, together: int, cut: bool | None) -> list[Shown]:
+    """The whole picture squashed, then, if asked for, crops along its longer side (Gemma 3's pan and scan)."""
+    width, height = size
+    side = (images.size.width, images.size.height) if images.do_resize else size
+    whole = Shown((0.0, 0.0, float(width), float(height)), side)
+
+    def setting(name: str) -> Any:
+        own = settings.get(name)
+        return getattr(images, name) if own is None else own
+
+    if not (setting("do_pan_and_scan") if cut is None else cut):
+        return [whole]
+    short, long = sorted(size)
+    least = setting("pan_and_scan_min_crop_size")
+    if long / short < setting("pan_and_scan_min_ratio_to_activate"):
+        return [whole]
+    n = min(math.floor(long / least), math.floor(long / short + 0.5))
+    n = min(setting("pan_and_scan_max_num_crops"), max(2, n))
+    step = math.ceil(long / n)
+    if min(step, short) < least:
+        return [whole]
+    crops = []
+    for i in range(n):
+        start, end = float(i * step), float(min((i + 1) * step, long))
+        lies = width >= height
+        box = (start, 0.0, end, float(height)) if lies else (0.0, start, float(width), end)
+        crops.append(Shown(box, side, "tile", (0, i) if lies else (i, 0)))
+    return [Shown(whole.covers, side, "thumbnail"), *crops]
+
+
+def _canvas(images: Any, settings: dict[str, Any], size: Size, together: int, cut: bool | None) -> list[Shown]:
+    """The picture at the top left of the best canvas of tiles (Llama 3.2 Vision)."""
+    from transformers.models.mllama import image_processing_pil_mllama as mllama
+
+    width, height = size
+    side = images.size.height
+    high, wide = mllama.get_optimal_tiled_canvas(height, width, images.max_image_tiles, side)
+    fitted = mllama.get_image_size_fit_to_canvas(height, width, int(high), int(wide), side)
+    tiles = _cut((int(wide), int(high)), side, (0, 0), (width / float(fitted[1]), height / float(fitted[0])))
+    return tiles if len(tiles) > 1 else [Shown(tiles[0].covers, tiles[0].size)]
+
+
+def _stretched(images: Any, settings: dict[str, Any], size: Size, together: int, cut: bool | None) -> list[Shown]:
+    """The picture stretched to whole patches of its own number (Qwen): the grid says how many."""
+    return [Shown((0.0, 0.0, float(size[0]), float(size[1])), (0, 0))]
+
+
+_Pipeline = Callable[[Any, dict[str, Any], Size, int, bool | None], list[Shown] | str]
+# By the package of transformers that the code of `_preprocess` is written in; the first is the shared one.
+_PIPELINES: dict[str, _Pipeline] = {
+    "transformers": _common,
+    "llava": _squared,
+    "llava_next": _anyres,
+    "llava_onevision": _anyres,
+    "got_ocr2": _best_ratio,
+    "idefics3": _split,
+    "smolvlm": _split,
+    "gemma3": _scanned,
+    "mllama": _canvas,
+    "qwen2_vl": _stretched,
+}

@@ -8,7 +8,8 @@ from itertools import groupby
 from torch import Tensor
 
 from lostattn.errors import InputError
-from lostattn.image_layout import ImageLayout, UnknownGrid
+from lostattn.image_layout import ImageLayout
+from lostattn.patch_grid import Grid, UnknownGrid
 
 
 def split_layouts(
@@ -59,28 +60,67 @@ def _runs(row: list[int], image_id: int | None, n_images: int | None) -> list[Im
         runs = [sum(runs)]
     elif n_images is not None and len(runs) != n_images:
         runs = [0] * n_images
-    return [ImageLayout(count, 0, grid) for count in runs]
+    return [ImageLayout(count, grid) for count in runs]
 
 
-def per_image(inputs: Mapping[str, Tensor], n_images: int) -> dict[str, list[int]]:
+def per_image(inputs: Mapping[str, Tensor], grids: Sequence[Sequence[Grid]]) -> dict[str, list[int]]:
     """For each input that goes by image and not by item, how many of its rows each image has.
 
     Raises:
         InputError: an input whose rows cannot be told apart by image.
     """
     rows: dict[str, list[int]] = {}
-    batch_pos = inputs["input_ids"].shape
+    flat = [grid for own in grids for grid in own]
+    n_images, tiles = len(flat), [max(len(grid.tiles), 1) for grid in flat]
+    batch, n_pos = inputs["input_ids"].shape
+    by_item = _by_item(inputs)
     for name, value in inputs.items():
-        if value.shape[:2] == batch_pos and not name.startswith(("pixel", "image")):
+        if name in by_item or (value.shape[:2] == (batch, n_pos) and not name.startswith(("pixel", "image"))):
             continue
         thw = inputs.get("image_grid_thw")
         if name == "pixel_values" and thw is not None and int(thw.prod(-1).sum()) == len(value):
             rows[name] = thw.prod(-1).tolist()
         elif name.startswith(("pixel", "image")) and value.ndim and len(value) == n_images:
             rows[name] = [1] * n_images
+        elif name == "pixel_values" and value.ndim == 4 and len(value) == sum(tiles):
+            rows[name] = tiles
+        elif name == "batch_num_images" and len(value) == sum(bool(own) for own in grids):
+            rows[name] = [int(k == 0) for own in grids for k in range(len(own))]  # one an item that has any
         else:
             raise InputError(
                 f"The batch cannot be taken apart: how the rows of {name!r}, of shape {tuple(value.shape)}, belong"
                 " to its items is not known. Build a prompt of the items you want instead."
             )
     return rows
+
+
+def _by_item(inputs: Mapping[str, Tensor]) -> set[str]:
+    """The pixel inputs that have a row an item: pictures, or tiles, are their second axis."""
+    pixels, batch = inputs.get("pixel_values"), len(inputs["input_ids"])
+    if pixels is None or len(pixels) != batch:
+        return set()
+    if pixels.ndim == 6:
+        return {"pixel_values", "aspect_ratio_ids", "aspect_ratio_mask"} & set(inputs)
+    if pixels.ndim == 5 and "image_sizes" not in inputs:
+        return {"pixel_values", "pixel_attention_mask"} & set(inputs)
+    return set()
+
+
+def cut_items(inputs: Mapping[str, Tensor], items: Sequence[int]) -> dict[str, Tensor]:
+    """The inputs with a row an item, those of some items, without the tiles and pictures that only others filled."""
+    names = _by_item(inputs)
+    if not names:
+        return {}
+    out = {name: inputs[name][list(items)] for name in names}
+    if "aspect_ratio_ids" in out:
+        used = int((out["aspect_ratio_ids"] > 0).sum(-1).max())
+    else:
+        used = int(out["pixel_values"].ne(0).flatten(2).any(-1).sum(-1).max())
+    # A model takes the presence of pixels for a picture: without any, none of these is given.
+    return {name: value[:, :used] for name, value in out.items()} if used else {}
+
+
+def trim_tiles(pixels: Tensor) -> Tensor:
+    """``[image, tile, channel, height, width]`` without the tiles that are zeros in every image."""
+    used = int(pixels.ne(0).flatten(2).any(-1).sum(-1).max())
+    return pixels[:, :used]

@@ -132,15 +132,15 @@ def _class_without_video(class_name: str) -> type[ProcessorMixin]:
         finally:
             del self.get_attributes
 
+    members = {
+        "__doc__": f"{class_name} for pictures alone, without a video processor.",
+        "__module__": __name__,
+        "check_argument_for_proper_class": check_argument_for_proper_class,
+        "to_dict": to_dict,
+        "save_pretrained": save_pretrained,
+    }
+    if "apply_chat_template" in vars(base):
+        # A family's own asks its video processor for a number of frames, whether or not there is a video.
+        members["apply_chat_template"] = transformers.ProcessorMixin.apply_chat_template
     # The family's name is kept: it is written into processor_config.json, which any other loader reads.
-    return type(
-        class_name,
-        (base,),
-        {
-            "__doc__": f"{class_name} for pictures alone, without a video processor.",
-            "__module__": __name__,
-            "check_argument_for_proper_class": check_argument_for_proper_class,
-            "to_dict": to_dict,
-            "save_pretrained": save_pretrained,
-        },
-    )
+    return type(class_name, (base,), members)

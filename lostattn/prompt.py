@@ -12,7 +12,7 @@ from lostattn.errors import InputError
 from lostattn.pictures import load_pictures
 from lostattn.prompt_batch import Prompt
 from lostattn.prompt_inputs import assemble, content_id, from_inputs, placeholder
-from lostattn.rendering import render
+from lostattn.rendering import laid_out, render
 from lostattn.segments import Rendered
 from lostattn.token_map import TokenMap
 
@@ -62,9 +62,9 @@ def build_prompt(
         render(processor, text, len(own), mark, system, said)
         for text, own, said in zip(texts, pictures, answers, strict=True)
     ]
-    given = _process(processor, rendered, [p for own in pictures for p in own])
+    given = _process(processor, rendered, pictures)
     names = [i or content_id(text, own) for i, text, own in zip(ids, texts, pictures, strict=True)]
-    return assemble(processor, config, given, rendered, texts, pictures, names)
+    return assemble(processor, config, given, laid_out(processor, rendered, pictures), texts, pictures, names)
 
 
 def _items(given: Any, images: Any) -> tuple[list[str], list[tuple[Image.Image, ...]], list[str | None]]:
@@ -100,7 +100,9 @@ def _item(given: Any, images: Any, i: int) -> tuple[str, tuple[Image.Image, ...]
     )
 
 
-def _process(processor: Any, rendered: list[Rendered], pictures: list[Image.Image]) -> dict[str, Tensor]:
+def _process(
+    processor: Any, rendered: list[Rendered], pictures: Sequence[tuple[Image.Image, ...]]
+) -> dict[str, Tensor]:
     tokenizer = processor.tokenizer
     if tokenizer.pad_token is None and len(rendered) > 1:
         raise InputError(
@@ -110,8 +112,10 @@ def _process(processor: Any, rendered: list[Rendered], pictures: list[Image.Imag
     if tokenizer.pad_token is not None:
         # Left: the last position of every item is then the one that the answer follows.
         keywords |= {"padding": True, "padding_side": "left"}
+    # A list an item: some processors do otherwise with several pictures of one prompt than with one each of several.
+    images = [list(own) for own in pictures] if any(pictures) else None
     try:
-        out = processor(text=[r.text for r in rendered], images=pictures or None, return_tensors="pt", **keywords)
-    except ValueError as error:
+        out = processor(text=[r.text for r in rendered], images=images, return_tensors="pt", **keywords)
+    except (ValueError, IndexError) as error:
         raise InputError(f"The processor refuses this prompt: {error}") from error
-    return dict(out)
+    return {name: value for name, value in out.items() if name != "labels"}  # PaliGemma's, for training

@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from lostattn.errors import InputError
-from lostattn.image_rows import per_image
+from lostattn.image_rows import cut_items, per_image, trim_tiles
 from lostattn.token_map import TokenMap
 
 
@@ -80,14 +80,21 @@ class Prompt:
         counts = self.token_map.n_images
         starts = [sum(counts[:i]) for i in range(len(counts))]
         wanted = [starts[i] + k for i in items for k in range(counts[i])]
-        by_image = per_image(self.inputs, sum(counts))
+        by_image, tiled = per_image(self.inputs, self.token_map.grids), cut_items(self.inputs, items)
         out = {}
         for name, value in self.inputs.items():
-            if name not in by_image:
+            if name in tiled:
+                out[name] = tiled[name]
+            elif name == "cross_attention_mask":  # [item, position, image, tile]
+                if "pixel_values" in tiled:
+                    out[name] = value[items][:, columns, : tiled["pixel_values"].shape[1]]
+            elif name in by_image:
+                if wanted:  # An input of no image is left out: a model takes its presence for a picture.
+                    pieces = value.split(by_image[name])
+                    cut = torch.cat([pieces[k] for k in wanted])
+                    out[name] = trim_tiles(cut) if name == "pixel_values" and cut.ndim == 5 else cut
+            elif value.shape[:2] == self.inputs["input_ids"].shape:
                 out[name] = value[items][:, columns]
-            elif wanted:  # An input of no image is left out: a model takes its presence for a picture.
-                pieces = value.split(by_image[name])
-                out[name] = torch.cat([pieces[k] for k in wanted])
         return out
 
     def __repr__(self) -> str:

@@ -12,8 +12,9 @@ from jaxtyping import Bool
 from PIL import Image
 from torch import Tensor
 
+from lostattn.cross_layout import cross_keys
 from lostattn.errors import InputError
-from lostattn.image_layout import ImageLayout, image_layouts
+from lostattn.image_layout import Batch, ImageLayout, image_layouts
 from lostattn.image_rows import split_layouts
 from lostattn.pictures import load_pictures
 from lostattn.prompt_batch import Prompt
@@ -53,6 +54,15 @@ def placeholder(processor: Any, config: Any) -> str:
     return str(processor.tokenizer.convert_ids_to_tokens(token))
 
 
+def mark_id(processor: Any, config: Any) -> int | None:
+    """The id of what stands in an image's place in a text, where it is another than an image token (Gemma 3)."""
+    image_id, own = image_token_id(processor, config), getattr(processor, "image_token", None)
+    if image_id is None or not isinstance(own, str):
+        return None
+    found = processor.tokenizer.convert_tokens_to_ids(own)
+    return found if isinstance(found, int) and found != image_id else None
+
+
 def assemble(
     processor: Any,
     config: Any,
@@ -70,7 +80,9 @@ def assemble(
     ids, real = inputs["input_ids"], real_positions(inputs)
     image_id = image_token_id(processor, config)
     layouts = _images_of(processor, config, inputs, pictures, _rows(inputs))
-    token_map = build_token_map(processor.tokenizer, ids.cpu(), real.cpu(), image_id, rendered, layouts)
+    cross = cross_keys(inputs, [[one.grid for one in own] for own in layouts])
+    mark = mark_id(processor, config)
+    token_map = build_token_map(processor.tokenizer, ids.cpu(), real.cpu(), image_id, rendered, layouts, mark, cross)
     return Prompt(
         inputs,
         token_map.to(ids.device),
@@ -174,9 +186,10 @@ def _images_of(
     """The layout of every image of every item."""
     image_id = image_token_id(processor, config)
     tokens = sum(row.count(image_id) for row in rows if image_id is not None)
-    sizes = [p.size for own in pictures for p in own]
-    layouts = image_layouts(inputs, config, processor, sizes or None, tokens)
-    return split_layouts(layouts, rows, image_id, [len(own) for own in pictures] if sizes else None)
+    sizes = [[p.size for p in own] for own in pictures]
+    known = sizes if any(sizes) else None
+    layouts = image_layouts(Batch(inputs, config, processor, rows, image_id, known, tokens))
+    return split_layouts(layouts, rows, image_id, [len(own) for own in sizes] if known else None)
 
 
 def _decode_collapsed(tokenizer: Any, row: list[int], image_id: int | None, counts: list[int]) -> str:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+from difflib import SequenceMatcher
 from typing import Any
 
 from lostattn.errors import InputError
@@ -53,6 +56,40 @@ def render(
             f" image{'s' * (n_images != 1)} given. {hint}"
         )
     return rendered
+
+
+def laid_out(processor: Any, rendered: list[Rendered], pictures: Sequence[Sequence[Any]]) -> list[Rendered]:
+    """The texts as the processor itself lays them out before it tokenises: PaliGemma and Llama 3.2 put a BOS in.
+
+    Args:
+        processor: the model's processor.
+        rendered: the texts that it is given.
+        pictures: those of each item.
+    """
+    prepare = getattr(processor, "prepare_inputs_layout", None)
+    if prepare is None or not rendered:
+        return rendered
+    images = [list(own) for own in pictures] if any(pictures) else None
+    try:
+        texts = prepare(images=images, text=[r.text for r in rendered])[1]
+    except (ValueError, TypeError, IndexError):
+        return rendered  # the call itself will say what is wrong
+    return [r if r.text == text else _moved(r, text) for r, text in zip(rendered, texts, strict=True)]
+
+
+def _moved(rendered: Rendered, text: str) -> Rendered:
+    """A text into which something was put, with its parts where they are now."""
+    blocks = SequenceMatcher(None, rendered.text, text, autojunk=False).get_matching_blocks()
+
+    def now(place: int) -> int:
+        before = [block for block in blocks if block.a <= place]
+        return before[-1].b + min(place - before[-1].a, before[-1].size) if before else 0
+
+    question = rendered.question
+    if question is not None and question[1] > question[0]:
+        question = (now(question[0]), now(question[1] - 1) + 1)
+    answer = None if rendered.answer is None else now(rendered.answer)
+    return replace(rendered, text=text, content=now(rendered.content), question=question, answer=answer)
 
 
 def recover(processor: Any, decoded: str, text: str | None, n_images: int, placeholder: str) -> Rendered:

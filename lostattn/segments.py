@@ -6,7 +6,7 @@ tokenised with character offsets, and the two id sequences are walked together.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,8 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from lostattn.image_layout import ImageLayout
+from lostattn.cross_layout import CrossKeys
+from lostattn.image_layout import SEPARATOR, ImageLayout
 from lostattn.token_map import PARTS, TokenMap
 
 _CODE = {name: code for code, name in enumerate(PARTS)}
@@ -40,22 +41,30 @@ class Rendered:
 
 
 def align(
-    compact: Sequence[int], row: Sequence[int], image_id: int | None, counts: Sequence[int] | None
+    compact: Sequence[int],
+    row: Sequence[int],
+    image_id: int | None,
+    counts: Sequence[int] | None,
+    mark: int | None = None,
+    loose: Collection[int] = (),
 ) -> list[int] | None:
     """The place in `row` of every token of `compact`.
 
     Args:
-        compact: the ids of the text with one placeholder (`image_id`) an image.
+        compact: the ids of the text with one placeholder an image.
         row: the ids in which each placeholder has become its image's tokens, perhaps among separators.
         image_id: the id of an image token.
         counts: how many image tokens each image has; None where unknown (then an image is one unbroken run).
+        mark: the id of a placeholder; None where it is an image token.
+        loose: ids that may have become one with a separator beside them (white space).
 
     Returns:
-        For a placeholder, the place where its expansion begins. None where the two do not fit together whole.
+        For a placeholder, the place where its expansion begins; -1 for a token that is in `row` no longer, because it
+        became one with a separator beside it. None where the two do not fit together whole.
     """
     pieces: list[list[int]] = [[]]
     for token in compact:
-        if token == image_id:
+        if token == (image_id if mark is None else mark):
             pieces.append([])
         else:
             pieces[-1].append(token)
@@ -64,17 +73,21 @@ def align(
     places: list[int] = []
     at = 0
     for k, piece in enumerate(pieces):
+        last = k == len(pieces) - 1
         if k:
             places.append(at)
             end = _after_image(row, at, image_id, None if counts is None else counts[k - 1])
             if end is None:
                 return None
             at = end
-        start = _find(piece, row, at, first=k == 0, last=k == len(pieces) - 1)
-        if start is None or image_id in row[at:start]:
+        stop = len(row) if last else next((i for i in range(at, len(row)) if row[i] == image_id), None)
+        if stop is None or (last and image_id in row[at:]):
             return None
-        places += range(start, start + len(piece))
-        at = start + len(piece)
+        found = _fit(piece, list(row[at:stop]), free_left=k > 0, free_right=not last, loose=loose)
+        if found is None:
+            return None
+        places += [-1 if place < 0 else at + place for place in found]
+        at = max([at, *(at + place + 1 for place in found if place >= 0)])
     return places
 
 
@@ -91,17 +104,35 @@ def _after_image(row: Sequence[int], at: int, image_id: int | None, count: int |
     return len(row) if seen and count is None else None
 
 
-def _find(piece: list[int], row: Sequence[int], at: int, first: bool, last: bool) -> int | None:
-    """Where the text between two images stands: at the very start, at the very end, or at the next match."""
-    ends = len(row) - len(piece)
-    starts = [0] if first else range(ends, ends + 1) if last else range(at, ends + 1)
-    if first and last and ends != 0:
-        return None
-    return next((s for s in starts if s >= at and list(row[s : s + len(piece)]) == piece), None)
+def _fit(
+    piece: list[int], region: list[int], free_left: bool, free_right: bool, loose: Collection[int]
+) -> list[int] | None:
+    """The places of the text between two images in the ids between their tokens; -1 for what merged with a separator.
+
+    On a side with an image the ids hold separators too, and up to two loose tokens of the text may have become one
+    with them; on a side without, text and ids end together.
+    """
+    most = [(a, b) for a in range(3 if free_left else 1) for b in range(3 if free_right else 1)]
+    for a, b in sorted(most, key=sum):
+        if a + b > len(piece) or not all(token in loose for token in (*piece[:a], *piece[len(piece) - b :])):
+            continue
+        kept = piece[a : len(piece) - b]
+        spare = len(region) - len(kept)
+        starts = range(spare + 1) if free_left and free_right else range(spare, spare + 1) if free_left else range(1)
+        for start in starts:
+            fits = start >= 0 and (free_right or start == spare) and region[start : start + len(kept)] == kept
+            if fits:
+                return [-1] * a + list(range(start, start + len(kept))) + [-1] * b
+    return None
 
 
 def text_codes(
-    tokenizer: Any, rendered: Rendered, row: list[int], image_id: int | None, counts: list[int] | None
+    tokenizer: Any,
+    rendered: Rendered,
+    row: list[int],
+    image_id: int | None,
+    counts: list[int] | None,
+    mark: int | None = None,
 ) -> tuple[list[int], bool]:
     """The part (index in `PARTS`) of every real position of one item, and whether its text was located.
 
@@ -114,15 +145,30 @@ def text_codes(
         return _search(tokenizer, rendered, row, codes)
     special = special_ids(tokenizer)
     out = tokenizer(rendered.text, add_special_tokens=rendered.add_specials, return_offsets_mapping=True)
-    places = align(out["input_ids"], row, image_id, counts)
+    compact, mark = out["input_ids"], image_id if mark is None else mark
+    spans = zip(compact, out["offset_mapping"], strict=True)
+    blank = {token for token, (start, end) in spans if end > start and not rendered.text[start:end].strip()}
+    places = align(compact, row, image_id, counts, mark, blank)
     if places is None:
         return _search(tokenizer, rendered, row, codes)
+    for start, end in _expansions(compact, places, mark, len(row)):
+        for place in range(start, end):
+            codes[place] = codes[place] if row[place] == image_id else _CODE["separator"]
     begun = False  # Special tokens that the tokenizer adds have no characters: BOS comes before any, EOS after.
-    for token, (start, end), place in zip(out["input_ids"], out["offset_mapping"], places, strict=True):
+    for token, (start, end), place in zip(compact, out["offset_mapping"], places, strict=True):
         begun = begun or end > start
-        if token != image_id:
+        if token != mark and place >= 0:
             codes[place] = _CODE[_part(rendered, start, end, token in special, begun)]
     return codes, rendered.question is not None
+
+
+def _expansions(compact: list[int], places: list[int], mark: int | None, n: int) -> list[tuple[int, int]]:
+    """From where to where in the ids each placeholder's expansion goes."""
+    out = []
+    for k, token in enumerate(compact):
+        if token == mark:
+            out.append((places[k], next((p for p in places[k + 1 :] if p >= 0), n)))
+    return out
 
 
 def _part(rendered: Rendered, start: int, end: int, special: bool, begun: bool) -> str:
@@ -165,8 +211,21 @@ def build_token_map(
     image_id: int | None,
     rendered: Sequence[Rendered],
     layouts: Sequence[Sequence[ImageLayout]],
+    mark: int | None = None,
+    cross: CrossKeys | None = None,
 ) -> TokenMap:
-    """The token map of a batch, from its ids and what is known of its texts and images."""
+    """The token map of a batch, from its ids and what is known of its texts and images.
+
+    Args:
+        tokenizer: the model's.
+        input_ids: the ids.
+        real: which positions are not padding.
+        image_id: the id of an image token.
+        rendered: the text of each item.
+        layouts: of the images of each item.
+        mark: the id of the placeholder that stands for an image in a text; None where it is an image token.
+        cross: what the keys of cross-attention layers are, where pictures are read there.
+    """
     part = torch.zeros(input_ids.shape, dtype=torch.int8)
     image_index, patch_index = torch.full_like(input_ids, -1), torch.full_like(input_ids, -1)
     located = []
@@ -174,14 +233,15 @@ def build_token_map(
         places = real[i].nonzero().flatten()
         row = input_ids[i, places].tolist()
         counts = [m.tokens for m in images]
-        codes, found = text_codes(tokenizer, text, row, image_id, counts if all(counts) else None)
+        codes, found = text_codes(tokenizer, text, row, image_id, counts if all(counts) else None, mark)
         located.append(found)
         part[i, places] = torch.tensor(codes, dtype=torch.int8)
         tokens = places[part[i, places] == _CODE["image"]]
         for k, image in enumerate(images):
             mine, tokens = tokens[: image.tokens], tokens[image.tokens :]
-            image_index[i, mine] = k
-            if image.grid:
-                patch_index[i, mine[image.lead :]] = torch.arange(len(mine) - image.lead)
+            order = torch.tensor(image.patches, dtype=torch.long)
+            image_index[i, mine] = torch.where(order == SEPARATOR, -1, k)
+            patch_index[i, mine] = torch.where(order == SEPARATOR, -1, order)
+            part[i, mine[order == SEPARATOR]] = _CODE["separator"]
     grids = tuple(tuple(m.grid for m in images) for images in layouts)
-    return TokenMap(part, image_index, patch_index, grids, tuple(located))
+    return TokenMap(part, image_index, patch_index, grids, tuple(located), cross)

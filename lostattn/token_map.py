@@ -12,14 +12,15 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from lostattn.cross_layout import CrossKeys
 from lostattn.errors import InputError, UnknownName, nearest
-from lostattn.image_layout import PatchGrid, UnknownGrid
+from lostattn.patch_grid import Grid
 
-PARTS = ("padding", "system", "image", "question", "answer", "template")
+PARTS = ("padding", "system", "image", "question", "answer", "template", "separator")
 """The parts of a prompt; every position is of exactly one. The order is that of `TokenMap.part`."""
 NAMES = (*PARTS, "text", "last", "all", "image:0")
 """Every name a position can be chosen by; ``image:k`` for any k."""
-_PADDING, _SYSTEM, _IMAGE, _QUESTION, _ANSWER, _TEMPLATE = range(len(PARTS))
+_PADDING, _SYSTEM, _IMAGE, _QUESTION, _ANSWER, _TEMPLATE, _SEPARATOR = range(len(PARTS))
 
 Spec = Any
 """A name, names joined with ``|``, an int, a slice, a list of ints, a mask, or a tuple of these."""
@@ -33,9 +34,12 @@ class TokenMap:
 
     - a name: ``"system"`` (what the chat template puts before the user's content), ``"image"`` (positions whose
       embedding is a picture's), ``"image:0"`` (the first picture's alone), ``"question"`` (the tokens of the
-      question's own text), ``"answer"`` (the answer so far), ``"template"`` (real positions that are none of
-      these), ``"padding"``, ``"text"`` (real, not image), ``"last"`` (the last real position), ``"all"`` (every
-      real position); several joined with ``|``
+      question's own text), ``"answer"`` (the answer so far), ``"separator"`` (what the processor or the model puts
+      among a picture's tokens and nothing of the picture goes into: newlines, marks of rows, columns and tiles),
+      ``"template"`` (real positions that are none of these), ``"padding"``, ``"text"`` (real, neither image nor
+      separator), ``"last"`` (the last real position), ``"all"`` (every real position); several joined with ``|``
+    - ``"image:tiles"`` and ``"image:thumbnail"``: of pictures that are cut into tiles, the patches of the pieces,
+      and those of the small copy of all of it
     - an int, a list of ints or a slice, counted over the *real* positions of each item, so that padding does not
       shift them; negative ones count from the end
     - a boolean mask ``[pos]`` or ``[batch, pos]``, taken as it is
@@ -47,13 +51,16 @@ class TokenMap:
         patch_index: which patch of that image's grid, row by row; -1 where none, and where the grid is unknown.
         grids: the grid of every image of every item.
         located: for each item, whether its text could be told apart from the template around it.
+        cross: what the keys of cross-attention layers are, in a model that reads pictures there; None elsewhere.
+            Such a picture has no positions: ``"image"`` names keys of those layers.
     """
 
     part: Int[Tensor, "batch pos"]
     image_index: Int[Tensor, "batch pos"]
     patch_index: Int[Tensor, "batch pos"]
-    grids: tuple[tuple[PatchGrid | UnknownGrid, ...], ...]
+    grids: tuple[tuple[Grid, ...], ...]
     located: tuple[bool, ...]
+    cross: CrossKeys | None = None
 
     def __getitem__(self, spec: Spec) -> Bool[Tensor, "batch pos"]:
         return self.resolve(spec)
@@ -67,6 +74,18 @@ class TokenMap:
     def n_images(self) -> tuple[int, ...]:
         """How many images each item holds."""
         return tuple(len(grids) for grids in self.grids)
+
+    @property
+    def tile_index(self) -> Int[Tensor, "batch pos"]:
+        """Which of its image's tiles (``grids[item][image].tiles``) a position is of; -1 where it is no patch."""
+        out = torch.full_like(self.patch_index, -1)
+        for i, own in enumerate(self.grids):
+            for k, grid in enumerate(own):
+                mine = (self.image_index[i] == k) & (self.patch_index[i] >= 0)
+                sizes = torch.tensor([len(tile) for tile in grid.tiles], device=out.device)
+                if len(sizes):
+                    out[i, mine] = torch.bucketize(self.patch_index[i, mine], sizes.cumsum(0), right=True).to(out)
+        return out
 
     def resolve(self, spec: Spec, need: bool = False) -> Bool[Tensor, "batch pos"]:
         """The mask of a spec (see the class).
@@ -140,7 +159,7 @@ class TokenMap:
     def to(self, device: torch.device | str) -> TokenMap:
         """The same map with its tensors on another device."""
         moved = {name: getattr(self, name).to(device) for name in ("part", "image_index", "patch_index")}
-        return replace(self, **moved)
+        return replace(self, **moved, cross=None if self.cross is None else self.cross.to(device))
 
     def select(self, items: Sequence[int], columns: slice) -> TokenMap:
         """The map of some items, on some columns."""
@@ -151,6 +170,7 @@ class TokenMap:
             **cut,
             grids=tuple(self.grids[i] for i in items),
             located=tuple(self.located[i] for i in items),
+            cross=None if self.cross is None else self.cross.select(items),
         )
 
     def _mask(self, spec: Spec) -> Bool[Tensor, "batch pos"]:
@@ -187,9 +207,11 @@ class TokenMap:
         if name == "all":
             return self.real
         if name == "text":
-            return self.real & (self.part != _IMAGE)
+            return self.real & (self.part != _IMAGE) & (self.part != _SEPARATOR)
         if name == "last":
             return self._at([-1])
+        if name in ("image:tiles", "image:thumbnail"):
+            return self._of_role(name.removeprefix("image:"))
         if name.startswith("image:"):
             return self.image_index == int(name.removeprefix("image:"))
         if name in ("system", "question", "answer", "template") and not all(self.located):
@@ -198,6 +220,16 @@ class TokenMap:
                 " Make the prompt from a question and its images, or name positions by int, slice or mask."
             )
         return self.part == PARTS.index(name)
+
+    def _of_role(self, role: str) -> Bool[Tensor, "batch pos"]:
+        """The patches of thumbnails, or those of tiles."""
+        out, tiles = torch.zeros_like(self.real), self.tile_index
+        for i, own in enumerate(self.grids):
+            for k, grid in enumerate(own):
+                for t, tile in enumerate(grid.tiles):
+                    if tile.role == role or (role == "tiles" and tile.role == "tile"):
+                        out[i] |= (self.image_index[i] == k) & (tiles[i] == t)
+        return out
 
     def _at(self, places: list[int]) -> Bool[Tensor, "batch pos"]:
         real = self.real
@@ -238,6 +270,13 @@ class TokenMap:
         parts = spec if isinstance(spec, tuple) else [spec]
         names = [name.strip() for one in parts if isinstance(one, str) for name in one.split("|")]
         if any(name.startswith("image") for name in names):
+            if self.cross is not None:
+                return (
+                    f"{spec!r} asks for image tokens, but this model reads pictures through cross-attention: its"
+                    " sequence holds no image tokens. Name them as keys of cross-attention layers."
+                )
+            if any(name in ("image:tiles", "image:thumbnail") for name in names) and any(self.n_images):
+                return f"{spec!r} names no position: no picture of this prompt is cut into tiles."
             if not any(self.n_images):
                 return (
                     f"{spec!r} asks for image tokens, but the prompt holds no image; give one, for example"
@@ -251,7 +290,7 @@ class TokenMap:
 
 def _check_name(name: str) -> str:
     name = name.strip()
-    if name in NAMES or re.fullmatch(r"image:\d+", name):
+    if name in NAMES or re.fullmatch(r"image:(\d+|tiles|thumbnail)", name):
         return name
     raise UnknownName(
         f"No positions are called {name!r}; there are {', '.join(NAMES)} (image:k for the k-th image)."

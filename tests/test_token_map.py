@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from lostattn.errors import InputError, UnknownName
-from lostattn.image_layout import PatchGrid, UnknownGrid, image_layouts
+from lostattn.image_layout import Batch, PatchGrid, UnknownGrid, image_layouts
 from lostattn.image_rows import split_layouts
 from lostattn.segments import Rendered, align, text_codes
 from lostattn.token_map import PARTS, TokenMap
 
-P, S, I, Q, A, T = range(6)  # noqa: E741  (the initials of PARTS)
+P, S, I, Q, A, T, X = range(7)  # noqa: E741  (the initials of PARTS)
 #    0  1  2  3  4  5  6  7  8  9  10
 ROWS = [
     [P, P, P, S, I, I, T, Q, Q, T, T],
@@ -34,7 +34,7 @@ def places(mask: torch.Tensor) -> list[list[int]]:
 
 
 def test_the_parts_are_in_the_order_that_the_rows_above_assume():
-    assert PARTS == ("padding", "system", "image", "question", "answer", "template")
+    assert PARTS == ("padding", "system", "image", "question", "answer", "template", "separator")
 
 
 @pytest.mark.parametrize(
@@ -209,21 +209,26 @@ class _Holder:
         self.__dict__.update(values)
 
 
+def batch_of(inputs, config, tokens, processor=None, sizes=None):
+    return Batch(inputs, config, processor or _Holder(), None, None, sizes, tokens)
+
+
 def test_tokens_that_are_not_one_a_patch_have_no_grid():
     config = _Holder(vision_config=_Holder(patch_size=8))
     pixels = {"pixel_values": torch.zeros(2, 3, 40, 56)}
-    (known, _) = image_layouts(pixels, config, _Holder(), None, 2 * 35)
+    (known, _) = image_layouts(batch_of(pixels, config, 2 * 35))
     assert (known.grid.rows, known.grid.cols, known.tokens) == (5, 7, 35)
-    (pooled, _) = image_layouts(pixels, config, _Holder(), None, 2 * 9)
+    (pooled, _) = image_layouts(batch_of(pixels, config, 2 * 9))
     assert not pooled.grid and pooled.grid.reason == "9 tokens for a tensor of 5 x 7 patches"
     tiles = {"pixel_values": torch.zeros(2, 3, 3, 40, 56)}
-    assert image_layouts(tiles, config, _Holder(), None, 70) is None
+    assert image_layouts(batch_of(tiles, config, 70)) is None
 
 
 def test_a_picture_processor_of_its_own_kind_is_not_second_guessed():
     config = _Holder(vision_config=_Holder(patch_size=8))
     processor = _Holder(image_processor=_Holder(do_resize=True))
-    (one,) = image_layouts({"pixel_values": torch.zeros(1, 3, 40, 56)}, config, processor, [(90, 70)], 35)
+    pixels = {"pixel_values": torch.zeros(1, 3, 40, 56)}
+    (one,) = image_layouts(batch_of(pixels, config, 35, processor, [[(90, 70)]]))
     assert one.grid.rows == 5
     with pytest.raises(InputError, match="_Holder prepares pictures in its own way"):
         one.grid.boxes()
@@ -285,10 +290,8 @@ def test_without_offsets_the_question_is_found_by_its_own_tokens():
 
 
 def test_images_are_shared_out_by_their_tokens():
-    layouts = image_layouts(
-        {"image_grid_thw": torch.tensor([[1, 2, 4], [1, 2, 2], [1, 4, 2]])},
-        _Holder(vision_config=_Holder(spatial_merge_size=2)), _Holder(), None, 5,
-    )  # fmt: skip
+    grids = {"image_grid_thw": torch.tensor([[1, 2, 4], [1, 2, 2], [1, 4, 2]])}
+    layouts = image_layouts(batch_of(grids, _Holder(vision_config=_Holder(spatial_merge_size=2)), 5))
     assert [m.tokens for m in layouts] == [2, 1, 2]
     rows = [[1, IMG, IMG, 5, IMG], [4, 4], [IMG, IMG]]
     assert [[m.tokens for m in own] for own in split_layouts(layouts, rows, IMG, None)] == [[2, 1], [], [2]]

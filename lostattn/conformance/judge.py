@@ -16,7 +16,6 @@ from lostattn.conformance.comparison import plain
 from lostattn.conformance.inputs import NoInput, moved_picture, picture_inputs
 from lostattn.conformance.models import build
 from lostattn.errors import InputError, LostAttnError, UnsupportedModel
-from lostattn.image_layout import PatchGrid
 from lostattn.presence import has_picture
 from lostattn.token_map import PARTS, TokenMap
 
@@ -148,7 +147,7 @@ def _image(prompt: Prompt) -> str:
     n = int(prompt.token_map["image"].sum())
     if not n:
         return "no image tokens known"
-    known = [f"{g.rows} x {g.cols}" for g in grids if isinstance(g, PatchGrid)]
+    known = [str(g) for g in grids if g]
     return f"{n} tokens, {', '.join(known) if known else 'grid not known'}"
 
 

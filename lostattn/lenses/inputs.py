@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lostattn.errors import InputError
 from lostattn.gradients import gradients
-from lostattn.image_layout import PatchGrid
+from lostattn.patch_grid import PatchGrid, TiledGrid, UnknownGrid
 
 if TYPE_CHECKING:
     import matplotlib.figure
@@ -52,7 +52,7 @@ def input_attribution(
         raise InputError(f"item {item} or its image {image} is not there: {prompt!r}")
     alone = prompt[item]
     grid = alone.token_map.grids[0][image]
-    if not isinstance(grid, PatchGrid):
+    if isinstance(grid, UnknownGrid):
         raise InputError(f"the patch grid of this image is not known: {grid.reason}.")
     if of == "pixels":
         return _of_pixels(model, alone, metric, image, grid)
@@ -85,7 +85,7 @@ def input_figure(
 
 
 def _of_pixels(
-    model: LVLM, prompt: Prompt, metric: Callable[[Tensor], Tensor], image: int, grid: PatchGrid
+    model: LVLM, prompt: Prompt, metric: Callable[[Tensor], Tensor], image: int, grid: PatchGrid | TiledGrid
 ) -> Float[Tensor, "patch"]:
     """Of the processor's pixel values, in whichever of the two known layouts they are."""
     inputs = model._inputs(prompt)
@@ -94,6 +94,8 @@ def _of_pixels(
         logits = model.hf(**{**inputs, "pixel_values": pixels}, use_cache=False).logits
         (slope,) = torch.autograd.grad(metric(logits).sum(), pixels)
     product = (slope * pixels).detach()
+    if not isinstance(grid, PatchGrid) or pixels.ndim not in (2, 4):
+        raise InputError("of is 'pixels', but this picture is cut into tiles; give of='tokens'.")
     if "image_grid_thw" in inputs:  # packed: a row a patch of the tower, those that are merged next to each other
         rows = product.sum(-1).split(inputs["image_grid_thw"].prod(-1).tolist())[image]
         return rows.reshape(len(grid), -1).sum(-1)
@@ -103,6 +105,8 @@ def _of_pixels(
             "grid. Take of='tokens'."
         )
     square = product[image].sum(0)
-    side = square.shape[0] // grid.rows, square.shape[1] // grid.cols
+    shape = zip(square.shape, (grid.rows, grid.cols), strict=True)
+    # A tower leaves out the last pixels that are no whole patch.
+    side = [n // (count * grid.merge) * grid.merge for n, count in shape]
     cut = square[: grid.rows * side[0], : grid.cols * side[1]]
     return cut.reshape(grid.rows, side[0], grid.cols, side[1]).sum((1, 3)).flatten()

@@ -1,0 +1,92 @@
+"""Pictures that are no tokens of the sequence but keys of cross-attention layers (Llama 3.2 Vision)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from lostattn.crop_geometry import Shown, shown_parts
+from lostattn.image_layout import SEPARATOR, Batch, ImageLayout, patch_side, placed, together
+from lostattn.patch_grid import Grid, PatchGrid
+
+
+@dataclass(frozen=True, eq=False)
+class CrossKeys:
+    """What every key of a cross-attention layer is.
+
+    Attributes:
+        image_index: which image of its item a key is of; -1 for keys that stand for nothing (padded tiles).
+        patch_index: which patch of that image's grid; -1 for a class token.
+    """
+
+    image_index: Int[Tensor, "batch key"]
+    patch_index: Int[Tensor, "batch key"]
+
+    def resolve(self, image: int | None = None) -> Bool[Tensor, "batch key"]:
+        """The keys of one image of each item, or of every image."""
+        return self.image_index >= 0 if image is None else self.image_index == image
+
+    def to(self, device: torch.device | str) -> CrossKeys:
+        """The same on another device."""
+        return CrossKeys(self.image_index.to(device), self.patch_index.to(device))
+
+    def select(self, items: Sequence[int]) -> CrossKeys:
+        """Those of some items."""
+        rows = torch.as_tensor(list(items), device=self.image_index.device)
+        return CrossKeys(self.image_index[rows], self.patch_index[rows])
+
+
+def crossed(batch: Batch) -> list[ImageLayout] | None:
+    """Tiles of each picture, ``[item, image, tile, channel, height, width]``; one mark an image in the text."""
+    pixels, ratios = batch.inputs.get("pixel_values"), batch.inputs.get("aspect_ratio_ids")
+    side = patch_side(batch)
+    if pixels is None or ratios is None or side is None or pixels.ndim != 6:
+        return None
+    known = [tuple(r) for r in getattr(batch.vision, "supported_aspect_ratios", None) or ()]
+    each = batch.tokens // max(int((ratios > 0).sum()), 1)
+    layouts = []
+    for i, row in enumerate(ratios.tolist()):
+        for k, number in enumerate(r for r in row if r > 0):
+            tiles = _tiles(batch, i, k, known[number - 1] if number <= len(known) else (1, 1), pixels, side)
+            layouts.append(ImageLayout(each, together(tiles), (SEPARATOR,) * each))
+    return layouts
+
+
+def _tiles(batch: Batch, item: int, image: int, ratio: tuple[int, ...], pixels: Tensor, side: int) -> list[PatchGrid]:
+    high, wide = pixels.shape[-2:]
+    places = [(r, c) for r in range(ratio[0]) for c in range(ratio[1])]
+    size = None
+    parts: Sequence[Shown | None] = [None] * len(places)
+    note = None
+    if batch.sizes is not None and image < len(batch.sizes[item]):
+        size = batch.sizes[item][image]
+        found = shown_parts(batch.processor, size)
+        if isinstance(found, str) or len(found) != len(places):
+            note = found if isinstance(found, str) else f"{len(places)} tiles where {len(found)} were expected"
+        else:
+            parts = found
+    grid = PatchGrid(high // side, wide // side)
+    roles = [replace(grid, role="tile", place=place) if len(places) > 1 else grid for place in places]
+    return [placed(g, p, size, note, (wide, high), side) for g, p in zip(roles, parts, strict=True)]
+
+
+def cross_keys(inputs: dict[str, Any], grids: Sequence[Sequence[Grid]]) -> CrossKeys | None:
+    """What the keys of the cross-attention layers are; None where the inputs hold no such pictures."""
+    pixels = inputs.get("pixel_values")
+    if pixels is None or pixels.ndim != 6 or "aspect_ratio_ids" not in inputs:
+        return None
+    n_images, n_tiles = pixels.shape[1:3]
+    each = next((len(tile) for own in grids for grid in own for tile in grid.tiles), 0) + 1  # a class token before
+    image = torch.full((len(grids), n_images, n_tiles, each), -1)
+    patch = torch.full_like(image, -1)
+    for i, own in enumerate(grids):
+        for k, grid in enumerate(own):
+            tiles = len(grid.tiles)
+            image[i, k, :tiles] = k
+            patch[i, k, :tiles, 1:] = torch.arange(tiles * (each - 1)).reshape(tiles, each - 1)
+    return CrossKeys(image.flatten(1), patch.flatten(1))
