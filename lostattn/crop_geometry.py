@@ -149,7 +149,7 @@ def _anyres(images: Any, settings: dict[str, Any], size: Size, together: int, cu
     whole = (0.0, 0.0, float(width), float(height))
     if together > 1 and hasattr(images, "pad_to_square"):  # Several pictures in a prompt are not cut up.
         (wide, high), (left, top) = _square(size)
-        return [Shown((-left, -top, wide - left, high - top), small)]
+        return [Shown((-float(left), -float(top), float(wide - left), float(high - top)), small)]
     canvas = select_best_resolution((height, width), images.image_grid_pinpoints)
     like = np.broadcast_to(np.uint8(0), (1, height, width))
     high, wide = get_patch_output_size(like, canvas, input_data_format=ChannelDimension.FIRST)

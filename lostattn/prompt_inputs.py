@@ -20,6 +20,7 @@ from lostattn.pictures import load_pictures
 from lostattn.prompt_batch import Prompt
 from lostattn.rendering import recover
 from lostattn.segments import Rendered, build_token_map
+from lostattn.token_map import TokenMap
 
 Pictures = Sequence[tuple[Image.Image, ...]]
 
@@ -89,7 +90,7 @@ def assemble(
         tuple(texts),
         tuple(pictures),
         tuple(names),
-        _token_texts(processor.tokenizer, ids, image_id),
+        _token_texts(processor.tokenizer, ids, image_id, token_map),
     )
 
 
@@ -216,8 +217,13 @@ def _inputs_id(prompt: Prompt, i: int) -> str:
     return _digest([str(ids.tolist()), *(v.cpu().float().numpy().tobytes() for v in pixels)])
 
 
-def _token_texts(tokenizer: Any, ids: Tensor, image_id: int | None) -> tuple[tuple[str, ...], ...]:
+def _token_texts(tokenizer: Any, ids: Tensor, image_id: int | None, token_map: TokenMap) -> tuple[tuple[str, ...], ...]:
+    """Every position's text; ``"<image>"`` for a picture's, ``"<newline>"`` for a row's end among a picture's."""
     texts = {i: tokenizer.decode([i], clean_up_tokenization_spaces=False) for i in set(ids.flatten().tolist())}
     if image_id is not None:
         texts[image_id] = "<image>"
-    return tuple(tuple(texts[i] for i in row) for row in ids.tolist())
+    rows = [[texts[i] for i in row] for row in ids.tolist()]
+    if token_map.cross is None and image_id is not None:
+        for i, place in (token_map["separator"] & (ids == image_id).to(token_map.part.device)).nonzero().tolist():
+            rows[i][place] = "<newline>"
+    return tuple(map(tuple, rows))

@@ -55,7 +55,7 @@ class ImageAttribution:
         chosen = self._chosen(layer, head).sum((0, 1))
         place = token_map.patch_index[self.item].to(chosen.device)
         here = (token_map.image_index[self.item].to(chosen.device) == image) & (place >= 0)
-        out = torch.zeros(len(grid), dtype=chosen.dtype, device=chosen.device)  # type: ignore[arg-type]
+        out = torch.zeros(len(grid), dtype=chosen.dtype, device=chosen.device)
         return out.index_add(0, place[here], chosen[here])
 
     def by_part(self) -> pandas.DataFrame:

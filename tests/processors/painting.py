@@ -95,3 +95,42 @@ def _plain(name: str, size: tuple[int, int]) -> tuple[Any, torch.Tensor]:
 def grid_of(name: str, size: tuple[int, int]) -> Any:
     """The grid of a picture of that size."""
     return _plain(name, size)[0].token_map.grids[0][0]
+
+
+def inside(box: torch.Tensor) -> tuple[int, int, int, int]:
+    """Whole pixels well inside a patch's box, so that resizing does not blur them into its neighbours."""
+    x0, y0, x1, y1 = box.tolist()
+    across, down = (x1 - x0) * 0.3, (y1 - y0) * 0.3
+    found = (round(x0 + across), round(y0 + down), round(x1 - across), round(y1 - down))
+    assert found[2] > found[0] and found[3] > found[1], "choose a larger picture: this patch has no pixel well inside"
+    return found
+
+
+def check(name: str, size: tuple[int, int], patch: int, boxes: torch.Tensor | None = None) -> None:
+    """Painting well inside a patch changes its token, no other of its own tile, and what lies there in other tiles.
+
+    A patch elsewhere (of the thumbnail, or of the tile below a thumbnail) must change where the paint lies in its
+    middle half, and may change where the paint comes within half a patch of it, as far as resizing blurs.
+    """
+    grid = grid_of(name, size)
+    boxes = grid.boxes() if boxes is None else boxes
+    x0, y0, x1, y1 = inside(boxes[patch])
+    found = paint(name, size, (x0, y0, x1, y1))
+    assert not found.elsewhere, "a position that is no patch of the picture changed"
+
+    def touched(part: torch.Tensor, grown: float) -> set[int]:
+        wide, high = (part[:, 2] - part[:, 0]) * grown, (part[:, 3] - part[:, 1]) * grown
+        across = (part[:, 0] - wide < x1) & (x0 < part[:, 2] + wide)
+        return set((across & (part[:, 1] - high < y1) & (y0 < part[:, 3] + high)).nonzero().flatten().tolist())
+
+    start = 0
+    for tile in grid.tiles:
+        part = boxes[start : start + len(tile)]
+        changed = {p - start for p in found.patches if start <= p < start + len(tile)}
+        if start <= patch < start + len(tile):
+            assert changed == {patch - start}, f"patches {sorted(changed)} changed, not {patch - start} alone"
+        else:
+            real = {p for p in range(len(part)) if (part[p, 2:] > part[p, :2]).all()}
+            must, may = touched(part, -0.25) & real, touched(part, 0.5)
+            assert must <= changed <= may, f"in another tile {sorted(changed)} changed, not {sorted(must)}"
+        start += len(tile)

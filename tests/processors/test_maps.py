@@ -1,0 +1,155 @@
+"""Token maps on what the processors of twelve families emit: parts, grids, tiles, newlines, pictures, batches."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
+import families
+import painting
+from painting import TEXT, noise, prompt
+
+from lostattn.prompt import build_prompt
+
+# PaliGemma's processor makes an array of a tensor in a way that numpy is about to drop.
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
+
+def joined(given, spec: str, item: int = 0) -> str:
+    """The text of the chosen positions."""
+    mask = given.token_map[spec][item].tolist()
+    return "".join(t for t, m in zip(given.str_tokens[item], mask, strict=True) if m)
+
+
+FRAME = "<fake_token_around_image>"
+SPLIT = "".join(FRAME + f"<row_{r}_col_{c}>" + "\n" * (c == 2) for r in (1, 2, 3, 4) for c in (1, 2))
+# By hand, from each processor's settings: the picture, its grids, and what separates its tokens.
+EXPECTED = [
+    ("llava", (500, 300), "24 x 24", ""),
+    # 500 x 300 fits 672 x 336 as 560 x 336: 40 of 48 columns are not padding; a newline ends each of 24 rows.
+    ("llava_next", (500, 300), "24 x 24 + 24 x 40", "<newline>" * 24),
+    ("llava_next", (90, 700), "24 x 24 + 72 x 10", "<newline>" * 72),
+    # 260 x 520 fits 384 x 768 whole; 27 patches of 14 a tile of 384, and 6 pixels of each tile that no patch sees.
+    ("llava_onevision", (260, 520), "27 x 27 + 54 x 27", "<newline>" * 54),
+    # 81 x 32 patches are less than 1.1 times nine tiles across, so nothing is interpolated.
+    ("llava_onevision", (430, 1100), "27 x 27 + 81 x 32", "<newline>" * 81),
+    ("qwen2_vl", (500, 300), "11 x 18", ""),  # 504 x 308 pixels in tokens of 28
+    ("qwen2_vl", (20, 30), "3 x 2", ""),  # at least 3136 pixels: 56 x 84
+    ("qwen2_5_vl", (260, 520), "19 x 9", ""),
+    ("qwen3_vl", (500, 300), "9 x 16", ""),  # tokens of 32
+    ("qwen3_vl", (100, 100), "8 x 8", ""),  # at least 65536 pixels: 256 x 256
+    ("qwen3_5", (260, 520), "16 x 8", ""),
+    ("internvl", (300, 300), "16 x 16", "<img></img>"),
+    ("internvl", (500, 300), "7 of 16 x 16", "<img></img>"),  # 5 : 3 is nearest to 3 x 2 tiles, and a thumbnail
+    ("gemma3", (500, 300), "16 x 16", "\n\n<start_of_image><end_of_image>\n\n"),
+    ("paligemma", (500, 300), "16 x 16", ""),
+    ("idefics3", (300, 600), "9 of 13 x 13", SPLIT + f"\n{FRAME}<global-img>{FRAME}"),  # 728 x 1456: 2 x 4 tiles
+    ("smolvlm", (300, 600), "9 of 9 x 9", SPLIT + f"\n{FRAME}<global-img>{FRAME}"),  # 768 x 1536
+    ("mllama", (500, 300), "40 x 40", "<image>"),
+    ("mllama", (300, 1000), "2 of 40 x 40", "<image>"),  # fits two tiles, one on the other
+]
+
+
+@pytest.mark.parametrize(("name", "size", "grids", "separators"), EXPECTED)
+def test_the_parts_of_a_prompt(name, size, grids, separators):
+    given = prompt(name, noise(*size))
+    token_map = given.token_map
+    (grid,) = token_map.grids[0]
+    assert str(grid) == grids and token_map.located == (True,)
+    assert joined(given, "question") == TEXT
+    # Where white space of the template and of the processor became one token, it counts with the processor's.
+    assert joined(given, "separator").replace("\n", "") == separators.replace("\n", "")
+    where = token_map if token_map.cross is None else token_map.cross
+    patches = where.patch_index[0][where.patch_index[0] >= 0].tolist()
+    assert patches == list(range(len(grid)))
+    assert torch.equal(token_map["image"][0], (token_map.image_index[0] == 0))
+    assert (token_map["image"] | token_map["separator"] | token_map["text"]).all()
+
+
+def test_pan_and_scan_crops_are_tiles_behind_the_whole_picture():
+    given = prompt("gemma3 with pan and scan", noise(700, 290))
+    (grid,) = given.token_map.grids[0]
+    assert str(grid) == "3 of 16 x 16" and [t.role for t in grid.tiles] == ["thumbnail", "tile", "tile"]
+    assert [t.place for t in grid.tiles] == [None, (0, 0), (0, 1)] and grid.tiles[2].covers == (350, 0, 700, 290)
+    said = joined(given, "separator")
+    assert "Here is the original image" in said and "here are some crops to help you see better" in said
+    assert joined(given, "question") == TEXT and given.token_map.tile_index.amax() == 2
+
+
+def test_tiles_and_the_thumbnail_are_told_apart():
+    given = prompt("internvl", noise(500, 300))
+    token_map = given.token_map
+    image = token_map["image"][0]
+    assert token_map.tile_index[0][image].tolist() == [k for k in range(7) for _ in range(256)]
+    assert token_map["image:thumbnail"][0][image].tolist() == [False] * 6 * 256 + [True] * 256
+    assert torch.equal(token_map["image:tiles"] | token_map["image:thumbnail"], token_map["image"])
+    (grid,) = token_map.grids[0]
+    assert [t.place for t in grid.tiles[:6]] == [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (1, 2)]
+    assert grid.name(0) == "tile 0,0 0,0" and grid.name(6 * 256 + 17) == "thumbnail 1,1"
+    maps = grid.to_maps(torch.arange(float(len(grid))))
+    assert len(maps) == 7 and maps[6][1, 1] == 6 * 256 + 17
+
+
+@pytest.mark.parametrize("name", [n for n in families.MAKERS if n != "mllama"])
+def test_the_picture_goes_into_image_positions_and_no_others(name):
+    """Newlines, marks of rows and columns, start and end tokens are the same for any picture; patches are not."""
+    size = (400, 300) if name != "gemma3 with pan and scan" else (560, 260)
+    pair = [prompt(name, noise(*size, seed)) for seed in (0, 1)]
+    before, after = (painting.seen(name, given) for given in pair)
+    moved = (before - after).abs().amax(-1) > 1e-5
+    assert torch.equal(moved, pair[0].token_map["image"][0])
+
+
+def test_cross_attention_keys_are_the_patches_of_the_tiles():
+    pair = [prompt("mllama", noise(300, 1000, seed)) for seed in (0, 1)]
+    before, after = (painting.seen("mllama", given) for given in pair)
+    keys = pair[0].token_map.cross
+    moved = (before - after).abs().amax(-1) > 1e-5
+    patch = keys.patch_index[0]
+    boxes = pair[0].token_map.grids[0][0].boxes()
+    inside = (boxes[:, 2:] > boxes[:, :2]).all(-1)  # the rest of the tiles is padding
+    assert torch.equal(moved, (patch >= 0) & inside[patch.clamp(min=0)])
+    assert keys.image_index.shape == (1, 4 * 1601) and int((keys.image_index == 0).sum()) == 2 * 1601
+    assert not pair[0].token_map["image"].any()
+
+
+BATCHED = [n for n in families.MAKERS if n != "gemma3 with pan and scan"]
+
+
+@pytest.mark.parametrize("name", BATCHED)
+def test_an_item_of_a_batch_is_the_prompt_of_that_item_alone(name):
+    family = families.family(name)
+    marks = "<image>" if family.name == "paligemma" else ""
+    pictures = [[noise(330, 210, 1), noise(180, 250, 2)], [noise(150, 400, 3)], []]
+    if family.name == "paligemma":
+        pictures.pop()  # its processor wants a picture with every text
+    texts = [marks * len(own) + said for own, said in zip(pictures, (TEXT, "Is it red?", TEXT), strict=False)]
+    batch = build_prompt(family.processor, family.config, texts, images=pictures)
+    for i, own in enumerate(pictures):
+        alone = build_prompt(family.processor, family.config, texts[i], images=own)
+        assert batch.token_map.grids[i] == alone.token_map.grids[0] and len(alone.token_map.grids[0]) == len(own)
+        one = batch[i]
+        assert one.str_tokens == alone.str_tokens and set(one.inputs) == set(alone.inputs)
+        for field in ("part", "image_index", "patch_index"):
+            assert torch.equal(getattr(one.token_map, field), getattr(alone.token_map, field)), field
+        for key, value in alone.inputs.items():
+            assert torch.equal(one.inputs[key], value), key
+
+
+@pytest.mark.parametrize("name", BATCHED)
+def test_inputs_made_elsewhere_give_the_same_map(name):
+    family = families.family(name)
+    picture = noise(330, 210)
+    made = prompt(name, picture)
+    again = build_prompt(family.processor, family.config, inputs=made.inputs, images=[picture])
+    assert again.token_map.grids == made.token_map.grids
+    assert torch.equal(again.token_map.patch_index, made.token_map.patch_index)
+    assert torch.equal(again.token_map["image"], made.token_map["image"])
+    bare = build_prompt(family.processor, family.config, inputs=made.inputs).token_map.grids[0]
+    # Without the picture the grids are the same, with no place in it.
+    assert sum(len(g) for g in bare) == len(made.token_map.grids[0][0])
+    assert {str(t) for g in bare for t in g.tiles} == {str(t) for t in made.token_map.grids[0][0].tiles}
