@@ -1,12 +1,11 @@
-"""Patches and sweeps against hand-written torch hooks and nnsight traces; nothing where nothing differs."""
+"""Patches and sweeps: what is put where, nothing where nothing differs, and what is refused."""
 
 from __future__ import annotations
 
-import random
-
 import pytest
 import torch
-from tiny import FAMILIES, INPUTS, bare, batched, unequal, wrapped
+from by_hand import hooked, pair
+from tiny import FAMILIES, bare, batched, unequal, wrapped
 from torch.testing import assert_close
 
 from lostattn import patching
@@ -16,131 +15,6 @@ from lostattn.interventions.base import Intervention
 from lostattn.patching import Patch
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-4}
-# Where a point is in the Hugging Face model: the part of a block, which side of it, and its heads.
-PLACES = {
-    "resid_pre": ("path", "input", None),
-    "resid_post": ("path", "output", None),
-    "mlp_out": ("mlp_out", "output", None),
-    "attn_out": ("attn.path", "output", None),
-    "z": ("attn.o", "input", "n_heads"),
-    "q": ("attn.q", "output", "n_heads"),
-    "k": ("attn.k", "output", "n_key_value_heads"),
-    "v": ("attn.v", "output", "n_key_value_heads"),
-}
-
-
-def pair(family: str, same: bool = False):
-    """A clean and a corrupted prompt: equal texts, other pictures."""
-    model = wrapped(family)
-    clean = INPUTS[family](seed=0)
-    corrupted = clean if same else {**clean, "pixel_values": INPUTS[family](seed=1)["pixel_values"]}
-    return model, model.prompt(inputs=clean), model.prompt(inputs=corrupted)
-
-
-def setting(model, prompt, seed: int) -> tuple[str, int, int, int | None]:
-    """A random point, layer, position and head, the position an image's."""
-    draw = random.Random(seed)
-    point = draw.choice(sorted(PLACES))
-    heads = PLACES[point][2]
-    position = draw.choice(prompt.token_map["image"][0].nonzero().flatten().tolist())
-    return point, draw.randrange(model.cfg.n_layers), position, heads and draw.randrange(getattr(model.cfg, heads))
-
-
-def place(model, point: str, layer: int) -> tuple[str, str]:
-    owner = model.architecture.stack.blocks[layer]
-    name, side, _ = PLACES[point]
-    for part in name.split("."):
-        owner = getattr(owner, part)
-    return owner, side
-
-
-def swapped(model, point: str, value: torch.Tensor, new: torch.Tensor, position: int, head: int | None):
-    """``value`` with ``new``'s row (or a head's part of it) put in."""
-    out = value.clone()
-    if head is None:
-        out[:, position] = new[:, position]
-    else:
-        d = model.cfg.d_head
-        out[:, position, head * d : (head + 1) * d] = new[:, position, head * d : (head + 1) * d]
-    return out
-
-
-def hooked(model, hf, point: str, layer: int, edit, inputs) -> torch.Tensor:
-    """The logits under a torch hook that edits one module's input or output."""
-    path, side = place(model, point, layer)
-    module = hf.get_submodule(path)
-
-    def of_output(module, args, output):
-        return (edit(output[0]), *output[1:]) if isinstance(output, tuple) else edit(output)
-
-    def of_input(module, args, kwargs):
-        if args:
-            return (edit(args[0]), *args[1:]), kwargs
-        return args, {**kwargs, "hidden_states": edit(kwargs["hidden_states"])}
-
-    handle = (
-        module.register_forward_hook(of_output)
-        if side == "output"
-        else module.register_forward_pre_hook(of_input, with_kwargs=True)
-    )
-    try:
-        with torch.no_grad():
-            return hf(**inputs, use_cache=False).logits
-    finally:
-        handle.remove()
-
-
-def by_torch_hooks(family, model, clean, corrupted, point, layer, position, head) -> torch.Tensor:
-    hf, seen = bare(family), []
-    hooked(model, hf, point, layer, lambda value: seen.append(value.clone()) or value, clean.inputs)
-    return hooked(
-        model, hf, point, layer, lambda v: swapped(model, point, v, seen[0], position, head), corrupted.inputs
-    )
-
-
-def by_nnsight(model, clean, corrupted, point, layer, position, head) -> torch.Tensor:
-    import nnsight  # not at the top: beartype cannot be imported for the first time after it
-
-    path, side = place(model, point, layer)
-    envoy = model.nn.get(path)
-    with torch.no_grad(), model.trace(clean, use_cache=False):
-        value = envoy.input if side == "input" else envoy.output
-        seen = nnsight.save(value if isinstance(value, torch.Tensor) else value[0])
-    with torch.no_grad(), model.trace(corrupted, use_cache=False):
-        if side == "input":
-            envoy.input = swapped(model, point, envoy.input, seen, position, head)
-        else:
-            raw = envoy.output
-            whole = isinstance(raw, torch.Tensor)
-            new = swapped(model, point, raw if whole else raw[0], seen, position, head)
-            envoy.output = new if whole else (new, *raw[1:])
-        logits = nnsight.save(model.nn.output.logits)
-    return logits
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("seed", [0, 1, 2])
-def test_a_patch_is_what_torch_hooks_and_nnsight_make_by_hand(family: str, seed: int) -> None:
-    model, clean, corrupted = pair(family)
-    chosen = setting(model, clean, seed)
-    point, layer, position, head = chosen
-    _, cache = model.run_with_cache(clean)
-    edit = Patch.of(cache, point, layer, position, head)
-    found = model.run_with_hooks(corrupted, interventions=edit)
-    assert (found - model(corrupted)).abs().max() > 1e-3, chosen
-    assert_close(found, by_torch_hooks(family, model, clean, corrupted, *chosen), **CLOSE)
-    assert_close(found, by_nnsight(model, clean, corrupted, *chosen), **CLOSE)
-    table = patching.sweep(
-        model,
-        clean,
-        corrupted,
-        lambda logits: logits[:, -1, 17],
-        point,
-        layer,
-        [position],
-        None if head is None else [head],
-    )
-    assert table.value.tolist() == pytest.approx([float(found[0, -1, 17])], abs=1e-4)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
