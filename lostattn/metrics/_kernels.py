@@ -28,6 +28,8 @@ GRAM_ERROR = 16 * 2.220446049250313e-16
 ACCURACY = 1e-7
 # Smallest σ_min / σ_max for which the Cholesky factor of a Gram matrix is asked for.
 CHOLESKY_LIMIT = 1e-6
+# Places of the far side that a product on a CPU takes at a time.
+PART = 512
 
 
 def to_float64(states, mask):
@@ -37,6 +39,31 @@ def to_float64(states, mask):
     if mask is None:
         return x
     return torch.where(mask.unsqueeze(-1), x, torch.zeros((), dtype=x.dtype, device=x.device))
+
+
+def near_rows(states, mask, wide, start, end):
+    """``[*batch, near, end - start]``: a part of a state in float64, some places of its far side at a time.
+
+    With ``wide`` the near side is that of positions, otherwise that of ``d_model``.
+    """
+    if wide:
+        return to_float64(states[..., start:end], mask)
+    return to_float64(states[..., start:end, :], None if mask is None else mask[..., start:end]).mT
+
+
+def parts_of(states, wide, size):
+    """``(start, end)`` of parts of the far side, of ``size`` on a CPU: what is made of one is soon used again."""
+    far = states.shape[-1] if wide else states.shape[-2]
+    step = far if states.is_cuda else size
+    return [(start, min(start + step, far)) for start in range(0, far, step)]
+
+
+def add_product(out, left, right):
+    """``out += left rightᵀ`` for matrices, or batches of them."""
+    if out.dim() == 2:
+        out.addmm_(left, right.mT)
+    else:
+        out += left @ right.mT
 
 
 def count_rows(states, mask):
@@ -52,20 +79,32 @@ def machine_epsilon(dtype):
     return torch.finfo(torch.float64 if dtype == torch.float64 else torch.float32).eps
 
 
-def gram(rows):
-    """``rows rowsᵀ`` for ``[*batch, near, far]``; on a CPU by blocks, so that half the work is not done
-    twice."""
-    n = rows.shape[-2]
-    if rows.is_cuda or n < 128:
-        return rows @ rows.mT
-    out = rows.new_empty(rows.shape[:-1] + (n,))
-    edges = [n * i // 4 for i in range(5)]
-    for i in range(4):
-        a, b = edges[i], edges[i + 1]
-        block = rows[..., a:b, :] @ rows[..., :b, :].mT
-        out[..., a:b, :b] = block
-        out[..., :b, a:b] = block.mT
+def gram(states, mask, wide):
+    """``rows rowsᵀ``, ``[*batch, near, near]``, of a state in float64; on a CPU by blocks, so that half the work is not
+    done twice."""
+    n = states.shape[-2] if wide else states.shape[-1]
+    out = torch.zeros(states.shape[:-2] + (n, n), dtype=torch.float64, device=states.device)
+    count = 1 if states.is_cuda or n < 128 else 6
+    edges = [n * i // count for i in range(count + 1)]
+    for start, end in parts_of(states, wide, 4 * PART):
+        part = near_rows(states, mask, wide, start, end)
+        for a, b in zip(edges[:-1], edges[1:], strict=True):
+            add_product(out[..., a:b, :b], part[..., a:b, :], part[..., :b, :])
+    for a, b in zip(edges[1:-1], edges[2:], strict=True):
+        out[..., :a, a:b] = out[..., a:b, :a].mT
     return out
+
+
+def change(before, after):
+    """``Δ rowsᵀ`` ``[*batch, near, near]``, where Δ is what an update added to the rows, and ``‖Δ‖²`` ``[*batch]``."""
+    cross = torch.zeros_like(before["gram"])
+    size2 = torch.zeros_like(before["norm"])
+    for start, end in parts_of(before["states"], before["wide"], PART):
+        rows = near_rows(before["states"], before["mask"], before["wide"], start, end)
+        delta = near_rows(after["states"], after["mask"], after["wide"], start, end) - rows
+        add_product(cross, delta, rows)
+        size2 = size2 + squared_norm(delta)
+    return cross, size2
 
 
 def effective_rank(sigma):
@@ -94,19 +133,18 @@ def rank_error(sigma, error):
 def decompose(states, mask, tol):
     """Everything that the metrics need of one state, computed once; a dict of tensors.
 
-    ``x`` float64 state, padding zeroed; ``wide`` bool, pos <= d_model; ``rows`` ``[*batch, near, far]`` view
-    of x; ``gram`` ``[*batch, near, near]``; ``sigma`` ``[*batch, near]`` descending; ``n_real`` and ``rank``
-    ``[*batch]``; ``norm`` Frobenius; ``by_svd`` ``[*batch]`` bool, True where the Gram matrix would not do.
+    ``states`` and ``mask`` as they were given, read again in float64 part by part where they are needed; ``wide``
+    bool, pos <= d_model; ``gram`` ``[*batch, near, near]``; ``sigma`` ``[*batch, near]`` descending; ``n_real``
+    and ``rank`` ``[*batch]``; ``norm`` Frobenius; ``by_svd`` ``[*batch]`` bool, True where the Gram matrix would
+    not do.
     """
-    x = to_float64(states, mask)
-    n_pos, d_model = x.shape[-2], x.shape[-1]
-    n_real = count_rows(x, mask)
+    n_pos, d_model = states.shape[-2], states.shape[-1]
+    n_real = count_rows(states, mask)
     wide = n_pos <= d_model
-    rows = x if wide else x.mT
-    square = gram(rows)
+    square = gram(states, mask, wide)
     sigma = torch.linalg.eigvalsh(square, UPLO="U").flip(-1).clamp_min(0).sqrt()
     # A padded row adds a zero to the spectrum and nothing else: cut those off by count, not by size.
-    real = torch.arange(sigma.shape[-1], device=x.device) < n_real.unsqueeze(-1)
+    real = torch.arange(sigma.shape[-1], device=states.device) < n_real.unsqueeze(-1)
     sigma = sigma * real
     if tol is None:
         relative = n_real.clamp_min(d_model).to(torch.float64) * machine_epsilon(states.dtype)
@@ -117,12 +155,12 @@ def decompose(states, mask, tol):
     open_rank = (((sigma - floor).abs() <= error) & real).any(-1)
     by_svd = (open_rank | (rank_error(sigma, error) > ACCURACY)) & (sigma[..., 0] > 0)
     if bool(by_svd.any()):
-        sigma = refine(x, sigma, by_svd) * real
+        sigma = refine(to_float64(states, mask), sigma, by_svd) * real
         floor = relative.unsqueeze(-1) * sigma[..., :1]
     return {
-        "x": x,
+        "states": states.detach(),
+        "mask": mask,
         "wide": wide,
-        "rows": rows,
         "gram": square,
         "sigma": sigma,
         "n_real": n_real,
@@ -172,7 +210,7 @@ def innovation(before, basis, after):
     near2, far2, error2 = residuals(before, basis, after)
     rank = before["rank"]
     no_column = rank == before["n_real"]
-    no_row = rank == before["x"].shape[-1]
+    no_row = rank == before["states"].shape[-1]
     near_zero, far_zero = (no_column, no_row) if before["wide"] else (no_row, no_column)
     near2 = torch.where(near_zero, torch.zeros_like(near2), near2.clamp_min(0))
     far2 = torch.where(far_zero, torch.zeros_like(far2), far2.clamp_min(0))
@@ -195,10 +233,7 @@ def squared_norm(matrix):
 
 def residuals(before, basis, after):
     """Squared residuals of X' off the near and the far support of X, and an estimate of the error of each."""
-    rows = before["rows"]
-    delta = after["rows"] - rows
-    cross = delta @ rows.mT
-    delta2 = squared_norm(delta)
+    cross, delta2 = change(before, after)
     if basis["factor"] is not None:
         # X (I − P_R) = 0, so the residual of X' is that of Δ: ‖Δ‖² − ‖L⁻¹ X Δᵀ‖² with L Lᵀ = X Xᵀ.
         half = torch.linalg.solve_triangular(basis["factor"], cross.mT, upper=False)
@@ -230,7 +265,7 @@ def eigen_residuals(before, vectors, after, cross, delta2):
     along = (image * vectors).sum(-2)
     # ‖X'(I−P)‖² = ‖Δ‖² − ‖Δ V‖² + 2⟨Δ, X (I−P)⟩ + ‖X (I−P)‖², each from Δ Xᵀ and the eigenvectors of X Xᵀ.
     far2 = delta2 - power.sum(-1) + (2 * along * ~kept).sum(-1) + (lam * ~kept).sum(-1)
-    mixed = (vectors * (~kept).unsqueeze(-2)).mT @ after["rows"]
+    mixed = (vectors * (~kept).unsqueeze(-2)).mT @ whole_rows(after)
     near2 = squared_norm(mixed)
     # Eigenvectors on the two sides of the cut are mixed by about error / gap; a closed gap is an SVD's
     # business.
@@ -250,11 +285,16 @@ def eigen_residuals(before, vectors, after, cross, delta2):
     return near2, far2, (near_error, far_error)
 
 
+def whole_rows(state):
+    """``[*batch, near, far]``: all of a decomposed state in float64."""
+    return near_rows(state["states"], state["mask"], state["wide"], 0, None)
+
+
 def project_by_svd(before, after, near, far, chosen):
     """The two residual norms with those of the chosen matrices computed from a float64 SVD, explicitly."""
     shape = near.shape
-    rows = before["rows"].reshape((-1,) + before["rows"].shape[-2:])
-    others = after["rows"].reshape(rows.shape)
+    rows, others = whole_rows(before), whole_rows(after)
+    rows, others = (x.reshape((-1,) + x.shape[-2:]) for x in (rows, others))
     near, far = near.reshape(-1).clone(), far.reshape(-1).clone()
     ranks = before["rank"].reshape(-1).tolist()
     for i in chosen.reshape(-1).nonzero().flatten().tolist():
@@ -269,14 +309,13 @@ def project_by_svd(before, after, near, far, chosen):
 
 def tokens(states, mask):
     """The part of a decomposition that ``mixing_entropy`` needs, without the spectrum."""
-    x = to_float64(states, mask)
-    return {"x": x, "wide": True, "gram": gram(x), "n_real": count_rows(x, mask)}
+    return {"wide": True, "gram": gram(states, mask, True), "n_real": count_rows(states, mask)}
 
 
 def mixing_entropy(state, mask, power, normalise, last):
     """Token-mixing entropy of a decomposed state, in nats or, normalised, as a share of ln S;
     ``[*batch]``."""
-    square = state["gram"] if state["wide"] else gram(state["x"])
+    square = state["gram"] if state["wide"] else gram(state["states"], mask, True)
     norms = square.diagonal(dim1=-2, dim2=-1).sqrt()
     scale = torch.where(norms > 0, 1 / norms.clamp_min(1e-300), torch.zeros_like(norms))
     n_pos = square.shape[-1]
@@ -312,7 +351,7 @@ def mixing_entropy(state, mask, power, normalise, last):
 
 def discrepancy(before, basis, after):
     """ΔS, ΔD and RID of one update, with the column and the row term; a dict of ``[*batch]`` tensors."""
-    smaller = before["n_real"].clamp_max(before["x"].shape[-1])
+    smaller = before["n_real"].clamp_max(before["states"].shape[-1])
     delta_s = (effective_rank(after["sigma"]) - effective_rank(before["sigma"])).abs() / smaller
     column, row = innovation(before, basis, after)
     delta_d = (column + row) / 2
@@ -325,29 +364,43 @@ def discrepancy(before, basis, after):
     }
 
 
-def stream_metrics(states, mask, tol, layer_input, power, normalise, last):
+def prepared(states, mask, tol, is_before, mixing):
+    """A state of a stream with all that its updates need of it; ``is_before`` where one is judged against it."""
+    state = decompose(states, mask, tol)
+    basis = support(state) if is_before else None
+    return {"state": state, "basis": basis, "entropy": mixing_entropy(state, mask, *mixing)}
+
+
+def update_numbers(before, previous, after):
+    """The metrics of one update from prepared states: ``before`` is what it is judged against, ``previous`` what it was
+    added to."""
+    found = discrepancy(before["state"], before["basis"], after["state"])
+    found["mixig"] = after["entropy"] - previous["entropy"]
+    return found
+
+
+def stream_metrics(states, mask, tol, layer_input, power, normalise, last, run=map, window=1):
     """The metrics of each update along a stream X_0 … X_n, every state decomposed once; ``[update, *batch]``
     each.
 
     ``layer_input`` False: an update is judged against the state it was added to. True: the updates come in
     pairs (attention, then FFN) and both are judged against the state before the pair; MixIG stays that of the
-    update.
+    update. ``run`` is a ``map`` that may do ``window`` states at a time side by side.
     """
+    end = len(states)
+    mixing = (power, normalise, last)
+    known = {0: prepared(states[0], mask, tol, True, mixing)}
     found = []
-    before = previous = decompose(states[0], mask, tol)
-    basis = support(before)
-    entropy = mixing_entropy(before, mask, power, normalise, last)
-    for i in range(1, len(states)):
-        if i > 1 and (not layer_input or i % 2 == 1):
-            before = previous
-            basis = support(before)
-        after = decompose(states[i], mask, tol)
-        numbers = discrepancy(before, basis, after)
-        mixed = mixing_entropy(after, mask, power, normalise, last)
-        numbers["mixig"] = mixed - entropy
-        found.append(numbers)
-        previous, entropy = after, mixed
-    return {name: torch.stack([numbers[name] for numbers in found]) for name in found[0]}
+    for start in range(1, end, window):
+        chosen = range(start, min(start + window, end))
+        n = len(chosen)
+        judge = [i < end - 1 and not (layer_input and i % 2 == 1) for i in chosen]
+        ready = run(prepared, [states[i] for i in chosen], [mask] * n, [tol] * n, judge, [mixing] * n)
+        known = {i: known[i] for i in known if i >= start - 2}
+        known.update(zip(chosen, ready, strict=True))
+        before = [known[i - 2 if layer_input and i % 2 == 0 else i - 1] for i in chosen]
+        found.extend(run(update_numbers, before, [known[i - 1] for i in chosen], [known[i] for i in chosen]))
+    return {name: torch.stack([update[name] for update in found]) for name in found[0]}
 
 
 def masked_pattern(pattern, keys, mask):

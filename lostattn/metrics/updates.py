@@ -10,6 +10,7 @@ from torch import Tensor
 from lostattn.errors import InputError
 from lostattn.metrics import _kernels
 from lostattn.metrics._checks import check_convention, check_same, check_state, check_tol
+from lostattn.metrics._cores import side_by_side
 from lostattn.metrics.mixing import mixing_settings
 
 
@@ -57,7 +58,8 @@ def stream_metrics(
     for i, state in enumerate(states):
         check_state(state, f"states[{i}]", mask)
         check_same(states[0], state, ("states[0]", f"states[{i}]"))
-    return _kernels.stream_metrics(list(states), mask, tol, released, *settings)
+    with side_by_side(list(states)) as (run, window):
+        return _kernels.stream_metrics(list(states), mask, tol, released, *settings, run, window)
 
 
 def update_metrics(

@@ -60,10 +60,30 @@ def test_they_run_from_source_without_this_package() -> None:
     assert ast.literal_eval(done.stdout) == pytest.approx(found["rid"].tolist(), rel=1e-12)
 
 
+@pytest.mark.parametrize("far", [17, _kernels.PART, 2 * _kernels.PART + 3])
 @pytest.mark.parametrize("n", [3, 127, 128, 131])
-def test_gram(n: int) -> None:
-    x = definitions.random(2, n, 17).double()
-    torch.testing.assert_close(_kernels.gram(x), x @ x.mT, rtol=1e-13, atol=1e-13)
+def test_gram(n: int, far: int) -> None:
+    """In parts and blocks as in one go; of either side, and with padding of any content."""
+    x = definitions.random(2, n, far).double()
+    torch.testing.assert_close(_kernels.gram(x, None, True), x @ x.mT, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(_kernels.gram(x[0].mT, None, False), x[0] @ x[0].mT, rtol=1e-12, atol=1e-12)
+    mask = torch.ones(2, n, dtype=torch.bool)
+    mask[0, 0] = False
+    holes = x.clone()
+    holes[0, 0] = float("nan")
+    x[0, 0] = 0.0
+    torch.testing.assert_close(_kernels.gram(holes, mask, True), x @ x.mT, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(_kernels.gram(holes[0], mask[0], False), x[0].mT @ x[0], rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("shape", [(2, 41, 2 * _kernels.PART + 3), (2, 2 * _kernels.PART + 3, 41)])
+def test_the_change_of_an_update_is_gathered_part_by_part(shape: tuple[int, int, int]) -> None:
+    x, y = definitions.random(*shape, seed=1), definitions.random(*shape, seed=2)
+    cross, size2 = _kernels.change(_kernels.decompose(x, None, None), _kernels.decompose(y, None, None))
+    rows, delta = x.double(), y.double() - x.double()
+    wanted = delta @ rows.mT if shape[1] < shape[2] else delta.mT @ rows
+    torch.testing.assert_close(cross, wanted, rtol=1e-12, atol=1e-10)
+    torch.testing.assert_close(size2, delta.square().sum((-2, -1)), rtol=1e-12, atol=0)
 
 
 @pytest.mark.parametrize("decades", [1, 3, 5, 7])
@@ -73,7 +93,7 @@ def test_the_error_estimates_hold(decades: int) -> None:
     for seed in range(5):
         x = definitions.with_spectrum(67, 101, sigma, seed=seed)
         exact = torch.linalg.svdvals(x)
-        rough = torch.linalg.eigvalsh(_kernels.gram(x)).flip(-1).clamp_min(0).sqrt()
+        rough = torch.linalg.eigvalsh(_kernels.gram(x, None, True)).flip(-1).clamp_min(0).sqrt()
         promised = _kernels.sigma_error(rough)
         assert bool(((rough - exact).abs() <= promised).all())
         found = float(_kernels.effective_rank(rough))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 from metrics import definitions
@@ -72,3 +74,24 @@ def test_one_decomposition_per_state(monkeypatch: pytest.MonkeyPatch, convention
         monkeypatch.setattr(_kernels, name, counted(name))
     metrics.stream_metrics(stream(5, 3, 7), convention)
     assert calls == {"decompose": 5, "support": supports}
+
+
+@pytest.mark.parametrize("convention", ["paper", "released"])
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_states_side_by_side_give_what_they_give_in_turn(convention: str, threads: int) -> None:
+    """Over windows that end in the middle of a layer too; and torch keeps its threads."""
+    states = [definitions.random(2, 131, 140, seed=i) for i in range(7)]
+    own = torch.get_num_threads()
+    released = convention == "released"
+    settings = (8.0, True, True) if released else (1.0, False, False)
+    one_by_one = _kernels.stream_metrics(states, None, None, released, *settings)
+    try:
+        torch.set_num_threads(threads)
+        found = metrics.stream_metrics(states, convention)
+        with ThreadPoolExecutor(1) as pool:
+            assert torch.get_num_threads() == pool.submit(torch.get_num_threads).result() == threads
+    finally:
+        torch.set_num_threads(own)
+    assert found["rid"].shape == (len(states) - 1, 2)
+    for name, values in one_by_one.items():
+        torch.testing.assert_close(found[name], values, rtol=1e-10, atol=1e-13)
