@@ -126,7 +126,7 @@ def open_forward(root: Any, call: dict[str, Any], session: dict[str, Any], backe
     sent = None
     program, logits = call["program"], call["logits"]
     travels = backend is not None
-    with root.trace(**call["inputs"], use_cache=False, backend=backend) as tracer:
+    with root.trace(call["inputs"], use_cache=False, backend=backend) as tracer:
         found = one_pass(root, tracer, program, logits, session)
         sent = nnsight.save(leaving(found) if travels else found)
     return sent
@@ -139,13 +139,13 @@ def open_generation(root: Any, call: dict[str, Any], backend: Any = None) -> Any
     memory: dict[str, Any] = {"session": {}}
     with root.generate(**call["generation"], backend=backend) as tracer:
         if program:
-            with tracer.invoke(**call["inputs"]):
+            with tracer.invoke(call["inputs"]):
                 for step in tracer.iter[:]:
                     run_pass(root, tracer, program, memory, step)
             with tracer.invoke():
                 sent = nnsight.save({"sequences": tracer.result})
         else:
-            with tracer.invoke(**call["inputs"]):
+            with tracer.invoke(call["inputs"]):
                 sent = nnsight.save({"sequences": tracer.result})
     return sent
 
@@ -159,19 +159,19 @@ def open_session(root: Any, calls: Sequence[dict[str, Any]], backend: Any) -> An
         for call in calls:
             program, logits = call["program"], call["logits"]
             if call["generation"] is None:
-                with root.trace(**call["inputs"], use_cache=False) as tracer:
+                with root.trace(call["inputs"], use_cache=False) as tracer:
                     found = one_pass(root, tracer, program, logits, session)
             else:
                 memory = {"session": session}
                 with root.generate(**call["generation"]) as tracer:
                     if program:
-                        with tracer.invoke(**call["inputs"]):
+                        with tracer.invoke(call["inputs"]):
                             for step in tracer.iter[:]:
                                 run_pass(root, tracer, program, memory, step)
                         with tracer.invoke():
                             found = {"sequences": tracer.result}
                     else:
-                        with tracer.invoke(**call["inputs"]):
+                        with tracer.invoke(call["inputs"]):
                             found = {"sequences": tracer.result}
             if call["remember"]:
                 session.update(found["kept"])

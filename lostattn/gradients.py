@@ -144,7 +144,7 @@ def _pass_and_back(
     program = write(model.sites, model.operations, names, [*model._compiled(interventions, prompt), *edits])
     shared: dict[str, Any] = {"probes": {}}
     with torch.enable_grad():
-        with model.nn.trace(**model._inputs(prompt), use_cache=False) as tracer:
+        with model.nn.trace(model._inputs(prompt), use_cache=False) as tracer:
             found = nnsight.save(one_pass(model.nn, tracer, program, True, shared))
         logits = found["logits"]
         number = _number(metric, logits)

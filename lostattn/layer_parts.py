@@ -218,7 +218,10 @@ def _own(module: Any, name: str) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
 
 
+_SIZES = (("in_features", "nx"), ("out_features", "nf"))  # of a linear map, and of GPT-2's, which is called Conv1D
+
+
 def _thirds(module: Any, n_heads: int) -> bool:
     """Whether a projection gives equally many queries, keys and values."""
-    width = getattr(module, "out_features", 0)
-    return width == 3 * module.in_features and width % (3 * n_heads) == 0
+    given, width = (getattr(module, long, getattr(module, short, 0)) for long, short in _SIZES)
+    return bool(width) and width == 3 * given and width % (3 * n_heads) == 0

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from lostattn.errors import InputError, UnknownName, UnsupportedModel, nearest
+from lostattn.errors import InputError, UnknownName, nearest
+from lostattn.kernel_choice import Choice, with_kernel
+from lostattn.model_kinds import check_kind, class_of, is_text_only, loader
+from lostattn.text_processor import as_processor
 
 
 def load_module(
@@ -29,17 +33,17 @@ def load_module(
     Raises:
         UnknownName: nothing is called that.
         InputError: the folder holds no readable checkpoint; a setting of loading is given for a loaded model.
-        UnsupportedModel: there is such a checkpoint, but it is no image-text-to-text model.
+        UnsupportedModel: there is such a checkpoint, but it is neither an image-text-to-text model nor a decoder of
+            text.
     """
     if isinstance(model, nn.Module):
         settings = {"dtype": dtype, "device_map": device_map, "revision": revision, **keywords}
         name = getattr(model, "name_or_path", "") or type(model).__name__
         _check_loaded(model, name, settings, attn_implementation)
-        return model, processor if processor is not None else _processor_of_loaded(name), name
+        found = as_processor(processor) if processor is not None else _processor_of_loaded(model, name)
+        return model, found, name
     source, name = _source(str(model))
-    from transformers import AutoConfig, AutoModelForImageTextToText
-
-    from lostattn.processors import load_processor
+    from transformers import AutoConfig
 
     known: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     try:
@@ -53,29 +57,33 @@ def load_module(
             f"no model is called {name!r}: not among the bundled {list(names())}, no folder, and not found on the hub "
             f"({str(error).splitlines()[0]}).{nearest(name, names())}"
         ) from error
-    _check_kind(config, name)
+    check_kind(config, name)
     _check_settings(dtype, attn_implementation)
-    options = {
-        "dtype": "auto" if dtype is None else dtype,
-        "attn_implementation": attn_implementation,
-        **keywords,
-    }
-    if device_map is not None:
-        options["device_map"] = device_map
     if described:
-        loaded = _described(config, source, dtype, attn_implementation)
+        given = {} if dtype is None or dtype == "auto" else {"dtype": dtype}
+
+        def make(kernel: Choice) -> Any:
+            return _described(copy.deepcopy(config), source, {"attn_implementation": kernel, **given})
+
     else:
-        loaded = AutoModelForImageTextToText.from_pretrained(source, **known, **options)
-    return loaded, processor if processor is not None else load_processor(source, **known), name
+        options = {"dtype": "auto" if dtype is None else dtype, **keywords}
+        if device_map is not None:
+            options["device_map"] = device_map
+
+        def make(kernel: Choice) -> Any:
+            return loader(config).from_pretrained(source, **known, attn_implementation=kernel, **options)
+
+    loaded = with_kernel(make, class_of(config), config, attn_implementation)
+    found = as_processor(processor) if processor is not None else _processor_of(config, source, known)
+    return loaded, found, name
 
 
-def _described(config: Any, source: str, dtype: torch.dtype | str | None, attn_implementation: str) -> Any:
+def _described(config: Any, source: str, options: dict[str, Any]) -> Any:
     """The modules of a checkpoint on the meta device."""
-    from transformers import AutoModelForImageTextToText
-
-    options = {} if dtype is None or dtype == "auto" else {"dtype": dtype}
+    kind = loader(config)
     with torch.device("meta"):
-        module = AutoModelForImageTextToText.from_config(config, attn_implementation=attn_implementation, **options)
+        make = kind.from_config if hasattr(kind, "from_config") else kind._from_config
+        module = make(config, **options)
     module.name_or_path = source
     return module
 
@@ -94,18 +102,11 @@ def _check_settings(dtype: torch.dtype | str | None, attn_implementation: str) -
         )
 
 
-def _check_kind(config: Any, name: str) -> None:
-    from transformers import AutoModelForImageTextToText
-
-    if type(config) not in AutoModelForImageTextToText._model_mapping and not hasattr(config, "auto_map"):
-        raise UnsupportedModel(f"{name!r} is a {config.model_type!r} model; expected an image-text-to-text model.")
-
-
 def _check_loaded(model: Any, name: str, settings: dict[str, Any], attn_implementation: str) -> None:
     """What cannot be meant for a model that is loaded already: another kind of model, and settings of loading."""
     config = getattr(model, "config", None)
     if hasattr(config, "model_type"):
-        _check_kind(config, name)
+        check_kind(config, name)
     if attn_implementation not in ("sdpa", getattr(config, "_attn_implementation", None)):
         settings = {**settings, "attn_implementation": attn_implementation}
     given = [setting for setting, value in settings.items() if value is not None]
@@ -132,10 +133,14 @@ def _source(name: str) -> tuple[str, str]:
     return name, name
 
 
-def _processor_of_loaded(name: str) -> Any:
-    """The processor that lies beside a loaded model's weights, if any does."""
+def _processor_of(config: Any, source: str, known: dict[str, Any]) -> Any:
+    """A checkpoint's processor, or its tokenizer as one."""
     from lostattn.processors import load_processor
+    from lostattn.text_processor import load_text_processor
 
-    if not Path(name).is_dir():
-        return None
-    return load_processor(name)
+    return (load_text_processor if is_text_only(config) else load_processor)(source, **known)
+
+
+def _processor_of_loaded(model: Any, name: str) -> Any:
+    """The processor that lies beside a loaded model's weights, if any does."""
+    return _processor_of(getattr(model, "config", None), name, {}) if Path(name).is_dir() else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import warnings
 from collections.abc import Callable, Sequence
@@ -23,11 +24,12 @@ from lostattn.generation import Generation
 from lostattn.hooks import FwdHook
 from lostattn.interventions.base import Intervention
 from lostattn.interventions.setting import Setting
+from lostattn.model_kinds import is_text_only
 from lostattn.plan import Edit, Reduction
 from lostattn.point import Point
 from lostattn.presence import check_reached
 from lostattn.prompt import Prompt, build_prompt
-from lostattn.sites import NamesFilter, Sites
+from lostattn.sites import NamesFilter, Sites, served
 from lostattn.without_processor import NoProcessor
 from lostattn.written import cache_call, generate_call, hooks_call, measure_call, pass_call
 
@@ -56,7 +58,7 @@ class LVLM:
             warnings.filterwarnings("ignore", message=".*has a submodule named.*")
             self.nn = nnsight.TransformersModel(
                 module,
-                task="image-text-to-text",
+                task="text-generation" if is_text_only(module.config) else "image-text-to-text",
                 **({"device": "meta"} if self.is_described_only else {}),
                 **_preprocessors(processor),
             )
@@ -262,7 +264,7 @@ class LVLM:
                 model.point("mlp_out", 4).value = 0 * resid
                 logits = model.nn.output.logits.save()
         """
-        return self.nn.trace(**self._inputs(self._prompted(prompt)), **keywords)
+        return self.nn.trace(self._inputs(self._prompted(prompt)), **keywords)
 
     def point(self, name: str, layer: int | None = None) -> Point:
         """A hook point for use inside :meth:`trace`: ``.value`` reads it, and assigning to it writes it."""
@@ -353,16 +355,21 @@ def load(
     remote: bool = False,
     **keywords: Any,
 ) -> LVLM:
-    """Load a vision-language model.
+    """Load a vision-language model, or a decoder of text alone.
+
+    A decoder of text (Llama, Qwen2, …) works as every model here does, on prompts without pictures: there are no image
+    positions and no vision points.
 
     Args:
         model: ``"tiny-llava"`` or ``"tiny-qwen2_5-vl"`` (bundled, trained on ``shapes``), a Hugging Face id, a folder,
             or a model that is loaded already.
         dtype: of the weights; default as they are stored.
         device_map: where to put them, as transformers takes it (``"auto"``, ``"cuda"``, …).
-        attn_implementation: the kernel; every hook point works under all that transformers has.
-        processor: a processor to use instead of the checkpoint's own. With a loaded model and none given, it is
-            looked up under the model's ``name_or_path``; where there is none, prompts are made of ready inputs only.
+        attn_implementation: the kernel; every hook point works under all that transformers has. Where a part beside
+            the decoder does not support it, that part runs eager attention, with a warning.
+        processor: a processor to use instead of the checkpoint's own (a tokenizer for a decoder of text). With a loaded
+            model and none given, it is looked up under the model's ``name_or_path``; where there is none, prompts are
+            made of ready inputs only.
         revision: of a Hugging Face id.
         trust_remote_code: off unless asked for.
         selftest: prove the hook points on a small picture before handing the model out (skipped without a processor).
@@ -373,6 +380,7 @@ def load(
     Raises:
         UnknownName: no bundled model, folder or hub model is called that.
         UnsupportedModel: the model's parts cannot be found, or one of them fails the self-test.
+        InputError: a setting cannot be meant; a kernel that transformers does not run this decoder with.
     """
     from lostattn.loading import load_module
 
@@ -387,9 +395,9 @@ def load(
 
 
 def _preprocessors(processor: Any) -> dict[str, Any]:
-    if processor is None:
-        return {"processor": NoProcessor()}
-    return {"processor": processor, "tokenizer": processor.tokenizer}
+    given = NoProcessor() if processor is None else processor
+    # A pipeline of text sets its tokenizer's padding side: it gets a copy, so that the caller's own stays as it is.
+    return {"processor": given, "tokenizer": copy.copy(given.tokenizer)}
 
 
 def _operations(model: LVLM) -> dict[str, str]:
@@ -402,7 +410,7 @@ def _operations(model: LVLM) -> dict[str, str]:
             if block.attn is None:
                 continue
             path = block.attn.path
-            names = [n for n in model.nn.get(path).source.names if n.startswith("attention_interface_")]
+            names = [n for n in model.nn.get(served(path)).source.names if n.startswith("attention_interface_")]
             if not names:
                 raise UnsupportedModel(f"{path}: nnsight sees no call of attention_interface in its forward.")
             found[path] = names[-1]

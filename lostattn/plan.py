@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lostattn.names import split_block
-from lostattn.sites import Sites, Slot
+from lostattn.sites import Sites, Slot, served
 
 Positions = tuple[Any, bool]  # a mask [batch, prompt], and whether generated tokens belong to it
 
@@ -94,7 +94,7 @@ def write(
                 program.append(
                     {
                         "kind": "tensor",
-                        "path": slot.path,
+                        "path": slot.served,
                         "port": slot.port,
                         "actions": actions,
                         "needs_input": needs_input,
@@ -171,14 +171,14 @@ def _attention_event(
     rewritten = any(action["verb"] == "edit" for action in (*query, *key))
     return {
         "kind": slot.kind,
-        "path": slot.path,
+        "path": slot.served,
         "operation": operation,
         "inputs": {"query": query, "key": key, "edits": rewritten} if query or key else None,
         "scores": scores,
         "patterns": patterns,
         "taps": taps,
         "geometry": geometry,
-        "out": slot.out,
+        "out": served(slot.out),
         "once": slot.once,
     }
 

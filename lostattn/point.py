@@ -43,7 +43,7 @@ class Point:
                 f"{key!r} is a difference of two values of the pass: what comes after the layer less what it gives. "
                 "Use run_with_cache to read it and run_with_hooks to edit it."
             )
-        return cls(key, slot, slot.views[key], model.nn.get(slot.path))
+        return cls(key, slot, slot.views[key], model.nn.get(slot.served))
 
     @property
     def value(self) -> Any:

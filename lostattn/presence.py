@@ -10,10 +10,12 @@ from lostattn.errors import InputError
 if TYPE_CHECKING:
     from lostattn.prompt import Prompt
 
+PICTURES = ("pixel_values", "flattened_patches", "image_patches")  # what the inputs that hold pictures begin with
+
 
 def has_picture(prompt: Prompt) -> bool:
     """Whether the vision tower runs on this prompt."""
-    return any(name.startswith("pixel_values") for name in prompt.inputs)
+    return any(name.startswith(PICTURES) for name in prompt.inputs)
 
 
 def of_vision(name: str) -> bool:

@@ -11,7 +11,7 @@ from torch import Tensor
 from lostattn.errors import InputError
 from lostattn.pictures import load_pictures
 from lostattn.prompt_batch import Prompt
-from lostattn.prompt_inputs import assemble, content_id, from_inputs, placeholder
+from lostattn.prompt_inputs import assemble, check_pictures, content_id, from_inputs, placeholder
 from lostattn.rendering import laid_out, render
 from lostattn.segments import Rendered
 from lostattn.token_map import TokenMap
@@ -57,6 +57,7 @@ def build_prompt(
     answers = [answer] * len(texts) if answer is None or isinstance(answer, str) else list(answer)
     if len(answers) != len(texts):
         raise InputError(f"{len(answers)} answers were given for {len(texts)} prompts; give one for each, or one str.")
+    check_pictures(config, pictures)
     mark = placeholder(processor, config)
     rendered = [
         render(processor, text, len(own), mark, system, said)

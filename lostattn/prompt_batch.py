@@ -42,12 +42,12 @@ class Prompt:
     @property
     def batch(self) -> int:
         """The number of items."""
-        return int(self.inputs["input_ids"].shape[0])
+        return int(self.token_map.part.shape[0])
 
     @property
     def n_pos(self) -> int:
         """The number of positions, padding included."""
-        return int(self.inputs["input_ids"].shape[1])
+        return int(self.token_map.part.shape[1])
 
     def __len__(self) -> int:
         return self.batch

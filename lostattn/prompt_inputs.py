@@ -16,6 +16,7 @@ from lostattn.cross_layout import cross_keys
 from lostattn.errors import InputError
 from lostattn.image_layout import Batch, ImageLayout, image_layouts
 from lostattn.image_rows import split_layouts
+from lostattn.model_kinds import is_text_only
 from lostattn.pictures import load_pictures
 from lostattn.prompt_batch import Prompt
 from lostattn.rendering import recover
@@ -27,9 +28,13 @@ Pictures = Sequence[tuple[Image.Image, ...]]
 
 def image_token_id(processor: Any, config: Any) -> int | None:
     """The id of the token that stands for a piece of a picture; None where config and processor name none."""
+    words = getattr(config, "vocabulary_map", None)  # of a model that puts pictures into tokens of its own
+    if isinstance(words, dict) and isinstance(words.get("<image>"), int):
+        return int(words["<image>"])
+    text = getattr(config, "text_config", None)
     for holder, name in (
-        (config, "image_token_id"),
-        (config, "image_token_index"),
+        *((holder, name) for holder in (config, text) for name in ("image_token_id", "image_token_index")),
+        *((holder, "image_patch_id") for holder in (config, text)),
         (processor, "image_token_id"),
     ):
         value = getattr(holder, name, None)
@@ -39,11 +44,13 @@ def image_token_id(processor: Any, config: Any) -> int | None:
 
 
 def placeholder(processor: Any, config: Any) -> str:
-    """What the text of a prompt holds in an image's place.
+    """What the text of a prompt holds in an image's place; empty for a model that takes no pictures.
 
     Raises:
         InputError: where config and processor name no image token.
     """
+    if is_text_only(config):
+        return ""
     own = getattr(processor, "image_token", None)
     if isinstance(own, str) and own:
         return own
@@ -92,6 +99,16 @@ def assemble(
         tuple(names),
         _token_texts(processor.tokenizer, ids, image_id, token_map),
     )
+
+
+def check_pictures(config: Any, pictures: Pictures) -> None:
+    """Refuse pictures for a model that takes none.
+
+    Raises:
+        InputError: as said.
+    """
+    if any(pictures) and is_text_only(config):
+        raise InputError(f"{config.model_type!r} is a decoder of text and takes no images; leave images= out.")
 
 
 def real_positions(inputs: Mapping[str, Tensor]) -> Bool[Tensor, "batch pos"]:
@@ -151,6 +168,7 @@ def from_inputs(
     if len(texts) != n or len(images) != n:
         raise InputError(f"inputs= hold {n} items, but {len(texts)} texts and images for {len(images)} were given.")
     pictures = [load_pictures(p, i) for i, p in enumerate(images)]
+    check_pictures(config, pictures)
     image_id = image_token_id(processor, config)
     rows = _rows(tensors)
     rendered = []

@@ -31,7 +31,7 @@ def render(
         processor: the model's processor.
         text: the question.
         n_images: how many images it comes with.
-        placeholder: the processor's image placeholder.
+        placeholder: the processor's image placeholder; empty for a model that takes no images.
         system: a system turn to put before it.
         answer: the answer so far, put where the model's answer would begin, with the template's own spacing.
 
@@ -44,7 +44,7 @@ def render(
         rendered = Rendered(text + (answer or ""), 0, (0, len(text)), len(text) if answer else None)
     else:
         rendered = _through_template(processor, text, 0 if placeholder in text else n_images, system, answer)
-    found = rendered.text.count(placeholder)
+    found = rendered.text.count(placeholder) if placeholder else 0
     if found != n_images:
         hint = (
             "Without a chat template the text must hold them itself."
@@ -116,7 +116,7 @@ def recover(processor: Any, decoded: str, text: str | None, n_images: int, place
                 )
     start = -1 if text is None else decoded.rfind(text.strip())
     found = None if text is None or start < 0 else (start, start + len(text.strip()))
-    first = decoded.find(placeholder)
+    first = decoded.find(placeholder) if placeholder else -1
     return Rendered(decoded, max(0, start if first < 0 else min(first, start)), found, None, False)
 
 

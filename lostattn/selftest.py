@@ -24,6 +24,7 @@ from lostattn.architecture import Block, Update
 from lostattn.calls import Call, Reading, run_here
 from lostattn.errors import InputError, UnsupportedModel
 from lostattn.kernels.attention import mixed_values
+from lostattn.model_kinds import is_text_only
 from lostattn.plan import Edit
 from lostattn.presence import has_picture, reached
 from lostattn.settling import Seen, settle, watch
@@ -89,6 +90,11 @@ def sample_picture() -> Image.Image:
     return image
 
 
+def sample_prompt(model: LVLM) -> Prompt:
+    """What the proof is run on: a small picture and two words, or words alone where the model takes no pictures."""
+    return model.prompt("What is this?", images=None if is_text_only(model.hf.config) else [sample_picture()])
+
+
 def selftest(model: LVLM, prompt: Prompt | None = None) -> Report:
     """Run the proof on a prompt (default: a small picture and two words).
 
@@ -99,7 +105,7 @@ def selftest(model: LVLM, prompt: Prompt | None = None) -> Report:
     if prompt is None:
         if model.processor is None:
             raise InputError("the self-test needs a prompt: model.selftest(model.prompt(inputs=…)).")
-        prompt = model.prompt("What is this?", images=[sample_picture()])
+        prompt = sample_prompt(model)
     seen = watch(model.hf, model._inputs(prompt), _watched(model))
     if model.architecture.vision is None or has_picture(prompt):  # else the tower's points would seem never to run
         model.sites = settle(model.sites, seen)
@@ -165,7 +171,7 @@ def _kernels(model: LVLM, prompt: Prompt) -> list[Check]:
         name = next(iter(slot.views), "").removesuffix(".attn.hook_rot_q")
         if slot.kind == "attention" and name in places:
             operation = model.operations[slot.path]
-            program.append({"kind": "proof", "path": slot.path, "operation": operation, "name": name, "once": True})
+            program.append({"kind": "proof", "path": slot.served, "operation": operation, "name": name, "once": True})
     raw = run_here(model.nn, Call(model._inputs(prompt), program, Reading("cache"), prompt=prompt).plain())
     eps = torch.finfo(model.cfg.dtype).eps
     checks = []

@@ -45,6 +45,16 @@ class Slot:
     stream: str = ""  # the block whose stream this update is added to: where an edit of resid_mid is written
     factor: float = 1.0  # what the update is multiplied by when it is added
 
+    @property
+    def served(self) -> str:
+        """The path under which nnsight serves the module."""
+        return served(self.path)
+
+
+def served(path: str) -> str:
+    """A module's path in nnsight, where a child called ``output`` makes way for the value of that name."""
+    return ".".join(f"E_{part}" if part in ("input", "inputs", "output") else part for part in path.split("."))
+
 
 @dataclass(frozen=True)
 class Derived:

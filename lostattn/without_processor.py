@@ -11,6 +11,8 @@ class PlainTokenizer:
     is_fast = False
     chat_template = None
     pad_token = eos_token = bos_token = None
+    pad_token_id: int | None = None
+    padding_side = "left"
     all_special_ids: tuple[int, ...] = ()
 
     def decode(self, ids: Sequence[int], **_: object) -> str:

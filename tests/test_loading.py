@@ -132,21 +132,49 @@ def test_a_folder_without_a_checkpoint(tmp_path):
 
 
 def others():
-    from transformers import CLIPVisionConfig, CLIPVisionModel, LlamaConfig, LlamaForCausalLM
+    from transformers import BertConfig, BertModel, CLIPVisionConfig, CLIPVisionModel, LlamaConfig, LlamaModel
 
     sizes = {"hidden_size": 12, "intermediate_size": 17, "num_hidden_layers": 2, "num_attention_heads": 3}
-    text = LlamaForCausalLM(LlamaConfig(vocab_size=31, bos_token_id=1, eos_token_id=2, **sizes))
-    return {"llama": text, "clip_vision_model": CLIPVisionModel(CLIPVisionConfig(image_size=14, patch_size=7, **sizes))}
+    return {
+        "clip_vision_model": CLIPVisionModel(CLIPVisionConfig(image_size=14, patch_size=7, **sizes)),
+        "bert": BertModel(BertConfig(vocab_size=31, **sizes)),
+        "llama": LlamaModel(LlamaConfig(vocab_size=31, bos_token_id=1, eos_token_id=2, **sizes)),
+    }
 
 
-@pytest.mark.parametrize("kind", ["llama", "clip_vision_model"])
-def test_other_kinds_of_models(kind, tmp_path):
-    """A text model, and a vision tower alone: from a folder and loaded already."""
+@pytest.mark.parametrize(
+    ("kind", "stored", "loaded"),
+    [
+        (
+            "clip_vision_model",
+            "is a 'clip_vision_model' model; expected an image-text-to-text model or a decoder of text: looked for .* "
+            r"among the \d+ families of the one and the \d+ of the other that transformers lists, and found",
+            "is a 'clip_vision_model' model; expected an image-text-to-text model",
+        ),
+        # transformers would make up the head that is missing
+        (
+            "bert",
+            "holds a BertModel; expected .* a decoder of text with its unembedding, .* is BertLMHeadModel",
+            "Bert",
+        ),
+        (
+            "llama",
+            "holds a LlamaModel; expected .* which for 'llama' is LlamaForCausalLM",
+            "LlamaModel is no generative",
+        ),
+    ],
+)
+def test_other_kinds_of_models(kind, stored, loaded, tmp_path):
+    """A vision tower or an encoder alone, and a decoder without its unembedding: in a folder and loaded already."""
     module = others()[kind]
+    with pytest.raises(UnsupportedModel, match=loaded):
+        la.load(module)
     module.save_pretrained(tmp_path)
-    for given in (tmp_path, module):
-        with pytest.raises(UnsupportedModel, match=f"is a '{kind}' model; expected an image-text-to-text model"):
-            la.load(given)
+    with pytest.raises(UnsupportedModel, match=stored):
+        la.load(tmp_path)
+
+
+def test_no_model_at_all():
     with pytest.raises(UnsupportedModel, match="Linear is no generative transformers model: looked for get_decoder"):
         la.load(torch.nn.Linear(2, 3))
 

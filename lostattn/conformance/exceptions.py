@@ -124,6 +124,11 @@ MORE_INPUTS: dict[str, dict[str, Any]] = {
         "image_grids": torch.tensor([[4, 4, 0, 0]]),
         "image_num_crops": torch.tensor([1]),
     },
+    # Not a picture but a protein.
+    "evolla": {
+        "protein_input_ids": torch.arange(30, 42)[None],
+        "protein_attention_mask": torch.ones(1, 12, dtype=torch.long),
+    },
     "pi0": {
         "state": torch.zeros(1, 32),
         "noise": torch.ones(1, 50, 32),

@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from lostattn.conformance.exceptions import MORE_INPUTS
 from lostattn.conformance.shrink import WIDTH
 from lostattn.errors import UnsupportedModel
+from lostattn.presence import PICTURES
+from lostattn.prompt_inputs import image_token_id
 
 BEFORE = [1, 5, 7]
 AFTER = [8, 9, 10, 11, 12]
@@ -35,13 +37,14 @@ def picture_inputs(model: nn.Module, family: str = "", seed: int = 0) -> tuple[d
     """
     known = set(inspect.signature(model.forward).parameters)
     said: list[str] = []
-    takes_picture = any(name.startswith("pixel") or name in ("image_patches", "flattened_patches") for name in known)
+    takes_picture = any(name.startswith(PICTURES) for name in known)
     for layout, pixels in _layouts(model.config, known, family, seed):
         found = _fitted(model, pixels, known, said, layout)
         if found is not None:
             return found, layout
     if not takes_picture:
-        found = _fitted(model, {}, known, said, "none")
+        beside = {name: value for name, value in MORE_INPUTS.get(family, {}).items() if name in known}
+        found = _fitted(model, beside, known, said, "none")
         if found is not None:
             return found, "none"
     raise NoInput(f"{type(model).__name__} refuses every known layout of a picture: " + " | ".join(said))
@@ -54,34 +57,22 @@ def moved_picture(inputs: dict[str, Tensor], seed: int = 1) -> dict[str, Tensor]
     for name, value in inputs.items():
         if _is_pixels(name, value):
             moved[name] = torch.randn(value.shape, generator=generator)
+        if name == "protein_input_ids":
+            moved[name] = value.roll(1, dims=-1)
         if name == "flattened_patches":
             moved[name][..., :2] = value[..., :2]  # where each patch is
     return moved
 
 
 def _is_pixels(name: str, value: Tensor) -> bool:
-    return name in ("pixel_values", "image_patches", "flattened_patches", "high_res_pixel_values", "protein") and (
-        value.is_floating_point()
-    )
-
-
-def image_token(config: Any) -> int | None:
-    """The id of an image token, from wherever in the config it stands."""
-    if isinstance(words := getattr(config, "vocabulary_map", None), dict) and "<image>" in words:
-        return int(words["<image>"])
-    for holder in (config, getattr(config, "text_config", None)):
-        for name in ("image_token_id", "image_token_index", "image_patch_id"):
-            value = getattr(holder, name, None)
-            if isinstance(value, int):
-                return value
-    return None
+    return (name.startswith(PICTURES) or name == "high_res_pixel_values") and value.is_floating_point()
 
 
 def _fitted(
     model: nn.Module, pixels: dict[str, Tensor], known: set[str], said: list[str], layout: str
 ) -> dict[str, Tensor] | None:
     """The inputs of a layout with the number of image tokens that the model asks for."""
-    token = image_token(model.config)
+    token = image_token_id(None, model.config)
     if token is None and "image_embeds_position_mask" in known:
         token = 3  # the places are told by a mask; the token there may be any
     learned = [_number(model.config, "num_query_tokens", "latent_query_num"), 16]
@@ -169,7 +160,7 @@ def _layouts(config: Any, known: set[str], family: str, seed: int) -> Iterator[t
         **MORE_INPUTS.get(family, {}),
     }
     beside = {name: value for name, value in beside.items() if name in known}
-    main = next((p for p in ("pixel_values", "flattened_patches", "image_patches") if p in known), None)
+    main = next((name for name in PICTURES if name in known), None)
     if main is None:
         return
     packed = {"image_grid_thw", "grid_thws", "target_sizes", "tgt_sizes"} & known

@@ -16,6 +16,7 @@ from lostattn.conformance.comparison import plain
 from lostattn.conformance.inputs import NoInput, moved_picture, picture_inputs
 from lostattn.conformance.models import build
 from lostattn.errors import InputError, LostAttnError, UnsupportedModel
+from lostattn.kernel_choice import other_parts
 from lostattn.presence import has_picture
 from lostattn.token_map import PARTS, TokenMap
 
@@ -173,6 +174,7 @@ def _remarks(model: LVLM) -> str:
         said.append(f"vision tower: {model.architecture.no_vision}")
     elif model.architecture.vision is None:
         said.append("no attention of a vision tower was found")
+    said += [f"{part} runs {kernel}" for part, kernel in other_parts(model.hf.config).items()]
     return "; ".join(said)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from lostattn.conformance.exceptions import CONFIG_CHANGES, GIVEN
 from lostattn.conformance.packages import missing
 from lostattn.conformance.shrink import shrunk
 from lostattn.errors import UnknownName, nearest
+from lostattn.kernel_choice import Choice, with_kernel
 
 
 def families() -> dict[str, str]:
@@ -54,9 +56,15 @@ def build(family: str, attn_implementation: str = "eager", seed: int = 0) -> nn.
     import transformers
 
     kind: Any = getattr(transformers, families()[_known(family)])
-    torch.manual_seed(seed)
+    config = small_config(family)
+
+    def make(kernel: Choice) -> nn.Module:
+        torch.manual_seed(seed)
+        made: nn.Module = kind._from_config(copy.deepcopy(config), attn_implementation=kernel)
+        return made
+
     try:
-        model: nn.Module = kind._from_config(small_config(family), attn_implementation=attn_implementation).eval()
+        model = with_kernel(make, kind, config, attn_implementation).eval()
     except ImportError as error:
         lacking = missing()
         if not lacking:

@@ -51,9 +51,14 @@ def markdown(verdicts: Sequence[Verdict]) -> str:
         mine = by_family[family]
         best = next((v for v in mine.values() if v.passed), next(iter(mine.values())))
         outcomes = [mine[k].outcome if k in mine else "" for k in kernels]
-        odd = [f"{k}: {v.remarks}" for k, v in mine.items() if not v.passed and best.passed]
+        odd = [f"{k}: {said}" for k, v in mine.items() if best.passed and (said := _beside(v.remarks, best.remarks))]
         remarks = "; ".join([part for part in (best.remarks, *odd) if part])
         points = str(best.points) if best.passed else ""
         seen = [best.layout, best.image, best.vision, remarks[:200]]
         rows.append([family, best.kinds, points, *outcomes, compared(mine.values()), *seen])
     return "\n".join("| " + " | ".join(cell.replace("|", "/") for cell in row) + " |" for row in rows) + "\n"
+
+
+def _beside(remarks: str, known: str) -> str:
+    """What one kernel's remarks say beside the others'."""
+    return "; ".join(part for part in remarks.split("; ") if part not in known.split("; "))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from lostattn.errors import InputError
 from lostattn.interventions.base import Layers, checked_layers
+from lostattn.model_kinds import is_text_only
 from lostattn.plan import Positions
 from lostattn.sites import Sites
 
@@ -66,7 +67,15 @@ class Setting:
         """
         token_map = self.prompt.token_map
         extends = token_map.extends(spec)
-        return token_map.resolve(spec, need=not extends), extends
+        chosen = token_map.resolve(spec)
+        if not extends and not chosen.any():
+            if "image" in repr(spec) and is_text_only(self.model.config):
+                kind = self.model.config.model_type
+                raise InputError(
+                    f"{spec!r} names no position: {kind!r} is a decoder of text, whose prompts hold no image."
+                )
+            token_map.resolve(spec, need=True)
+        return chosen, extends
 
     def seeds(self, seed: int, *parts: Any) -> list[int]:
         """One seed for each item of the batch, from its identity and ``parts``, whatever its batch mates are."""

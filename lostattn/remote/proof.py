@@ -17,7 +17,7 @@ from lostattn.kernels.reduce import largest_change
 from lostattn.plan import Edit, Reduction
 from lostattn.presence import reached
 from lostattn.remote.session import Later, Session
-from lostattn.selftest import Check, Report, _places, rotated_rows, sample_picture, unchanged, unchanged_rows
+from lostattn.selftest import Check, Report, _places, rotated_rows, sample_prompt, unchanged, unchanged_rows
 
 if TYPE_CHECKING:
     from lostattn.model import LVLM
@@ -37,7 +37,7 @@ def prove(model: LVLM, prompt: Prompt | None, remote: Remote) -> Report:
     if prompt is None:
         if model.processor is None:
             raise InputError("the self-test needs a prompt: model.selftest(model.prompt(inputs=…), remote=True).")
-        prompt = model.prompt("What is this?", images=[sample_picture()])
+        prompt = sample_prompt(model)
     edits = _identities(model, prompt)
     with Session(model, remote) as session:
         session.remember(prompt, [LOGITS])

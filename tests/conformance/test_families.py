@@ -26,7 +26,13 @@ KINDS = {
     "mllama": ({"plain", "scaled"}, True),
     "gemma4": ({"differences only"}, True),
     "granite4_vision": ({"plain"}, True),
+    "muse_spark": ({"differences only"}, True),  # several streams
     "florence2": ({"differences only"}, False),
+    "pix2struct": (
+        {"other"},
+        True,
+    ),  # attention and its residual in a module of the layer; a map that is called "output"
+    "evolla": ({"differences only"}, False),  # a protein in a picture's place
 }
 
 
