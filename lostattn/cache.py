@@ -231,6 +231,16 @@ class ActivationCache(Decomposition, Mapping[str, Tensor]):
             return self[name][:, :, rows]
         return self._attention(name, self._sites.derived[name], rows)
 
+    def name_of(self, key: Key) -> str:
+        """The full name that a key of a look-up stands for."""
+        return self._sites.find(key if isinstance(key, str) else get_act_name(*key))
+
+    def rows(self, name: str, rows: list[int]) -> Float[Tensor, "batch head row key"]:
+        """Some query rows of scores or a pattern, by column; nothing is computed for the others."""
+        if name in self._kept or name not in self._names:
+            return self[name][..., rows, :]
+        return self._attention(name, self._sites.derived[name], torch.tensor(rows))
+
     def save(self, path: str | os.PathLike[str], **meta: Any) -> Path:
         """Write everything to one safetensors file; see :mod:`lostattn.cache_files`.
 

@@ -16,15 +16,16 @@ import nnsight
 import torch
 
 from lostattn.errors import InputError
-from lostattn.kernels.passes import leaving, one_pass
-from lostattn.kernels.walker import run_pass
+from lostattn.kernels.passes import leaving, one_pass, one_step
 
 if TYPE_CHECKING:
+    from lostattn.cache import ActivationCache
     from lostattn.model import LVLM
     from lostattn.plan import Program
     from lostattn.prompt import Prompt
 
-Raw = dict[str, Any]  # what a pass gives: {"kept": …}, {"kept": …, "logits": …} or {"sequences": …}
+# What a pass gives: {"kept": …}, {"kept": …, "logits": …}, or of a generation {"sequences": …, "steps": [kept, …]}.
+Raw = dict[str, Any]
 Remote = bool | str  # here, NDIF, "local", or a service's URL
 
 
@@ -38,6 +39,7 @@ class Reading:
     dtype: str | None = None
     n_pos: int = 0
     n_items: int = 0
+    ends: tuple[int, ...] = ()  # of a generation: the ids that end it
 
     def read(self, model: LVLM, raw: Raw, prompt: Prompt | None) -> Any:
         """Read it; the prompt is only needed for what a cache tells about positions."""
@@ -48,15 +50,18 @@ class Reading:
         if self.kind == "measures":
             return raw["kept"], raw.get("logits")
         if self.kind == "generation":
-            from lostattn.generation import Generation
+            from lostattn.generation import read_generation
 
-            return Generation.read(model, raw["sequences"], self.n_pos, self.n_items)
+            return read_generation(model, raw, prompt, self)
         from lostattn.cache import ActivationCache
 
-        cache = ActivationCache(raw["kept"], self.names, model.sites, model.hf, prompt)
-        if self.device is not None or self.dtype is not None:
-            cache = cache.to(self.device, getattr(torch, self.dtype) if self.dtype else None)
-        return raw["logits"], cache
+        return raw["logits"], self.moved(ActivationCache(raw["kept"], self.names, model.sites, model.hf, prompt))
+
+    def moved(self, cache: ActivationCache) -> ActivationCache:
+        """A cache on the device and in the dtype that were asked for."""
+        if self.device is None and self.dtype is None:
+            return cache
+        return cache.to(self.device, getattr(torch, self.dtype) if self.dtype else None)
 
     def to_dict(self) -> dict[str, Any]:
         """The reading as JSON-ready data."""
@@ -65,7 +70,7 @@ class Reading:
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Reading:
         """The reading that :meth:`to_dict` wrote."""
-        return cls(**{**data, "names": tuple(data["names"])})
+        return cls(**{**data, "names": tuple(data["names"]), "ends": tuple(data["ends"])})
 
 
 @dataclass(frozen=True)
@@ -77,6 +82,7 @@ class Call:
     reading: Reading
     logits: bool | str = False  # "last": those of the last position
     generation: dict[str, Any] | None = None  # settings of ``generate``; None is a single forward pass
+    until: int | None = None  # the step of a generation from which on the program has nothing to do
     remember: bool = False  # leave what was kept to later passes of the session instead of bringing it back
     prompt: Prompt | None = field(default=None, compare=False)
 
@@ -87,6 +93,8 @@ class Call:
             "program": self.program,
             "logits": self.logits,
             "generation": self.generation,
+            "until": self.until,
+            "n_prompt": self.reading.n_pos,
             "remember": self.remember,
         }
 
@@ -135,18 +143,20 @@ def open_forward(root: Any, call: dict[str, Any], session: dict[str, Any], backe
 def open_generation(root: Any, call: dict[str, Any], backend: Any = None) -> Any:
     """One generation as one trace: the program runs at the prompt's pass and at each step after it."""
     sent = None
-    program = call["program"]
-    memory: dict[str, Any] = {"session": {}}
+    program, until = call["program"], call["until"]
+    travels = backend is not None
+    memory: dict[str, Any] = {"session": {}, "steps": [], "n_prompt": call["n_prompt"]}
     with root.generate(**call["generation"], backend=backend) as tracer:
         if program:
             with tracer.invoke(call["inputs"]):
-                for step in tracer.iter[:]:
-                    run_pass(root, tracer, program, memory, step)
+                for step in tracer.iter[:until]:
+                    one_step(root, tracer, program, memory, step)
             with tracer.invoke():
-                sent = nnsight.save({"sequences": tracer.result})
+                found = {"sequences": tracer.result, "steps": memory["steps"]}
+                sent = nnsight.save(leaving(found) if travels else found)
         else:
             with tracer.invoke(call["inputs"]):
-                sent = nnsight.save({"sequences": tracer.result})
+                sent = nnsight.save({"sequences": tracer.result, "steps": []})
     return sent
 
 
@@ -162,17 +172,18 @@ def open_session(root: Any, calls: Sequence[dict[str, Any]], backend: Any) -> An
                 with root.trace(call["inputs"], use_cache=False) as tracer:
                     found = one_pass(root, tracer, program, logits, session)
             else:
-                memory = {"session": session}
+                memory = {"session": session, "steps": [], "n_prompt": call["n_prompt"]}
+                until = call["until"]
                 with root.generate(**call["generation"]) as tracer:
                     if program:
                         with tracer.invoke(call["inputs"]):
-                            for step in tracer.iter[:]:
-                                run_pass(root, tracer, program, memory, step)
+                            for step in tracer.iter[:until]:
+                                one_step(root, tracer, program, memory, step)
                         with tracer.invoke():
-                            found = {"sequences": tracer.result}
+                            found = {"sequences": tracer.result, "steps": memory["steps"]}
                     else:
                         with tracer.invoke(call["inputs"]):
-                            found = {"sequences": tracer.result}
+                            found = {"sequences": tracer.result, "steps": []}
             if call["remember"]:
                 session.update(found["kept"])
                 found = {}

@@ -174,6 +174,9 @@ class LVLM:
         interventions: Intervention | None = None,
         max_new_tokens: int = 20,
         remote: Remote = False,
+        names_filter: NamesFilter = None,
+        device: str | torch.device | None = None,
+        dtype: torch.dtype | None = None,
         **keywords: Any,
     ) -> Generation:
         """Generate under interventions, which act at the prefill and at every decoding step (see their ``steps``).
@@ -183,13 +186,18 @@ class LVLM:
             interventions: what to change on the way.
             max_new_tokens: how many tokens to add at the most.
             remote: as in :meth:`run_with_cache`.
+            names_filter: which points to keep at the prompt and at every step, as in :meth:`run_with_cache`; but
+                ``None`` keeps nothing here.
+            device, dtype: where and how to keep them.
             keywords: passed on to the Hugging Face ``generate`` (``do_sample=``, ``num_beams=1``, …).
                 Greedy unless it says otherwise.
 
         Returns:
-            A :class:`Generation` with ``.text`` (one a prompt), ``.tokens`` and ``.sequences``.
+            A :class:`Generation` with ``.text`` (one a prompt), ``.tokens`` and ``.sequences``; with a
+            ``names_filter`` also ``.cache``, ``.steps`` and ``.image_attention()``.
         """
-        return carry_out(self, generate_call(self, prompt, interventions, max_new_tokens, **keywords), remote)
+        call = generate_call(self, prompt, interventions, max_new_tokens, names_filter, device, dtype, **keywords)
+        return carry_out(self, call, remote)
 
     @overload
     def measure(

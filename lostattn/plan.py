@@ -14,6 +14,8 @@ from typing import Any
 from lostattn.names import split_block
 from lostattn.sites import Sites, Slot, served
 
+_PATTERN = ("attn.hook_pattern", "attn.hook_attn_scores")
+
 Positions = tuple[Any, bool]  # a mask [batch, prompt], and whether generated tokens belong to it
 
 
@@ -59,8 +61,9 @@ def write(
     taps: Iterable[str] = (),
     edits: Sequence[Edit] = (),
     reductions: Sequence[Reduction] = (),
+    generates: bool = False,
 ) -> Program:
-    """Write the program of one pass.
+    """Write the program of one pass, or of every pass of a generation.
 
     Args:
         sites: the model's hook points.
@@ -69,9 +72,12 @@ def write(
             then the pass itself must show it.
         edits: compiled edits, in the order in which they were given.
         reductions: what to reduce to numbers inside the pass.
+        generates: the passes are those of a generation, each of which reads the keys of those before it: edited keys
+            need not be the same ones at every step, so there too the pass itself must show the pattern.
     """
     asked = set(taps)
-    edited_boundaries = {_boundary(e.name) for e in edits if _of_pattern(e.name)}
+    telling = (*_PATTERN, "attn.hook_rot_k") if generates else _PATTERN
+    edited_boundaries = {_boundary(e.name) for e in edits if e.name.endswith(telling)}
     direct = {name for name in asked if _of_pattern(name) and _boundary(name) in edited_boundaries}
     kept = {name for name in asked if name in sites.at}
     geometries = set()
@@ -106,6 +112,26 @@ def write(
             if event is not None:
                 program.append({**event, **_heads(sites, slot)})
     return _with_lengths(program)
+
+
+def last_step(program: Program, edits: Sequence[Edit]) -> int | None:
+    """The step of a generation from which on a program has nothing to do; None where it goes on to the end."""
+    if all(event["once"] for event in program):
+        return 1
+    acting = [edit.steps[1] for edit in edits]
+    kept = any(_keeps(event) for event in program if not event["once"])
+    return None if kept or None in acting else max((end for end in acting if end is not None), default=1)
+
+
+def _keeps(event: dict[str, Any]) -> bool:
+    """Whether an event leaves something of its pass behind."""
+    actions = event.get("actions", [])
+    if event["kind"] == "attention":
+        inputs = event["inputs"] or {"query": [], "key": []}
+        actions = [*inputs["query"], *inputs["key"]]
+        if event["taps"] or event["geometry"]:
+            return True
+    return any(action["verb"] == "tap" for action in actions)
 
 
 def _tensor_actions(
@@ -221,7 +247,7 @@ def _edit(edit: Edit) -> dict[str, Any]:
 
 
 def _of_pattern(name: str) -> bool:
-    return name.endswith(("attn.hook_pattern", "attn.hook_attn_scores"))
+    return name.endswith(_PATTERN)
 
 
 def _of_mid(name: str) -> bool:

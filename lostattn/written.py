@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,7 @@ from lostattn.calls import Call, Reading
 from lostattn.errors import InputError
 from lostattn.hooks import FwdHook, hook_edits
 from lostattn.interventions.base import Intervention
-from lostattn.plan import Edit, Reduction, write
+from lostattn.plan import Edit, Reduction, last_step, write
 from lostattn.presence import check_reached, reached
 
 if TYPE_CHECKING:
@@ -31,15 +32,23 @@ def cache_call(
 ) -> Call:
     """:meth:`LVLM.run_with_cache`."""
     prompt = model._prompted(prompt)
+    names = _kept_names(model, prompt, names_filter)
+    reading = Reading("cache", names, *_place(device, dtype))
+    return pass_call(model, prompt, reading, names, model._compiled(interventions, prompt))
+
+
+def _kept_names(model: LVLM, prompt: Prompt, names_filter: NamesFilter) -> tuple[str, ...]:
+    """The points that a filter asks for, of those that this prompt reaches."""
     names = model.sites.match(names_filter)
     if names_filter is None or callable(names_filter):
         names = reached(prompt, names)
     check_reached(prompt, names)
-    if model.is_described_only:
-        names = _without_results(names, names_filter)
-    kind = None if dtype is None else str(dtype).removeprefix("torch.")
-    reading = Reading("cache", names, None if device is None else str(device), kind)
-    return pass_call(model, prompt, reading, names, model._compiled(interventions, prompt))
+    return _without_results(names, names_filter) if model.is_described_only else names
+
+
+def _place(device: str | torch.device | None, dtype: torch.dtype | None) -> tuple[str | None, str | None]:
+    """Where and how to keep a cache, as words."""
+    return None if device is None else str(device), None if dtype is None else str(dtype).removeprefix("torch.")
 
 
 def _without_results(names: tuple[str, ...], names_filter: NamesFilter) -> tuple[str, ...]:
@@ -87,6 +96,9 @@ def generate_call(
     prompt: Prompt | Any,
     interventions: Intervention | None = None,
     max_new_tokens: int = 20,
+    names_filter: NamesFilter = None,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | None = None,
     **keywords: Any,
 ) -> Call:
     """:meth:`LVLM.generate`.
@@ -95,7 +107,17 @@ def generate_call(
         InputError: fewer than one token asked for, or beams (their reordering would mix up the items).
     """
     prompt = model._prompted(prompt)
-    program = write(model.sites, model.operations, (), model._compiled(interventions, prompt))
+    names = () if names_filter is None else _kept_names(model, prompt, names_filter)
+    if prompt.token_map.cross is not None and any(".attn." in name for name in names):
+        raise InputError(
+            "names_filter asks for points of the attention, and the pictures of this prompt are keys of "
+            "cross-attention layers, which do not grow with the text: keep streams and FFNs, or use run_with_cache."
+        )
+    edits = model._compiled(interventions, prompt)
+    program = write(model.sites, model.operations, names, edits, generates=True)
+    if "mm_encoder_outputs" in inspect.signature(model.hf.forward).parameters:
+        # transformers then looks at the pictures before the prompt's pass begins, so before anything is embedded.
+        program = sorted(program, key=lambda event: not event["once"])
     if not isinstance(max_new_tokens, int) or max_new_tokens < 1:
         raise InputError(f"max_new_tokens is {max_new_tokens!r}; expected at least 1.")
     if keywords.get("num_beams", 1) != 1:
@@ -106,8 +128,18 @@ def generate_call(
             "cache ('dynamic') and one of fixed length ('static'): leave it out, or take one of them."
         )
     settings = {"do_sample": False, "max_new_tokens": max_new_tokens, **keywords}
-    reading = Reading("generation", n_pos=prompt.n_pos, n_items=len(prompt))
-    return Call(model._inputs(prompt), program, reading, generation=settings, prompt=prompt)
+    if "hook_unembed" in names:
+        settings["logits_to_keep"] = 0  # of all positions, where transformers would make the last one's alone
+    reading = Reading("generation", names, *_place(device, dtype), prompt.n_pos, len(prompt), _ends(model, keywords))
+    until = last_step(program, edits) if program else None
+    return Call(model._inputs(prompt), program, reading, generation=settings, until=until, prompt=prompt)
+
+
+def _ends(model: LVLM, keywords: dict[str, Any]) -> tuple[int, ...]:
+    """The ids that end a generation under these settings."""
+    holder = keywords.get("generation_config") or model.hf.generation_config
+    found = keywords.get("eos_token_id", getattr(holder, "eos_token_id", None))
+    return () if found is None else (found,) if isinstance(found, int) else tuple(int(one) for one in found)
 
 
 def pass_call(

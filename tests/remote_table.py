@@ -39,6 +39,7 @@ EDITS: dict[str, la.Intervention] = {
     "resampled": la.Ablate("resid", layers=[0], to="resample", seed=6),
     "no rotary": la.RemoveRotary(layers=[1]),
 }
+KEPT_AT_STEPS = ["blocks.0.attn.hook_pattern", "blocks.2.attn.hook_pattern", "blocks.1.hook_resid_mid", "hook_unembed"]
 MANY = EDITS["gaussian"] + EDITS["vision"] + EDITS["noise weights"] + EDITS["ablations"]
 
 
@@ -70,6 +71,9 @@ TABLE: dict[str, Entry] = {
     ),
     "generation": lambda m, p, r: m.generate(p, max_new_tokens=3, remote=r),
     "generation under edits": lambda m, p, r: m.generate(p, MANY, max_new_tokens=3, remote=r),
+    "generation with a cache": lambda m, p, r: m.generate(
+        p, MANY, max_new_tokens=3, names_filter=KEPT_AT_STEPS, remote=r
+    ),
     "metrics": lambda m, p, r: m.measure(p, update_metrics(m, p), remote=r),
     "metrics, as released": lambda m, p, r: m.measure(p, update_metrics(m, p, [1, 2], "released"), remote=r),
     "metrics of one update": _update,
@@ -83,7 +87,8 @@ def flat(value: Any, at: str = "") -> dict[str, Tensor]:
     if isinstance(value, la.ActivationCache):
         return {f"{at}[{name}]": value[name] for name in value}
     if hasattr(value, "sequences"):
-        return {f"{at}.sequences": value.sequences, f"{at}.tokens": value.tokens}
+        kept = {} if value.cache is None else flat(value.cache, f"{at}.cache")
+        return {f"{at}.sequences": value.sequences, f"{at}.tokens": value.tokens, **kept}
     parts = value.items() if isinstance(value, dict) else enumerate(value)
     return {where: tensor for key, part in parts for where, tensor in flat(part, f"{at}.{key}").items()}
 

@@ -241,7 +241,7 @@ def test_an_edit_that_a_single_pass_never_reaches_is_refused(tiny_llava, shapes_
     prompt = tiny_llava.prompt(shapes_questions[0])
     late = la.KnockOut("last", "image", steps="decode")
     for run in (tiny_llava.run_with_cache, tiny_llava.run_with_hooks, tiny_llava.measure):
-        arguments = {"interventions": late} | ({"reductions": []} if run == tiny_llava.measure else {})
+        arguments = {"interventions": late} | ({"metrics": []} if run == tiny_llava.measure else {})
         with pytest.raises(InputError, match="act at decoding steps alone, and a single pass has none"):
             run(prompt, **arguments)
     assert tiny_llava.generate(prompt, late, max_new_tokens=2).tokens.shape[1] == 2
@@ -259,3 +259,51 @@ def test_a_cache_that_rounds_is_refused_under_interventions(tiny_llava, shapes_q
     prompt = tiny_llava.prompt(shapes_questions[0])
     with pytest.raises(InputError, match=r"cache_implementation is 'quantized'; .*'dynamic'.*'static'"):
         tiny_llava.generate(prompt, la.KnockOut("last", "image"), max_new_tokens=2, cache_implementation="quantized")
+
+
+@pytest.mark.parametrize("kernel", ["sdpa", "eager"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_kept_row_is_that_of_one_pass_over_all_tokens(family, kernel):
+    """Under both kinds of mask (boolean and additive), and with several query heads on one key."""
+    model, inputs = wrapped(family, kernel), dict(prompt_of(family)[1])
+    edit = la.Ablate("mlp", layers=[0]) + la.ScaleAttention(0.5, queries="all", keys="all", layers=[1])
+    found = model.generate(model.prompt(inputs=inputs), edit, max_new_tokens=NEW, names_filter=lambda name: True)
+    fed = found.sequences[:, :-1]
+    longer = torch.ones(len(fed), NEW - 1, dtype=torch.long)
+    inputs["attention_mask"] = torch.cat([inputs["attention_mask"], longer], 1)
+    inputs |= {"mm_token_type_ids": (fed == IMAGE["qwen"]).int()} if family == "qwen" else {}
+    again = model.prompt(inputs={**inputs, "input_ids": fed})
+    _, single = model.run_with_cache(again, interventions=edit)
+    real = again.token_map.real
+    for name in model.hook_names:
+        mine, one = found.cache[name], single[name]
+        if name.endswith(("hook_pattern", "hook_attn_scores")) and not name.startswith("vision"):
+            mine, one = mine.transpose(1, 2), one.transpose(1, 2)
+        mine, one = (mine, one) if name.startswith("vision") else (mine[real], one[real])
+        torch.testing.assert_close(mine, one, atol=2e-5, rtol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def test_rows_of_a_sliding_window_stand_where_they_belong():
+    """A layer with a window hands its kernel the last keys alone, and its scores are capped."""
+    from transformers import Gemma3Config, Gemma3ForConditionalGeneration
+
+    text = {"vocab_size": 120, "hidden_size": 24, "intermediate_size": 32, "num_hidden_layers": 2, "head_dim": 6}
+    text |= {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64}
+    text |= {"sliding_window": 5, "layer_types": ["sliding_attention", "full_attention"], "attn_logit_softcapping": 4.0}
+    vision = {"hidden_size": 12, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    vision |= {"image_size": 16, "patch_size": 8}
+    tokens = {"mm_tokens_per_image": 1, "image_token_index": 110, "boi_token_index": 111, "eoi_token_index": 112}
+    hf = Gemma3ForConditionalGeneration._from_config(Gemma3Config(text_config=text, vision_config=vision, **tokens))
+    generator = torch.Generator().manual_seed(0)
+    for parameter in hf.parameters():
+        parameter.data.normal_(0, 0.5, generator=generator)
+    model = la.load(hf.eval(), selftest=False)
+    ids = torch.tensor([[2, 111, 110, 112, 7, 8, 9, 10, 11]])
+    pixels = torch.randn(1, 3, 16, 16, generator=generator)
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "pixel_values": pixels}
+    prompt = model.prompt(inputs={**inputs, "token_type_ids": (ids == 110).long()})
+    found = model.generate(prompt, max_new_tokens=4, names_filter=lambda name: not name.startswith("vision"))
+    _, single = model.run_with_cache(found.cache.prompt)
+    for name in found.cache:
+        torch.testing.assert_close(found.cache[name], single[name], atol=1e-5, rtol=1e-5)
+    assert (found.cache["pattern", 0][0, :, 11] > 0).nonzero()[:, 1].unique().tolist() == [7, 8, 9, 10, 11]

@@ -22,6 +22,30 @@ def one_pass(root, tracer, program, logits, session):
     return found
 
 
+def one_step(root, tracer, program, memory, step: int):
+    """One step of a generation; what it kept is added to ``memory["steps"]``.
+
+    A decoding step is handed the keys of all positions before it, which other steps have kept already: its own alone
+    stays, and how many there were. Room for tokens to come, in a cache of fixed length, is cut off.
+    """
+    kept = run_pass(root, tracer, program, memory, step)
+    reach = memory["n_prompt"] + step
+    for name in list(kept):
+        if name.startswith("vision"):
+            continue
+        if name.endswith(("attn.hook_attn_scores", "attn.hook_pattern")):
+            kept[name] = kept[name][..., :reach]
+        if name.endswith("attn.hook_rot_k"):
+            boundary, keys = name[: -len("hook_rot_k")], kept[name]
+            n_keys = min(keys.shape[1], reach)
+            kept[name] = keys[:, n_keys - 1 : n_keys].clone() if step > 0 else keys[:, :n_keys]
+            if boundary + "geometry" in kept:
+                n_rows = kept[boundary + "hook_rot_q"].shape[1]
+                kept[boundary + "geometry"].update(n_rows=n_rows, n_keys=n_keys)
+    if kept:
+        memory["steps"].append(kept)
+
+
 def leaving(found):
     """The same values as they should travel: a view of a larger tensor by itself, and equal masks once.
 
@@ -34,6 +58,8 @@ def packed(value, masks):
     """``leaving`` of one value; ``masks`` holds those that were met before."""
     if isinstance(value, dict):
         return {key: shared(part, masks) if key == "mask" else packed(part, masks) for key, part in value.items()}
+    if isinstance(value, list):
+        return [packed(part, masks) for part in value]
     if isinstance(value, torch.Tensor):
         value = value.detach()
         whole = value.untyped_storage().nbytes()

@@ -12,10 +12,10 @@ if TYPE_CHECKING:
     from lostattn.view.colored_tokens import tokens
     from lostattn.view.curves import accuracy_bars, layer_curves
     from lostattn.view.heads import attention
-    from lostattn.view.image import attention_on_image, overlay
+    from lostattn.view.image import attention_on_image, overlay, overlays
     from lostattn.view.page import Page
 
-__all__ = ["Page", "accuracy_bars", "attention", "attention_on_image", "layer_curves", "overlay", "tokens"]
+__all__ = ["Page", "accuracy_bars", "attention", "attention_on_image", "layer_curves", "overlay", "overlays", "tokens"]
 
 _WHERE = {
     "Page": "page",
@@ -24,6 +24,7 @@ _WHERE = {
     "attention_on_image": "image",
     "layer_curves": "curves",
     "overlay": "image",
+    "overlays": "image",
     "tokens": "colored_tokens",
 }
 

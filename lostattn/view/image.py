@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     import matplotlib.cm
     import matplotlib.figure
 
+Box = Sequence[float | int]
+
 _COLOURS = "inferno"  # dark to light in even steps, readable in grey and for every kind of colour vision
 
 
@@ -28,6 +30,7 @@ def overlay(
     label: str = "attention weight",
     limits: tuple[float, float] | None = None,
     opacity: float | int = 0.65,
+    marks: Sequence[Box] = (),
 ) -> matplotlib.figure.Figure:
     """A heat map of patches over their picture, with the picture itself beside it.
 
@@ -39,6 +42,7 @@ def overlay(
         label: what the values are, with their unit.
         limits: the values of the darkest and the lightest colour; 0 (or the lowest) and the highest if None.
         opacity: of the colours over the picture, from 0 to 1.
+        marks: boxes of pixels ``(x0, y0, x1, y1)`` to draw a frame around, such as an object's.
 
     Raises:
         InputError: the values do not fit the grid, or hold NaN.
@@ -53,7 +57,63 @@ def overlay(
     left.set_title("picture", fontsize=10)
     mappable = _draw_patches(right, image, boxes, numbers, (low, high), float(opacity))
     right.set_title(f"{label}, {len(numbers)} patches", fontsize=10)
+    _draw_marks((left, right), marks)
     figure.colorbar(mappable, ax=right, label=label, shrink=0.85)
+    if title:
+        figure.suptitle(title, fontsize=11)
+    return figure
+
+
+def overlays(
+    image: Any,
+    values: Any,
+    grid: Any = None,
+    *,
+    titles: Sequence[str],
+    title: str | None = None,
+    label: str = "attention weight",
+    limits: tuple[float, float] | None = None,
+    opacity: float | int = 0.65,
+    marks: Sequence[Box] = (),
+    columns: int = 8,
+) -> matplotlib.figure.Figure:
+    """A strip of heat maps over one picture, one for each of several sets of values, on one scale of colours.
+
+    Args:
+        image: a PIL image, or an array [height, width, channel].
+        values: [panel, patch] (with a grid) or [panel, row, col].
+        grid: as in :func:`overlay`.
+        titles: what stands above each panel.
+        title: what is shown.
+        label: what the values are, with their unit.
+        limits: the values of the darkest and the lightest colour; 0 (or the lowest) and the highest if None.
+        opacity: of the colours over the picture, from 0 to 1.
+        marks: boxes of pixels ``(x0, y0, x1, y1)`` to draw a frame around, such as an object's.
+        columns: how many pictures stand side by side, the bare one among them.
+
+    Raises:
+        InputError: no values, values that do not fit the grid or the titles, or NaN.
+    """
+    from lostattn.view.figures import new_figure
+
+    if not len(values) or len(values) != len(titles):
+        raise InputError(f"there are {len(values)} sets of values and {len(titles)} titles; give one title for each.")
+    drawn = [_boxes(image, one, grid) for one in values]
+    low, high = limits or _limits(np.stack([numbers for _, numbers in drawn]))
+    wide = max(2, min(columns, len(drawn) + 1))
+    deep = -(-(len(drawn) + 1) // wide)
+    side = min(1.7, 15 / wide)
+    figure = new_figure(max(side * wide + 0.8, 4.4), side * 1.16 * deep + 0.5)
+    axes = figure.subplots(deep, wide, squeeze=False).ravel()
+    _draw_picture(axes[0], image)
+    axes[0].set_title("picture", fontsize=9)
+    for where, (boxes, numbers), words in zip(axes[1:], drawn, titles, strict=False):
+        mappable = _draw_patches(where, image, boxes, numbers, (low, high), float(opacity))
+        where.set_title(words, fontsize=9)
+    for spare in axes[len(drawn) + 1 :]:
+        spare.set_visible(False)
+    _draw_marks(list(axes[: len(drawn) + 1]), marks)
+    figure.colorbar(mappable, ax=axes, label=label, shrink=0.85, aspect=30)
     if title:
         figure.suptitle(title, fontsize=11)
     return figure
@@ -194,3 +254,13 @@ def _draw_patches(
     )
     axes.add_collection(patches, autolim=False)
     return patches
+
+
+def _draw_marks(panels: Sequence[matplotlib.axes.Axes], marks: Sequence[Box]) -> None:
+    """A frame around each box, in two colours so that it stands out on any ground."""
+    from matplotlib.patches import Rectangle
+
+    for axes in panels:
+        for x0, y0, x1, y1 in marks:
+            for colour, width in (("black", 2.6), ("white", 1.2)):
+                axes.add_patch(Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, edgecolor=colour, linewidth=width))
