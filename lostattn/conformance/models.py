@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from lostattn.conformance.exceptions import CONFIG_CHANGES, GIVEN
-from lostattn.conformance.packages import missing
 from lostattn.conformance.shrink import shrunk
 from lostattn.errors import UnknownName, nearest
+from lostattn.extra_packages import missing
 from lostattn.kernel_choice import Choice, with_kernel
 
 
@@ -50,7 +50,7 @@ def build(family: str, attn_implementation: str = "eager", seed: int = 0) -> nn.
 
     Raises:
         UnknownName: no such family.
-        ImportError: a package that the family needs is missing; see :mod:`lostattn.conformance.packages`.
+        ImportError: a package that the family needs is missing; see :mod:`lostattn.extra_packages`.
         ValueError: what transformers raises where it cannot make one (a kernel that it refuses).
     """
     import transformers

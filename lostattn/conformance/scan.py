@@ -12,9 +12,17 @@ from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 
 from lostattn.conformance.judge import Verdict
-from lostattn.conformance.packages import FOLDER
+from lostattn.extra_packages import FOLDER
 
 Job = tuple[str, str, int]  # family, kernel and seed
+# What packages there are is looked up when transformers is first imported, so the folder comes before anything else.
+_WORKER = """
+import sys
+from lostattn.extra_packages import use
+use(sys.argv[1])
+from lostattn.conformance.scan import main
+main()
+"""
 
 
 def scan(
@@ -31,7 +39,7 @@ def scan(
         kernels: attention implementations, such as ``"eager"`` and ``"sdpa"``.
         limit: seconds that one family may take under one kernel before it is given up.
         seed: of weights and pictures.
-        packages: the folder of packages that single families need; see :mod:`lostattn.conformance.packages`.
+        packages: the folder of packages that single families need; see :mod:`lostattn.extra_packages`.
     """
     todo: list[Job] = [(family, kernel, seed) for kernel in kernels for family in families]
     while todo:
@@ -42,7 +50,7 @@ def scan(
 def _worked(todo: Sequence[Job], limit: float, packages: str | Path) -> Generator[Verdict, None, int]:
     """Start a worker and take what it says, until it has done all or hangs; how many jobs are done."""
     worker = subprocess.Popen(
-        [sys.executable, "-m", "lostattn.conformance.scan", str(packages)],
+        [sys.executable, "-c", _WORKER, str(packages)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
@@ -85,13 +93,10 @@ def _listen(stream: object, lines: queue.Queue[str]) -> None:
 
 
 def main() -> None:
-    """The worker: jobs as JSON on its input, a verdict a line on its output; its argument is a folder of packages."""
+    """The worker: jobs as JSON on its input, a verdict a line on its output."""
     import logging
     import warnings
 
-    from lostattn.conformance.packages import use
-
-    use(sys.argv[1])
     from lostattn.conformance.judge import judge
 
     logging.disable(logging.WARNING)
@@ -114,7 +119,3 @@ def write_table(verdicts: Sequence[Verdict], folder: Path) -> tuple[Path, Path]:
         beside.write_text(text, encoding="utf-8")
         os.replace(beside, folder / name)
     return folder / "conformance.json", folder / "conformance.md"
-
-
-if __name__ == "__main__":
-    main()
