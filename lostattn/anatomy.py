@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from lostattn.logit_path import LogitPath
+
 
 @dataclass(frozen=True)
 class Attention:
@@ -24,15 +26,22 @@ class Attention:
     n_heads: int
     n_key_value_heads: int
     z_is_kernels: bool = True  # what the output projection gets is the kernel's output, without a gate or a norm
+    gives_o: bool = True  # what the module gives is what the output projection gives
     v_is_values: bool = True  # what the value projection gives is what the kernel gets, without a norm
 
 
 @dataclass(frozen=True)
 class Update:
-    """What a layer adds to the stream: the output of the module at ``path``, times ``factor`` (``None``: a gate)."""
+    """What a layer adds to the stream: the output of the module at ``path``, times ``factor`` (``None``: a gate).
+
+    Where that is a norm, ``source`` is the module whose output (times ``inner``) it is given; ``None`` where what it is
+    given is no module's output. Elsewhere ``source`` is ``path``.
+    """
 
     path: str
     factor: float | None
+    source: str | None = None
+    inner: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -103,5 +112,6 @@ class Architecture:
     final_norm: str | None
     unembed: str
     vision: Vision | None
+    logit_path: LogitPath = LogitPath()  # from the normed final stream to the logits
     between: tuple[int, ...] = ()  # layers after which something may be added before the next, or the final norm
     no_vision: str = ""  # why there is no vision tower to look into, where the model has one

@@ -18,6 +18,7 @@ from lostattn.dataflow import ATTENTION_CALL
 from lostattn.errors import UnsupportedModel
 from lostattn.layer_loop import is_norm, layer_loop
 from lostattn.layer_parts import stack_of
+from lostattn.logit_path import read_logit_path
 from lostattn.vision_parts import vision_if_any
 
 __all__ = ["Architecture", "Attention", "Block", "Stack", "Update", "Vision", "resolve"]
@@ -67,6 +68,7 @@ def resolve(model: Any) -> Architecture:
         final_norm=norm,
         unembed=paths[id(head)],
         vision=vision,
+        logit_path=read_logit_path(model, paths[id(head)]),
         between=between,
         no_vision=reason,
     )

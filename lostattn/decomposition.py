@@ -22,10 +22,12 @@ from torch import Tensor, nn
 from lostattn.cache_positions import at_items, at_positions
 from lostattn.errors import InputError
 from lostattn.norms import centred, gain, root_mean_square
+from lostattn.passages import head_parts, why_no_heads
 from lostattn.updates import KINDS, StreamUpdate, layer_updates, module_term
 
 if TYPE_CHECKING:
     from lostattn.lenses import Readout
+    from lostattn.logit_path import LogitPath
     from lostattn.prompt import Prompt
     from lostattn.sites import Sites
 
@@ -177,7 +179,10 @@ class Decomposition:
     ) -> Any:
         """What each head wrote into the stream: ``[component, *batch, *pos, d_model]``, labels ``"L0H0"``, ….
 
-        Under grouped keys each *query* head is a part of its own.
+        Under grouped keys each *query* head is a part of its own. Where attention's output is multiplied by a number
+        on its way into the stream, or goes through a norm (Gemma 3, GLM-4V), so does each head's part, with the norm's
+        scale held at what it was in the pass: the parts and the output map's bias add up to attention's update.
+        Layers whose heads cannot be told apart are refused, or left to the remainder where there is one.
 
         Args:
             layer: heads of all layers before this one.
@@ -189,9 +194,11 @@ class Decomposition:
         end = self._layer(layer)
         parts, labels = [], []
         for i in range(end):
-            result = self._at(self["result", i], pos_slice, trailing=2)
-            parts += list(result.unbind(-2))
-            labels += [f"L{i}H{h}" for h in range(result.shape[-2])]
+            if incl_remainder and why_no_heads(self, i):
+                continue
+            heads = head_parts(self, i, pos_slice)
+            parts += list(heads)
+            labels += [f"L{i}H{h}" for h in range(len(heads))]
         if incl_remainder:
             whole = self._at(self._stream(end), pos_slice)
             parts.append(whole - torch.stack(parts).sum(0) if parts else whole)
@@ -215,7 +222,10 @@ class Decomposition:
     ) -> Any:
         """The stream as heads, neurons (or whole FFNs), what it began with, and biases.
 
-        Labels: ``"L0H0"``, …, ``"L0N0"`` (or ``"0_mlp_out"``), …, ``"embed"``, ``"bias"``.
+        Labels: ``"L0H0"``, …, ``"L0N0"`` (or ``"0_mlp_out"``), …, ``"embed"``, ``"bias"``. Where heads cannot be told
+        apart, a layer's attention is one part (``"0_attn_out"``, ``"0_layer_out"``), and so is what is added between
+        layers (``"0_between"``). The parts add up to the stream; norms after a module are treated as in
+        :meth:`stack_head_results`. What an edit of a module's output changed beside its heads is in none of them.
 
         Args:
             layer: up to the input of which layer.
@@ -248,7 +258,8 @@ class Decomposition:
         """Parts of the stream as the norm that reads their sum scales them: ``(part - mean) / scale * weight``.
 
         The scale is that of the whole stream, held fixed, which makes the norm linear; a LayerNorm's bias belongs to no
-        part and is left out. ``recompute_ln`` instead runs the final norm on each part as if it were a stream.
+        part and is left out. ``recompute_ln`` instead runs the final norm on each part as if it were a stream. Where no
+        norm stands before the unembedding, the parts stay as they are.
 
         Args:
             residual_stack: the parts, positions and items already chosen.
@@ -260,12 +271,10 @@ class Decomposition:
             recompute_ln: see above.
         """
         end = self._layer(layer, mlp_input)
-        if ("resid_pre", 0) in self and self._has_lanes(self["resid_pre", 0]):
-            raise InputError(
-                "the stream of this model holds several lanes a position, which its layers mix before they read them, "
-                "so no norm reads a part of one lane; decompose_resid() without apply_ln gives the parts by lane."
-            )
+        self._refuse_lanes()
         norm: Any = self._norm(end, mlp_input)
+        if norm is None:
+            return residual_stack
         if recompute_ln and end == self._n_layers:
             with torch.set_grad_enabled(residual_stack.requires_grad):
                 return norm(residual_stack)
@@ -290,6 +299,10 @@ class Decomposition:
     ) -> Float[Tensor, "component *rest"]:
         """What each part of the final stream writes towards a token's logit (or a difference of two).
 
+        A number that the family multiplies its logits by (Cohere, Granite) is in it. A soft cap (Gemma) and biases (of
+        the final norm, of the unembedding) belong to no part and are not: attributions add up to the logit before the
+        cap, and ``cache.to_logits(stack.sum(0))`` gives the model's logits, with all of them.
+
         Args:
             residual_stack: the parts.
             tokens: token ids: one, ``[batch]``, or ``[batch, pos]``. See :func:`lostattn.answers.answer_tokens`.
@@ -299,8 +312,10 @@ class Decomposition:
             has_batch_dim: whether the parts have a batch axis (default: as the cache).
 
         Raises:
-            InputError: tokens that are no ids of this vocabulary, or of another shape than the parts.
+            InputError: tokens that are no ids of this vocabulary, or of another shape than the parts; a model whose
+                logits are not read off the normed final stream.
         """
+        path = self._logit_path()
         direction = self._directions(tokens)
         if incorrect_tokens is not None:
             direction = direction - self._directions(incorrect_tokens)
@@ -308,12 +323,27 @@ class Decomposition:
         if scaled.dim() == 4 and direction.dim() == 2:
             direction = direction.unsqueeze(-2)
         try:
-            return (scaled * direction.to(scaled)).sum(-1)
+            return (scaled * direction.to(scaled)).sum(-1) * (path.before * path.scale)
         except RuntimeError as error:
             raise InputError(
                 f"tokens of shape {tuple(direction.shape[:-1])} do not fit parts of shape "
                 f"{tuple(residual_stack.shape)} [component, batch, pos, d_model]; give one id, [batch] or [batch, pos]."
             ) from error
+
+    def to_logits(self, stream: Float[Tensor, "*rest d_model"]) -> Float[Tensor, "*rest token"]:
+        """The logits that the model reads off a stream: final norm, unembedding, then its scale and soft cap.
+
+        The norm takes the stream's own statistics. ``cache.to_logits(cache.decompose_resid().sum(0))`` is the model's
+        logits.
+
+        Raises:
+            InputError: a model whose logits are not read off the normed final stream.
+        """
+        self._refuse_lanes()
+        path, norm = self._logit_path(), self._norm(self._n_layers)
+        with torch.set_grad_enabled(stream.requires_grad):
+            normed = stream if norm is None else norm(stream)
+            return path.finish(self._unembedding()(normed * path.before if path.before != 1.0 else normed))
 
     def logit_lens(self, positions: Any = "last", **keywords: Any) -> Readout:
         """The stream before each layer, read through the final norm and the unembedding.
@@ -342,14 +372,28 @@ class Decomposition:
             return self["ln_final.hook_in"] if "ln_final.hook_in" in self else self["resid_post", -1]
         return self["resid_mid" if mlp_input else "resid_pre", layer]
 
-    def _norm(self, layer: int, mlp_input: bool = False) -> nn.Module:
+    def _refuse_lanes(self) -> None:
+        if ("resid_pre", 0) in self and self._has_lanes(self["resid_pre", 0]):
+            raise InputError(
+                "the stream of this model holds several lanes a position, which its layers mix before they read them, "
+                "so no norm reads a part of one lane; decompose_resid() without apply_ln gives the parts by lane."
+            )
+
+    def _logit_path(self) -> LogitPath:
+        path = self._sites.logit_path
+        if path.problem:
+            raise InputError(f"the logits of this model are not read off its normed final stream: {path.problem}.")
+        return path
+
+    def _norm(self, layer: int, mlp_input: bool = False) -> nn.Module | None:
+        """The norm that reads the stream before a layer or its FFN, or at its end; ``None`` where the end has none."""
         architecture = self._sites.architecture
         end = layer == self._n_layers
         block = architecture.stack.blocks[min(layer, self._n_layers - 1)]
         path = architecture.final_norm if end else block.ln2 if mlp_input else block.ln1
-        if path is None:
-            raise InputError(f"no norm reads the stream before {'the unembedding' if end else f'layer {layer}'}.")
-        return self._model.get_submodule(path)
+        if path is None and not end:
+            raise InputError(f"no norm reads the stream before layer {layer}.")
+        return None if path is None else self._model.get_submodule(path)
 
     def _updates(self, end: int, mlp_input: bool = False) -> list[StreamUpdate]:
         """The updates before the input of a layer, or before its FFN."""
@@ -375,21 +419,6 @@ class Decomposition:
     def _has_lanes(self, value: Tensor) -> bool:
         """Whether a stream holds several lanes a position, ``[*batch, pos, lane, d_model]``."""
         return value.dim() == 3 + self.has_batch_dim
-
-    def _plain(self, layer: int) -> tuple[str, str | None]:
-        """The output maps of a layer's attention and FFN, where what they give is what is added to the stream.
-
-        Raises:
-            InputError: something stands between (a norm, a factor, a gate), so that heads would not add up.
-        """
-        block = self._sites.architecture.stack.blocks[layer]
-        attn = block.attn
-        if attn is None or attn.o is None or not attn.z_is_kernels or not attn.v_is_values or block.kind != "plain":
-            raise InputError(
-                f"layer {layer} ({block.kind}) does not add its heads to the stream as they are, so their parts would "
-                "not add up; decompose_resid and accumulated_resid hold for every layout."
-            )
-        return attn.o, block.mlp_out
 
     def _unembedding(self) -> Any:
         return self._model.get_submodule(self._sites.architecture.unembed)

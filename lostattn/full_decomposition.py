@@ -9,8 +9,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lostattn.errors import InputError
-from lostattn.norms import gain, root_mean_square
-from lostattn.updates import find_update
+from lostattn.norms import centred, gain, root_mean_square
+from lostattn.passages import Passage, attention_passage, ffn_passage, head_parts, why_no_heads
 
 if TYPE_CHECKING:
     from lostattn.decomposition import Decomposition
@@ -28,31 +28,39 @@ def full_decomposition(
     """See :meth:`lostattn.decomposition.Decomposition.get_full_resid_decomposition`."""
     beginning = cache._at(cache["resid_pre", 0], pos_slice)
     reader = _Reader(cache, end, mlp_input, apply_ln, pos_slice, onto)
-    parts: list[Tensor] = []
-    labels: list[str] = []
-    if end + mlp_input:
-        heads, labels = cache.stack_head_results(end + mlp_input, return_labels=True, pos_slice=pos_slice)
-        parts.append(reader(heads))
+    heads, neurons, whole = _Parts(), _Parts(), _Parts()
     bias = torch.zeros_like(beginning)
-    for i in range(end + mlp_input):
-        bias = bias + _bias(cache._model, cache._plain(i)[0])
-    for i in range(end):
-        if not expand_neurons:
-            update = find_update(cache._sites, "mlp", i)
-            assert update is not None
-            parts.append(reader(cache._at(cache._value(update), pos_slice)[None]))
-            labels.append(f"{i}_mlp_out")
-            continue
-        path = cache._plain(i)[1]
-        if path is None:
-            raise InputError(f"layer {i} has no single output map of its FFN; pass expand_neurons=False.")
-        post = cache._at(cache["post", i], pos_slice)
-        module: Any = cache._model.get_submodule(path)
-        parts.append(reader.neurons(post, module.weight.detach().to(post.dtype)))
-        labels += [f"L{i}N{n}" for n in range(post.shape[-1])]
-        bias = bias + _bias(cache._model, path)
-    parts += [reader(beginning[None]), reader(bias[None])]
-    return torch.cat(parts), [*labels, "embed", "bias"]
+    for update in cache._updates(end, mlp_input):
+        i, kind = update.layer, update.kind
+        if kind == "attn" and not why_no_heads(cache, i):
+            path, passage = attention_passage(cache, i, pos_slice)
+            found = head_parts(cache, i, pos_slice)
+            heads.add(reader(found), [f"L{i}H{h}" for h in range(len(found))])
+            bias = bias + _bias(cache._model, path, passage, beginning)
+        elif kind == "mlp" and expand_neurons:
+            path, passage = ffn_passage(cache, i, pos_slice)
+            post = cache._at(cache["post", i], pos_slice)
+            module: Any = cache._model.get_submodule(path)
+            weight = module.weight.detach().to(post.dtype)
+            neurons.add(reader.neurons(post, weight, passage), [f"L{i}N{n}" for n in range(post.shape[-1])])
+            bias = bias + _bias(cache._model, path, passage, beginning)
+        else:
+            value = cache._at(cache._value(update), pos_slice)
+            (neurons if kind == "mlp" else whole).add(reader(value[None]), [update.label])
+    whole.add(reader(torch.stack([beginning, bias])), ["embed", "bias"])
+    return torch.cat([*heads.values, *neurons.values, *whole.values]), [*heads.labels, *neurons.labels, *whole.labels]
+
+
+class _Parts:
+    """Parts of one kind, with their labels."""
+
+    def __init__(self) -> None:
+        self.values: list[Tensor] = []
+        self.labels: list[str] = []
+
+    def add(self, values: Tensor, labels: list[str]) -> None:
+        self.values.append(values)
+        self.labels += labels
 
 
 class _Reader:
@@ -72,12 +80,12 @@ class _Reader:
             raise InputError(
                 f"project_output_onto has shape {tuple(onto.shape)}; expected [{d_model}] or [{d_model}, out]."
             )
-        if apply_ln:
+        norm = cache._norm(end, mlp_input) if apply_ln else None
+        if norm is not None:
             # part / scale * gain @ onto = part @ (gain * onto) / scale: the norm moves into the directions.
-            norm = cache._norm(end, mlp_input)
             weight = gain(norm).to(onto)
             folded = onto * (weight if onto.dim() == 1 else weight[:, None])
-            self.onto = folded - folded.mean(0) if isinstance(norm, nn.LayerNorm) else folded
+            self.onto = centred(folded, norm) if onto.dim() == 1 else centred(folded.T, norm).T
             stream = cache._at(cache._stream(end, mlp_input), pos_slice)
             scale = root_mean_square(stream, norm)
             self.scale = scale.squeeze(-1) if onto.dim() == 1 else scale
@@ -90,15 +98,22 @@ class _Reader:
             return self.cache.apply_ln_to_stack(parts, self.layer, self.mlp_input, self.pos_slice)
         return parts
 
-    def neurons(self, post: Float[Tensor, "*rest d_mlp"], weight: Float[Tensor, "d_model d_mlp"]) -> Tensor:
+    def neurons(
+        self, post: Float[Tensor, "*rest d_mlp"], weight: Float[Tensor, "d_model d_mlp"], passage: Passage
+    ) -> Tensor:
         """Each neuron's part; projected first, where it is projected, so that the large tensor is never made."""
         if self.onto is None:
-            return self(torch.einsum("...n,mn->n...m", post, weight))
-        towards = weight.T @ self.onto.to(weight.dtype)  # [d_mlp, *out]
+            return self(passage(torch.einsum("...n,mn->n...m", post, weight)))
+        towards = weight.T @ passage.towards(self.onto).to(weight.dtype)  # [d_mlp, *out]
+        post = post if passage.scale is None else (post / passage.scale).to(post.dtype)
         projected = torch.einsum("...n,n->n..." if towards.dim() == 1 else "...n,no->n...o", post, towards)
         return projected if self.scale is None else projected / self.scale
 
 
-def _bias(model: nn.Module, path: str) -> Tensor | float:
+def _bias(model: nn.Module, path: str, passage: Passage, like: Float[Tensor, "*rest d_model"]) -> Tensor | float:
+    """What an output map and the norm after it add whatever they are given."""
     bias: Any = getattr(model.get_submodule(path), "bias", None)
-    return 0.0 if bias is None else bias.detach()
+    constant = passage.constant
+    if bias is not None:
+        constant = constant + passage(bias.detach().to(like).expand_as(like)[None])[0]
+    return constant if isinstance(constant, float) else constant.to(like)

@@ -8,7 +8,7 @@ from torch import nn
 
 from lostattn.anatomy import Attention, Block, Stack, Update
 from lostattn.call_order import attention_in_comprehension, calls_attention, forward_calls
-from lostattn.dataflow import ATTENTION_CALL, INPUT, Call, Flow, Value, flow
+from lostattn.dataflow import ATTENTION_CALL, INPUT, OTHER, Call, Flow, Value, flow
 from lostattn.errors import UnsupportedModel
 
 FUSED_QKV = ("qkv", "qkv_proj", "c_attn", "Wqkv")  # rows of all queries, then all keys, then all values
@@ -127,13 +127,19 @@ def _updates(
         rest = [p for p in parts if p not in added]
     else:
         return None, None
-    return _update(path, added), _update(path, rest)
+    return _update(path, layer, read, added), _update(path, layer, read, rest)
 
 
-def _update(path: str, parts: list[Value]) -> Update | None:
+def _update(path: str, layer: nn.Module, read: Flow, parts: list[Value]) -> Update | None:
     if len(parts) != 1 or parts[0].kind != "child":
         return None
-    return Update(f"{path}.{parts[0].child}", parts[0].factor)
+    added = f"{path}.{parts[0].child}"
+    if not _is_norm(layer.get_submodule(parts[0].child)):
+        return Update(added, parts[0].factor, added)
+    given = next((call.given[0] for call in read.calls if call.child == parts[0].child and call.given), OTHER)
+    if given.kind != "child" or given.factor is None:
+        return Update(added, parts[0].factor)
+    return Update(added, parts[0].factor, f"{path}.{given.child}", given.factor)
 
 
 def _ffn(path: str, layer: nn.Module, read: Flow, mixer: int | None, middle: int | None) -> dict[str, Any]:
@@ -208,6 +214,7 @@ def _attention(path: str, layer: nn.Module, n_heads: int, n_kv: int, at: str) ->
         o=f"{path}.{output.child}" if output else None,
         n_heads=n_heads,
         n_key_value_heads=n_kv,
+        gives_o=output is not None and read.result == Value("child", output.child),
         z_is_kernels=output is not None and output.given[0] == Value("child", ATTENTION_CALL),
         v_is_values=projected is not None and where < len(names) and projected in read.calls[where].given,
     )

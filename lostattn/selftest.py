@@ -106,7 +106,7 @@ def selftest(model: LVLM, prompt: Prompt | None = None) -> Report:
         if model.processor is None:
             raise InputError("the self-test needs a prompt: model.selftest(model.prompt(inputs=…)).")
         prompt = sample_prompt(model)
-    seen = watch(model.hf, model._inputs(prompt), _watched(model))
+    seen = watch(model.hf, model._inputs(prompt), _watched(model), model.architecture.unembed)
     if model.architecture.vision is None or has_picture(prompt):  # else the tower's points would seem never to run
         model.sites = settle(model.sites, seen)
     checks = [*_identities(model, prompt, seen.logits), *_patterns(model, prompt)]

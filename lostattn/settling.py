@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lostattn.logit_path import LAST_ROWS, LogitPath, seen_logit_path
 from lostattn.names import split_block
 from lostattn.sites import Sites, Slot
 
@@ -29,8 +30,8 @@ class Seen:
     logits: Any = None
     clock: int = 0
 
-    def note(self, path: str, port: str, value: Any, keep: bool) -> None:
-        """One module entered (``input``) or left (``output``)."""
+    def note(self, path: str, port: str, value: Any, keep: bool, last: int | None = None) -> None:
+        """One module entered (``input``) or left (``output``); of what is kept, perhaps the last rows alone."""
         self.clock += 1
         self.times.setdefault((path, port), []).append(self.clock)
         tensor = _tensor(value)
@@ -39,22 +40,27 @@ class Seen:
         if tensor is not None:
             self.shapes[path, port] = tuple(tensor.shape)
             if keep:
-                self.tensors[path, port] = tensor.detach().clone()
+                self.tensors[path, port] = (tensor if last is None else tensor[..., -last:, :]).detach().clone()
 
 
-def watch(model: nn.Module, inputs: Mapping[str, Any], keep: set[str]) -> Seen:
-    """Run the bare model once. The tensors of the modules in ``keep`` are kept, of their inputs and outputs."""
+def watch(model: nn.Module, inputs: Mapping[str, Any], keep: set[str], head: str = "") -> Seen:
+    """Run the bare model once. The tensors of the modules in ``keep`` are kept, of their inputs and outputs.
+
+    Of ``head``, the unembedding, the last rows are kept.
+    """
     seen = Seen()
     handles = []
     for path, module in model.named_modules():
-        kept = path in keep
+        kept, last = path in keep or path == head, LAST_ROWS if path == head else None
         handles += [
             module.register_forward_pre_hook(
-                lambda _, args, kwargs, path=path, kept=kept: seen.note(path, "input", (args, kwargs), kept),
+                lambda _, args, kwargs, path=path, kept=kept, last=last: seen.note(
+                    path, "input", (args, kwargs), kept, last
+                ),
                 with_kwargs=True,
             ),
             module.register_forward_hook(
-                lambda _, args, out, path=path, kept=kept: seen.note(path, "output", out, kept),
+                lambda _, args, out, path=path, kept=kept, last=last: seen.note(path, "output", out, kept, last),
             ),
         ]
     try:
@@ -97,7 +103,18 @@ def settle(sites: Sites, seen: Seen) -> Sites:
             return (before or seen.times[slot.path, "output"])[0] - 0.5
         return float(seen.times[slot.path, slot.port][0])
 
-    return sites.settled(why_not, when, _nothing_between(sites, seen))
+    settled = sites.settled(why_not, when, _nothing_between(sites, seen))
+    settled.logit_path = _logit_path(sites, seen)
+    return settled
+
+
+def _logit_path(sites: Sites, seen: Seen) -> LogitPath:
+    """What stands between the final norm and the logits, as the pass showed it."""
+    architecture = sites.architecture
+    last = architecture.final_norm or architecture.stack.blocks[-1].path
+    head = architecture.unembed
+    met = [seen.tensors.get(place) for place in ((last, "output"), (head, "input"), (head, "output"))]
+    return seen_logit_path(architecture.logit_path, met[0], met[1], met[2], seen.logits)
 
 
 def _nothing_between(sites: Sites, seen: Seen) -> dict[str, str]:

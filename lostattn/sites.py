@@ -70,6 +70,7 @@ class Sites:
 
     def __init__(self, architecture: Architecture) -> None:
         self.architecture = architecture
+        self.logit_path = architecture.logit_path
         self.absent: dict[str, str] = {}  # points that were taken away, and why
         slots: list[Slot] = []
         self.derived: dict[str, Derived] = {}
@@ -110,6 +111,7 @@ class Sites:
         without = without or {}
         settled = Sites(self.architecture)
         settled.absent = {**self.absent, **without}
+        settled.logit_path = self.logit_path
         kept = []
         for slot in self.slots:
             reason = keep(slot)

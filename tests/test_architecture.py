@@ -141,8 +141,8 @@ def test_norms_after_the_modules_are_the_updates():
     assert block.kind == "post-norm"
     assert (block.ln1, block.ln2) == (f"{at}.input_layernorm", f"{at}.pre_feedforward_layernorm")
     assert block.mid == block.ln2
-    assert block.attn_update == Update(f"{at}.post_attention_layernorm", 1.0)
-    assert block.mlp_update == Update(f"{at}.post_feedforward_layernorm", 1.0)
+    assert block.attn_update == Update(f"{at}.post_attention_layernorm", 1.0, f"{at}.self_attn")
+    assert block.mlp_update == Update(f"{at}.post_feedforward_layernorm", 1.0, f"{at}.mlp")
     assert (block.attn_out, block.mlp_out) == (f"{at}.self_attn", f"{at}.mlp.down_proj")
 
 

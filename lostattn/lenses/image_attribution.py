@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from lostattn.errors import InputError
-from lostattn.norms import gain, root_mean_square
+from lostattn.norms import centred, gain, root_mean_square
+from lostattn.passages import attention_passage
 from lostattn.token_map import PARTS
 
 if TYPE_CHECKING:
@@ -144,11 +145,13 @@ def _direction(cache: ActivationCache, right: Any, wrong: Any, row: int, item: i
         return found if found.dim() == 1 else found[item if len(found) > 1 else 0]
 
     towards = one(right) if wrong is None else one(right) - one(wrong)
-    norm = cache._norm(cache._n_layers)
+    path, norm = cache._logit_path(), cache._norm(cache._n_layers)
+    towards = towards * (path.before * path.scale)
+    if norm is None:
+        return towards.detach()
     stream = cache._stream(cache._n_layers)
     scale = root_mean_square((stream[item] if cache.has_batch_dim else stream)[row], norm)
-    folded = towards.to(scale) * gain(norm).to(scale)
-    folded = folded - folded.mean() if isinstance(norm, nn.LayerNorm) else folded
+    folded = centred(towards.to(scale) * gain(norm).to(scale), norm)
     return (folded / scale).detach()
 
 
@@ -156,7 +159,17 @@ def _by_key(cache: ActivationCache, layer: int, row: int, item: int, direction: 
     pattern, value = cache["pattern", layer], cache["v", layer]
     if cache.has_batch_dim:
         pattern, value = pattern[item], value[item]
-    module: Any = cache._model.get_submodule(cache._plain(layer)[0])
+    path, passage = attention_passage(cache, layer)
+    attn = cache._sites.architecture.stack.blocks[layer].attn
+    if attn is None or not attn.z_is_kernels or not attn.v_is_values:
+        raise InputError(
+            f"a gate or a norm stands between the values of layer {layer} and what its output map is given, so what "
+            "each position wrote cannot be told apart; direct_attribution(by='head') holds."
+        )
+    direction = passage.towards(direction)
+    if passage.scale is not None:
+        direction = direction / (passage.scale[item] if cache.has_batch_dim else passage.scale)[row]
+    module: Any = cache._model.get_submodule(path)
     n_heads = pattern.shape[0]
     read = direction @ module.weight.detach().to(direction)  # [head * d_head]
     read = read.unflatten(0, (value.shape[-2], n_heads // value.shape[-2], -1))  # query heads of a key/value head

@@ -90,7 +90,8 @@ def logit_lens(
 ) -> Readout:
     """Read the stream before each layer through the final norm and the unembedding.
 
-    Each stream is normed with its own statistics, by the model's own modules; the last row is the model's own logits.
+    Each stream is normed with its own statistics, by the model's own modules, and its logits are scaled and capped as
+    the model does it; the last row is the model's own logits.
 
     Args:
         cache: one that kept the residual stream.
@@ -119,13 +120,11 @@ def logit_lens(
 def read(
     cache: ActivationCache, stack: Float[Tensor, "stream *rest d_model"], labels: list[str], ids: Tensor | None = None
 ) -> Readout:
-    """Streams through the final norm and the unembedding, one at a time so that only what is kept is ever whole."""
-    norm: Any = cache._norm(cache._n_layers)
-    head: Any = cache._unembedding()
+    """Streams as the model reads its logits off the last, one at a time so that only what is kept is ever whole."""
     logits, totals = [], []
     with torch.no_grad():
         for stream in stack:
-            every = head(norm(stream)).float()
+            every = cache.to_logits(stream).float()
             totals.append(every.logsumexp(-1))
             logits.append(every if ids is None else every[..., ids])
     return Readout(torch.stack(logits), torch.stack(totals), tuple(labels), ids)

@@ -205,3 +205,50 @@ def test_updates_that_cannot_be_told_apart_are_refused() -> None:
     assert_close(cache.delta("layer", 1), cache["resid_post", 1] - cache["resid_pre", 1])
     with pytest.raises(InputError, match="layer is 4; the model has layers 0 to 3"):
         cache.delta("layer", 4)
+
+
+@pytest.mark.parametrize("family", ["gemma3", "granite_docling", "glm4v", "aya_vision", "cohere_compass", "qwen3_vl"])
+def test_heads_and_neurons_add_up_behind_norms_and_factors(family: str) -> None:
+    """Gemma 3 and GLM-4V norm what a module gives, Granite multiplies it; Cohere's norm takes the mean away."""
+    model, _, cache = run(family)
+    n = model.cfg.n_layers
+    heads, labels = cache.stack_head_results(1, return_labels=True)
+    assert labels == [f"L0H{h}" for h in range(model.cfg.n_heads)]
+    bias = cache._model.get_submodule(blocks(family)[0].attn.o).bias
+    assert bias is None
+    assert_close(heads.sum(0), cache.delta("attn", 0), rtol=1e-6, atol=1e-6)
+    for neurons in (True, False):
+        parts, labels = cache.get_full_resid_decomposition(expand_neurons=neurons, return_labels=True)
+        assert_close(parts.sum(0), end_of(family), rtol=1e-5, atol=1e-5)
+        assert len(labels) == len(parts) and labels[-2:] == ["embed", "bias"]
+        assert ("0_between" in labels) == (family in ("cohere_compass", "qwen3_vl", "granite_docling"))
+    onto = torch.randn(model.cfg.d_model, 3, generator=torch.Generator().manual_seed(1)).double()
+    for apply_ln in (False, True):
+        whole = cache.get_full_resid_decomposition(apply_ln=apply_ln, pos_slice="last")
+        projected = cache.get_full_resid_decomposition(apply_ln=apply_ln, pos_slice="last", project_output_onto=onto)
+        assert_close(projected, whole @ onto, rtol=1e-5, atol=1e-5)
+    remainder = cache.stack_head_results(incl_remainder=True)
+    assert len(remainder) == n * model.cfg.n_heads + 1
+    assert_close(remainder.sum(0), end_of(family), rtol=1e-6, atol=1e-6)
+
+
+def test_heads_behind_a_gate_are_refused_or_left_to_the_remainder() -> None:
+    model, _, cache = run("mllama")
+    with pytest.raises(InputError, match=r"the heads of layer 1 \(scaled\) cannot be told apart .* behind a gate"):
+        cache.stack_head_results()
+    parts, labels = cache.stack_head_results(incl_remainder=True, return_labels=True)
+    gated = [i for i, block in enumerate(blocks("mllama")) if block.kind == "scaled"]
+    assert gated and not [label for label in labels if any(label.startswith(f"L{i}H") for i in gated)]
+    assert_close(parts.sum(0), cache.final_stream, rtol=1e-6, atol=1e-6)
+    whole, labels = cache.get_full_resid_decomposition(expand_neurons=False, return_labels=True)
+    assert {f"{i}_attn_out" for i in gated} <= set(labels)
+    assert_close(whole.sum(0), cache.final_stream, rtol=1e-6, atol=1e-6)
+
+
+def test_image_attribution_goes_through_the_norm_after_attention() -> None:
+    """Summed over keys, what the positions wrote through a head is the head's own attribution."""
+    model, _, cache = run("gemma3")
+    found = la.lenses.image_attribution(cache, 7)
+    heads = cache.stack_head_results(pos_slice="last")
+    direct = cache.logit_attrs(heads, 7, pos_slice="last").flatten()
+    assert_close(found.values.sum(-1).flatten(), direct, rtol=1e-6, atol=1e-6)
