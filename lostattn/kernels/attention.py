@@ -76,13 +76,15 @@ def attention_scores(
     rows: Int[Tensor, " row"],
     lengths=None,
     extras=None,
+    sight=None,
 ) -> tuple[Float[Tensor, "batch head row key"], Bool[Tensor, "_ _ row key"]]:
     """Scores before the softmax, for the given query rows only, in float32 at least; unseen keys are -inf.
 
-    ``extras`` (:func:`call_extras`) holds a soft cap and a position bias, which act before the mask does.
+    ``extras`` (:func:`call_extras`) holds a soft cap and a position bias, which act before the mask does. ``sight`` is
+    what the rows may see, where it is known: ``(visible, whether that is everything)``.
     """
     wide = torch.promote_types(query.dtype, torch.float32)
-    asked = query[:, :, rows].to(wide)
+    asked = (query if query.shape[2] == 1 else query[:, :, rows]).to(wide)
     groups = asked.unflatten(1, (key.shape[1], -1))
     keys = key.to(wide).unsqueeze(2)
     scores = (groups @ keys.transpose(-1, -2)).flatten(1, 2) * scaling
@@ -90,18 +92,24 @@ def attention_scores(
         scores = torch.tanh(scores / extras["softcap"]) * extras["softcap"]
     if extras is not None and extras["bias"] is not None:
         scores = scores + extras["bias"][:, :, rows, : key.shape[2]].to(wide)
-    visible = visible_keys(mask, causal, rows, query.shape[2], key.shape[2], lengths)
+    if sight is None:
+        sight = visible_keys(mask, causal, rows, query.shape[2], key.shape[2], lengths), False
+    visible, everything = sight
     if mask is not None and mask.dim() == 4 and mask.dtype != torch.bool:
         scores = scores + mask[:, :, rows, : key.shape[2]].to(wide)
-    return scores.masked_fill(~visible, float("-inf")), visible
+    return scores if everything else scores.masked_fill(~visible, float("-inf")), visible
 
 
-def softmax_rows(scores: Float[Tensor, "batch head row key"], sinks=None) -> Float[Tensor, "batch head row key"]:
-    """Softmax over the keys; a row that sees nothing gives all zeros instead of NaN.
+def softmax_rows(
+    scores: Float[Tensor, "batch head row key"], sinks=None, everything: bool = False
+) -> Float[Tensor, "batch head row key"]:
+    """Softmax over the keys; a row that sees nothing gives all zeros instead of NaN (with ``everything`` no row does).
 
     ``sinks [head]``, or ``[batch, head, row, 1]``, are scores of a key that holds nothing: it takes its share of a row
     and is left out.
     """
+    if everything and sinks is None:
+        return torch.softmax(scores, dim=-1)
     empty = (scores == float("-inf")).all(-1, keepdim=True)
     filled = scores.masked_fill(empty, 0.0)
     if sinks is None:
@@ -163,21 +171,32 @@ def selection(edit, visible, rows, n_heads: int, step: int, n_queries: int):
     return chosen
 
 
-def edited_rows(scores, visible, rows, score_edits, pattern_edits, n_queries: int, here, sinks=None):
+def selected(edit, visible, rows, n_heads: int, n_queries: int, here):
+    """``selection``; at a decoding step worked out once for all layers that are edited alike and see the same."""
+    if n_queries > 1:
+        return selection(edit, visible, rows, n_heads, here["step"], n_queries)
+    known = here.setdefault("cells", {})
+    key = (id(visible), id(edit["queries"]), id(edit["keys"]), edit["heads"], n_heads)
+    if key not in known:  # with what the key names by its place in memory, so that it stays there
+        known[key] = (visible, selection(edit, visible, rows, n_heads, here["step"], n_queries))
+    return known[key][1]
+
+
+def edited_rows(scores, visible, rows, score_edits, pattern_edits, n_queries: int, here, sinks=None, everything=False):
     """Run the edits over some rows, first those of the scores and then those of the pattern.
 
     Returns ``(scores, old pattern, new pattern)``. The old pattern is computed exactly as the new one is, so an
     edit that changes nothing gives a difference of exactly zero.
     """
-    n_heads, step = scores.shape[1], here["step"]
+    n_heads = scores.shape[1]
     here["rows"] = rows
-    before = softmax_rows(scores, sinks)
+    before = softmax_rows(scores, sinks, everything)
     for edit in score_edits:
-        cells = selection(edit, visible, rows, n_heads, step, n_queries)
+        cells = selected(edit, visible, rows, n_heads, n_queries, here)
         scores = edit["kernel"](scores, cells, here, **edit["params"])
     after = softmax_rows(scores, sinks) if score_edits else before
     for edit in pattern_edits:
-        cells = selection(edit, visible, rows, n_heads, step, n_queries)
+        cells = selected(edit, visible, rows, n_heads, n_queries, here)
         after = edit["kernel"](after, cells, here, **edit["params"])
     return scores, before, after
 

@@ -47,7 +47,7 @@ def replace_weights(x, cells, here, draw, draw_params, mix, keep_mass):
         total = new.sum(-1, keepdim=True)
         mass = torch.where(cells, x, 0.0).sum(-1, keepdim=True)
         new = torch.where(total > 0, new * (mass / total.clamp_min(torch.finfo(x.dtype).tiny)), x)
-    return torch.where(cells, (1.0 - mix) * x + mix * new, x)
+    return torch.where(cells, new if mix == 1.0 else (1.0 - mix) * x + mix * new, x)
 
 
 def replace_scores(x, cells, here, draw, draw_params, mix, align, percentiles):

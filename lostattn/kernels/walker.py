@@ -26,6 +26,7 @@ from lostattn.kernels.attention import (
     mixed_values,
     sinks_of,
     softmax_rows,
+    visible_keys,
     wanted_rows,
 )
 
@@ -179,6 +180,17 @@ def rows_once(edits, n_queries: int, device, here):
     return here["wanted"][key]
 
 
+def sight_once(mask, causal, rows, n_queries: int, n_keys: int, here):
+    """What the row of a decoding step may see, and whether that is every key: once for all layers of one mask."""
+    if n_queries > 1 or here["weightless"]:  # (a server hands each layer a mask of its own)
+        return None
+    key = (id(mask), causal, id(rows), n_keys)
+    if key not in here["sights"]:
+        visible = visible_keys(mask, causal, rows, n_queries, n_keys)
+        here["sights"][key] = (visible, bool(visible.all()), mask, rows)
+    return here["sights"][key][:2]
+
+
 def spares_kernel(given, before, after, here):
     """Whether a decoding step need not run its kernel: nothing of what it makes would stay.
 
@@ -218,8 +230,12 @@ def visit_attention(root, event, out, here):
     if len(rows) == 0:
         return
     sinks = sinks_of(extras, rows)
-    scores, visible = attention_scores(query, key, mask, causal, scaling, rows, None, extras)
-    scores, before, after = edited_rows(scores, visible, rows, score_edits, pattern_edits, n_queries, here, sinks)
+    sight = sight_once(mask, causal, rows, n_queries, key.shape[2], here)
+    scores, visible = attention_scores(query, key, mask, causal, scaling, rows, None, extras, sight)
+    everything = sight is not None and sight[1]
+    scores, before, after = edited_rows(
+        scores, visible, rows, score_edits, pattern_edits, n_queries, here, sinks, everything
+    )
     keep(event["taps"], scores, after, out)
     if score_edits or pattern_edits:
         if n_queries == 1 and spares_kernel(given, before, after, here):
@@ -316,7 +332,7 @@ def prepare(root, program):
 def run_pass(root, tracer, program, memory, step: int):
     """One forward pass of a program: step 0 is the prefill. Returns what was kept, by name."""
     out = {}
-    here = {"step": step, "held": {}, "memory": memory, "weightless": weightless(root), "wanted": {}}
+    here = {"step": step, "held": {}, "memory": memory, "weightless": weightless(root), "wanted": {}, "sights": {}}
     if step == 0:
         prepare(root, program)
     for event in program:
