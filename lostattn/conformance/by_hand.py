@@ -57,7 +57,7 @@ def by_hand(model: Any, edit: HandEdit | None = None, unembed: str = "") -> Iter
         return out + read.transpose(1, 2).reshape(out.shape), new
 
     hook = model.get_submodule(unembed).register_forward_hook(lambda *call: seen.logits.append(_logits(call[-1])))
-    kernel = model.config._attn_implementation
+    kernel = model.config.get_text_config(decoder=True)._attn_implementation
     try:
         with torch.no_grad(), _kernel(kernel, note):
             for space, eager in own:
