@@ -118,12 +118,9 @@ def _additive(module: Any, query: Tensor, key: Tensor, mask: Any, causal: bool |
     """The mask of another kernel as eager takes it: numbers to be added to the scores."""
     low = torch.finfo(query.dtype).min
     if mask is not None and not isinstance(mask, Tensor):  # of flex attention: blocks
-        places = torch.ones(query.shape[2], key.shape[2], dtype=torch.bool, device=query.device).nonzero().unbind(-1)
-        allowed = [
-            mask.mask_mod(torch.tensor(b), torch.tensor(0), *places).reshape(query.shape[2], key.shape[2])
-            for b in range(query.shape[0])
-        ]
-        mask = torch.stack(allowed)[:, None]
+        places = [(b, q, k) for b in range(len(query)) for q in range(query.shape[2]) for k in range(key.shape[2])]
+        allowed = [bool(mask.mask_mod(*map(torch.tensor, (b, 0, q, k)))) for b, q, k in places]
+        mask = torch.tensor(allowed).reshape(len(query), 1, query.shape[2], key.shape[2])
     if mask is not None and mask.dtype == torch.bool:
         return torch.zeros(mask.shape, dtype=query.dtype).masked_fill(~mask, low)
     if mask is None and query.shape[2] > 1 and (getattr(module, "is_causal", True) if causal is None else causal):

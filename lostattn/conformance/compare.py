@@ -11,6 +11,7 @@ import torch
 
 from lostattn.conformance.batch import two_items
 from lostattn.conformance.compare_edits import identity, uniform
+from lostattn.conformance.compare_flex import flex
 from lostattn.conformance.compare_patterns import patterns
 from lostattn.conformance.compare_precision import bfloat16
 from lostattn.conformance.compare_steps import steps
@@ -26,7 +27,9 @@ ON_A_PROMPT: dict[str, Maker] = {"patterns": patterns, "updates": stream, "ident
 ON_A_BATCH: dict[str, Maker] = {"patterns": patterns, "identity": identity, "uniform": uniform, "steps": steps}
 
 
-def compare(model: LVLM, bare: Any, prompt: Prompt) -> dict[str, Comparison]:
+def compare(
+    model: LVLM, bare: Any, prompt: Prompt, with_flex: Callable[[], Any] | None = None
+) -> dict[str, Comparison]:
     """Compare a wrapped model with a bare one of the same weights, by the name of each comparison.
 
     Both models are in bfloat16 afterwards.
@@ -35,6 +38,7 @@ def compare(model: LVLM, bare: Any, prompt: Prompt) -> dict[str, Comparison]:
         model: wrapped, and proven by its self-test.
         bare: the same weights, never wrapped.
         prompt: one item.
+        with_flex: builds the same with flex attention; None leaves that out.
     """
     subject = Subject(model, bare, prompt)
     made: dict[str, Comparison] = {}
@@ -54,6 +58,8 @@ def compare(model: LVLM, bare: Any, prompt: Prompt) -> dict[str, Comparison]:
         for name, maker in ON_A_BATCH.items():
             if not (absent and name == "steps"):
                 made |= _made("batch, steps: " if name == "steps" else "batch: ", name, maker, batch)
+    if with_flex is not None:
+        made |= _made("flex: ", "flex", lambda one: flex(one, with_flex), subject)
     return made | _made("bfloat16: ", "bfloat16", bfloat16, subject)
 
 

@@ -23,10 +23,10 @@ def call_arguments(arguments, keywords):
     if causal is None:
         causal = getattr(named["module"], "is_causal", True)
     mask = named.get("attention_mask")
-    # Kernels read is_causal only where no mask is given, and never for a single query row; eager never does.
-    causal = bool(causal) and (mask is None or mask.dim() == 2) and named["query"].shape[2] > 1
+    # Kernels read is_causal only where no mask is given, and never for a single query row; eager and flex never do.
+    causal = bool(causal) and (mask is None or len(mask.shape) == 2) and named["query"].shape[2] > 1
     kernel = str(getattr(getattr(named["module"], "config", None), "_attn_implementation", None))
-    causal = causal and kernel != "eager"
+    causal = causal and kernel != "eager" and not kernel.startswith("flex")
     if causal and "flash" not in kernel and named["key"].shape[2] > named["query"].shape[2]:
         causal = "first"  # room for keys to come (a cache of fixed length): sdpa counts from the first key
     return named["query"], named["key"], named["value"], mask, float(scaling), causal
@@ -42,13 +42,20 @@ def call_extras(arguments, keywords):
     }
 
 
+def of_blocks(mask, rows, n_keys: int):
+    """Some rows of the mask of flex attention, ``[batch, 1, row, key]``: it is a rule and no tensor."""
+    batch, keys = torch.arange(mask.shape[0], device=rows.device), torch.arange(n_keys, device=rows.device)
+    seen = mask.mask_mod(batch[:, None, None, None], torch.zeros_like(batch[:1]), rows[:, None], keys)
+    return seen.expand(len(batch), 1, len(rows), n_keys)
+
+
 def visible_keys(
-    mask: Tensor | None, causal: bool | str, rows: Int[Tensor, " row"], n_queries: int, n_keys: int, lengths=None
+    mask, causal: bool | str, rows: Int[Tensor, " row"], n_queries: int, n_keys: int, lengths=None
 ) -> Bool[Tensor, "batch head row key"]:
     """Which keys each row may see, as a mask that broadcasts over batch and head.
 
     ``mask`` is what the kernel was given: ``None``, a boolean or additive mask ``[batch, 1 | head, query, key]``,
-    or a padding mask ``[batch, key]``. ``causal`` lets the last query see every key, and each before it one key less;
+    a padding mask ``[batch, key]``, or the blocks of flex attention. ``causal`` lets the last query see every key, and each before it one key less;
     ``"first"`` lets the first query see the first key alone, and each after it one key more. ``lengths`` cuts the
     sequence into windows that do not see each other.
     """
@@ -61,6 +68,8 @@ def visible_keys(
         visible = (torch.arange(n_keys, device=rows.device)[None, :] <= last[:, None])[None, None]
     if mask is None:
         return visible
+    if not isinstance(mask, torch.Tensor):
+        return visible & of_blocks(mask, rows, n_keys)
     if mask.dim() == 2:
         return visible & mask[:, None, None, :n_keys].bool()
     mask = mask[:, :, rows, :n_keys]
@@ -70,7 +79,7 @@ def visible_keys(
 def attention_scores(
     query: Float[Tensor, "batch head query d_head"],
     key: Float[Tensor, "batch kv_head key d_head"],
-    mask: Tensor | None,
+    mask,
     causal: bool | str,
     scaling: float,
     rows: Int[Tensor, " row"],
@@ -95,7 +104,7 @@ def attention_scores(
     if sight is None:
         sight = visible_keys(mask, causal, rows, query.shape[2], key.shape[2], lengths), False
     visible, everything = sight
-    if mask is not None and mask.dim() == 4 and mask.dtype != torch.bool:
+    if isinstance(mask, torch.Tensor) and mask.dim() == 4 and mask.dtype != torch.bool:
         scores = scores + mask[:, :, rows, : key.shape[2]].to(wide)
     return scores if everything else scores.masked_fill(~visible, float("-inf")), visible
 

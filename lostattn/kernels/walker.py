@@ -24,6 +24,7 @@ from lostattn.kernels.attention import (
     call_extras,
     edited_rows,
     mixed_values,
+    of_blocks,
     sinks_of,
     softmax_rows,
     visible_keys,
@@ -215,7 +216,12 @@ def visit_attention(root, event, out, here):
             give_boundary(given, query, key, here)
     extras = None if here["weightless"] else call_extras(given[1], given[2])
     if event["geometry"] is not None:
-        geometry = {"mask": mask, "causal": causal, "scaling": scaling, "lengths": None}
+        if mask is not None and not isinstance(mask, torch.Tensor):
+            rows = torch.arange(query.shape[2], device=query.device)
+            geometry = {"mask": of_blocks(mask, rows, key.shape[2])}
+        else:
+            geometry = {"mask": mask}
+        geometry |= {"causal": causal, "scaling": scaling, "lengths": None}
         more = {name: value for name, value in (extras or {}).items() if value is not None}
         out[event["geometry"]] = {**geometry, **more}
     score_edits = active(event["scores"], here["step"])

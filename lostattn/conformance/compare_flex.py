@@ -1,0 +1,66 @@
+"""The same under flex attention, where a family has it: its masks are rules and no tensors."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from lostattn.conformance.compare_edits import identity, uniform
+from lostattn.conformance.compare_patterns import patterns
+from lostattn.conformance.comparison import Absent, Comparison, Subject
+
+
+def flex(subject: Subject, make: Callable[[], Any]) -> list[Comparison]:
+    """Patterns and edits of the family built with flex attention.
+
+    Args:
+        subject: for its prompt.
+        make: builds the family with flex attention, of the same weights.
+    """
+    import lostattn as la
+
+    try:
+        module = make()
+    except Exception as error:  # whatever transformers says
+        raise Absent(_said(error)) from error
+    bare = copy.deepcopy(module)
+    with uncompiled():
+        try:
+            with torch.no_grad():
+                bare(**subject.model._inputs(subject.prompt), use_cache=False)
+        except Exception as error:  # whatever torch says
+            raise Absent(_said(error)) from error
+        model = la.load(module, attn_implementation="flex_attention", selftest=False)
+        model.sites = subject.model.sites
+        under = replace(subject, model=model, bare=bare)
+        return [*patterns(under), *identity(under), *uniform(under)]
+
+
+@contextmanager
+def uncompiled() -> Iterator[None]:
+    """Flex attention as torch defines it: compiling its kernel takes half a minute a family on a processor."""
+    from torch.nn.attention.flex_attention import flex_attention
+    from transformers.integrations import flex_attention as theirs
+
+    from torch.nn.attention import flex_attention as torchs
+
+    wrapper: Any = theirs.WrappedFlexAttention
+    debug = torchs._FLEX_ATTENTION_DISABLE_COMPILE_DEBUG
+    torchs._FLEX_ATTENTION_DISABLE_COMPILE_DEBUG = True
+    call, blocks = wrapper.__call__, theirs.create_block_mask
+    wrapper.__call__ = lambda self: flex_attention
+    theirs.create_block_mask = lambda *arguments, **keywords: blocks(*arguments, **{**keywords, "_compile": False})
+    try:
+        yield
+    finally:
+        wrapper.__call__, theirs.create_block_mask = call, blocks
+        torchs._FLEX_ATTENTION_DISABLE_COMPILE_DEBUG = debug
+
+
+def _said(error: BaseException) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
