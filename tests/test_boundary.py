@@ -55,6 +55,20 @@ def test_visible_keys_of_the_masks_that_kernels_take():
     ]
 
 
+def test_visible_keys_of_a_rule_that_flex_attention_is_given():
+    class Rule:
+        shape = (2, 1, 3, 4)
+
+        @staticmethod
+        def mask_mod(b, h, q, k):
+            return (k <= q) & (k >= b)
+
+    assert visible(Rule, False, [0, 2], 3, 4)[:, 0].tolist() == [
+        [[T, F, F, F], [T, T, T, F]],
+        [[F, F, F, F], [F, T, T, F]],
+    ]
+
+
 def test_visible_keys_of_windows():
     found = visible(None, False, [0, 2, 4], 5, 5, torch.tensor([2, 3]))[0, 0]
     assert found.tolist() == [[T, T, F, F, F], [F, F, T, T, T], [F, F, T, T, T]]

@@ -44,7 +44,7 @@ def by_hand(model: Any, edit: HandEdit | None = None, unembed: str = "") -> Iter
     seen = Seen()
     paths = {id(module): path for path, module in model.named_modules()}
     spaces = {id(space): space for module in model.modules() if EAGER in (space := _names_of(module))}
-    own = [(space, space[EAGER]) for space in spaces.values()]
+    own = {number: space[EAGER] for number, space in spaces.items()}
 
     def note(module: Any, value: Tensor, out: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
         path = paths[id(module)]
@@ -57,16 +57,15 @@ def by_hand(model: Any, edit: HandEdit | None = None, unembed: str = "") -> Iter
         return out + read.transpose(1, 2).reshape(out.shape), new
 
     hook = model.get_submodule(unembed).register_forward_hook(lambda *call: seen.logits.append(_logits(call[-1])))
-    kernel = model.config.get_text_config(decoder=True)._attn_implementation
     try:
-        with torch.no_grad(), _kernel(kernel, note):
-            for space, eager in own:
-                space[EAGER] = _noted(eager, note) if kernel == "eager" else eager
+        with torch.no_grad(), _kernels(own, note):
+            for number, space in spaces.items():
+                space[EAGER] = _noted(own[number], note)
             yield seen
     finally:
         hook.remove()
-        for space, eager in own:
-            space[EAGER] = eager
+        for number, space in spaces.items():
+            space[EAGER] = own[number]
 
 
 def _logits(out: Any) -> Tensor:
@@ -88,30 +87,30 @@ def _noted(eager: Any, note: Any) -> Any:
 
 
 @contextmanager
-def _kernel(name: str, note: Any) -> Iterator[None]:
-    """Put a kernel other than eager under watch."""
+def _kernels(eager: dict[int, Any], note: Any) -> Iterator[None]:
+    """Put the kernels other than eager under watch; ``eager`` is each modeling file's own function."""
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-    if name == "eager":
-        yield
-        return
-    own = ALL_ATTENTION_FUNCTIONS[name]
+    before = {name: ALL_ATTENTION_FUNCTIONS[name] for name in ("sdpa", "flex_attention")}
 
-    def wrapped(
-        module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any = None, **keywords: Any
-    ) -> Any:
-        out, more = own(module, query, key, value, attention_mask, **keywords)
-        eager = _names_of(module)[EAGER]
-        mask = _additive(module, query, key, attention_mask, keywords.get("is_causal"))
-        keywords = {name: said for name, said in keywords.items() if name != "is_causal"}
-        out, _ = note(module, value, out, eager(module, query, key, value, mask, **keywords)[1])
-        return out, more
+    def watched(own: Any) -> Any:
+        def kernel(
+            module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any = None, **keywords: Any
+        ) -> Any:
+            out, more = own(module, query, key, value, attention_mask, **keywords)
+            added = _additive(module, query, key, attention_mask, keywords.pop("is_causal", None))
+            weights = eager[id(_names_of(module))](module, query, key, value, added, **keywords)[1]
+            return note(module, value, out, weights)[0], more
 
-    ALL_ATTENTION_FUNCTIONS[name] = wrapped
+        return kernel
+
     try:
+        for name, own in before.items():
+            ALL_ATTENTION_FUNCTIONS[name] = watched(own)
         yield
     finally:
-        ALL_ATTENTION_FUNCTIONS[name] = own
+        for name, own in before.items():
+            ALL_ATTENTION_FUNCTIONS[name] = own
 
 
 def _additive(module: Any, query: Tensor, key: Tensor, mask: Any, causal: bool | None) -> Tensor | None:

@@ -87,7 +87,8 @@ def _judged(family: str, kernel: str, seed: int) -> Verdict:
         model = la.load(module, selftest=False)
         prompt = prompt_of(model, inputs)
         report = model.selftest(prompt)
-        compared = compare(model, bare, prompt)
+        flex = (lambda: build(family, "flex_attention", seed)) if kernel == "sdpa" else None
+        compared = compare(model, bare, prompt, flex)
     except UnsupportedModel as error:
         return ended("failed" if "FAILED" in str(error) else "refused", error)
     except Exception as error:  # a crash is a failure of ours, and is shown as one

@@ -13,6 +13,7 @@ from lostattn.conformance.batch import two_items
 from lostattn.conformance.by_hand import by_hand
 from lostattn.conformance.compare import compare
 from lostattn.conformance.compare_edits import identity, uniform
+from lostattn.conformance.compare_flex import flex
 from lostattn.conformance.compare_patterns import patterns
 from lostattn.conformance.compare_steps import steps
 from lostattn.conformance.compare_stream import stream
@@ -96,6 +97,14 @@ def test_a_sound_family_passes_every_comparison():
         "steps", "static cache", "batch", "batch, steps", "bfloat16"
     }  # fmt: skip
     assert set(plain(made)["patterns"]) == {"worst", "allowed"}
+
+
+@pytest.mark.parametrize("family", ["gemma3", "mistral4"])
+def test_masks_of_flex_attention_are_read(family):
+    """Gemma 3's windows and a picture that sees itself both ways; a text decoder whose values are narrow."""
+    subject = subject_of(family)
+    made = flex(subject, lambda: build(family, "flex_attention"))
+    assert [str(one) for one in made if not one.passed] == []
 
 
 @pytest.mark.parametrize("cache", [None, "static"])
