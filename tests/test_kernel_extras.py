@@ -60,11 +60,11 @@ def test_the_names_under_which_kernels_are_given_more():
     assert call_extras((), {"sinks": sinks, "position_bias": sinks})["sinks"] is sinks
 
 
-def test_eager_attention_is_never_causal_by_itself():
-    """sdpa reads ``is_causal`` where no mask is given; transformers' eager kernels see what the mask says, no less."""
+def test_eager_and_flex_attention_are_never_causal_by_themselves():
+    """sdpa reads ``is_causal`` where no mask is given, and counts from the first key; flash counts from the last."""
     query, key = tensors()
     causal = {}
-    for kernel in ("eager", "sdpa"):
+    for kernel in ("eager", "sdpa", "flex_attention", "flash_attention_2"):
         module = SimpleNamespace(is_causal=True, config=SimpleNamespace(_attn_implementation=kernel))
         causal[kernel] = call_arguments((module, query, key, key, None), {"scaling": 1.0})[-1]
-    assert causal == {"eager": False, "sdpa": True}
+    assert causal == {"eager": False, "sdpa": "first", "flex_attention": False, "flash_attention_2": True}

@@ -99,6 +99,8 @@ def _kernels(eager: dict[int, Any], note: Any) -> Iterator[None]:
         ) -> Any:
             out, more = own(module, query, key, value, attention_mask, **keywords)
             added = _additive(module, query, key, attention_mask, keywords.pop("is_causal", None))
+            if keywords.get("scaling") is None:
+                keywords["scaling"] = query.shape[-1] ** -0.5
             weights = eager[id(_names_of(module))](module, query, key, value, added, **keywords)[1]
             return note(module, value, out, weights)[0], more
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -44,10 +45,9 @@ def flex(subject: Subject, make: Callable[[], Any]) -> list[Comparison]:
 @contextmanager
 def uncompiled() -> Iterator[None]:
     """Flex attention as torch defines it: compiling its kernel takes half a minute a family on a processor."""
+    from torch.nn.attention import flex_attention as torchs
     from torch.nn.attention.flex_attention import flex_attention
     from transformers.integrations import flex_attention as theirs
-
-    from torch.nn.attention import flex_attention as torchs
 
     wrapper: Any = theirs.WrappedFlexAttention
     debug = torchs._FLEX_ATTENTION_DISABLE_COMPILE_DEBUG
@@ -56,7 +56,9 @@ def uncompiled() -> Iterator[None]:
     wrapper.__call__ = lambda self: flex_attention
     theirs.create_block_mask = lambda *arguments, **keywords: blocks(*arguments, **{**keywords, "_compile": False})
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of torch about itself
+            yield
     finally:
         wrapper.__call__, theirs.create_block_mask = call, blocks
         torchs._FLEX_ATTENTION_DISABLE_COMPILE_DEBUG = debug

@@ -54,10 +54,10 @@ def visible_keys(
 ) -> Bool[Tensor, "batch head row key"]:
     """Which keys each row may see, as a mask that broadcasts over batch and head.
 
-    ``mask`` is what the kernel was given: ``None``, a boolean or additive mask ``[batch, 1 | head, query, key]``,
-    a padding mask ``[batch, key]``, or the blocks of flex attention. ``causal`` lets the last query see every key, and each before it one key less;
-    ``"first"`` lets the first query see the first key alone, and each after it one key more. ``lengths`` cuts the
-    sequence into windows that do not see each other.
+    ``mask`` is what the kernel was given: ``None``, a boolean or additive mask ``[batch, 1 | head, query, key]``, a
+    padding mask ``[batch, key]``, or the blocks of flex attention. ``causal`` lets the last query see every key, and
+    each before it one key less; ``"first"`` lets the first query see the first key alone, and each after it one key
+    more. ``lengths`` cuts the sequence into windows that do not see each other.
     """
     if lengths is not None:
         window = torch.repeat_interleave(torch.arange(len(lengths), device=rows.device), lengths.to(rows.device))
