@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from lostattn.kernels.reduce import layer_updates, of_point, one_update
+from lostattn.kernels.reduce import layer_updates, of_point, one_update, parallel_updates
 from lostattn.metrics._checks import check_convention, check_tol
 from lostattn.metrics.mixing import mixing_settings
 from lostattn.names import get_act_name
 from lostattn.plan import Reduction
+from lostattn.updates import StreamUpdate, find_update, is_difference
 
 if TYPE_CHECKING:
     from lostattn.model import LVLM
@@ -26,7 +27,14 @@ class Remembered:
     name: str
 
 
-State = str | Tensor | Remembered
+@dataclass(frozen=True)
+class Sum:
+    """A state that no point holds: a sum of others, each times a number."""
+
+    terms: tuple[tuple[str | Remembered, float], ...]
+
+
+State = str | Tensor | Remembered | Sum
 
 
 def update_metrics(
@@ -36,23 +44,49 @@ def update_metrics(
     convention: str = "paper",
     tol: float | None = None,
 ) -> list[Reduction]:
-    """ΔS, ΔD (column and row), RID and MixIG of both updates of each layer.
+    """ΔS, ΔD (column and row), RID and MixIG of both updates of each layer, and of what is added between layers.
 
     The reduction of layer ``i`` is called ``"updates.{i}"`` and gives ``{metric: Float[Tensor, "2 batch"]}``,
-    attention first. See :func:`lostattn.metrics.stream_metrics` for convention and tolerance.
+    attention first. Where something is added after the layer (deepstack), ``"between.{i}"`` gives
+    ``{metric: Float[Tensor, "batch"]}``, judged against what the layer ends with. In parallel blocks both updates are
+    judged against the layer's input, which is what both of them read, under either convention. See
+    :func:`lostattn.metrics.stream_metrics` for convention and tolerance.
+
+    Raises:
+        InputError: a layer whose attention and FFN cannot be told apart.
     """
     settings = _settings(prompt, convention, tol)
     chosen = range(model.cfg.n_layers) if layers is None else layers
     reductions = []
     for i in chosen:
-        names = {
-            "pre": f"blocks.{i}.hook_resid_pre",
-            "mid": f"blocks.{i}.hook_resid_mid",
-            "post": f"blocks.{i}.hook_resid_post",
-        }
-        params = {**names, **settings, "layer_input": convention == "released"}
-        reductions.append(Reduction(f"updates.{i}", tuple(names.values()), layer_updates, params))
+        attn, mlp = (find_update(model.sites, kind, i) for kind in ("attn", "mlp"))
+        added = find_update(model.sites, "between", i)
+        assert attn is not None and mlp is not None
+        if is_difference(attn):
+            (mid, _), (pre, _), (post, _) = *attn.terms, mlp.terms[0]
+            params = {"pre": pre, "mid": mid, "post": post, **settings, "layer_input": convention == "released"}
+            if added is not None:
+                params["passes_on"] = False
+            reductions.append(Reduction(f"updates.{i}", (pre, mid, post), layer_updates, params))
+        else:
+            states = [alone(attn), alone(mlp)]
+            params = {"pre": f"blocks.{i}.hook_resid_pre", "states": [_plain(state) for state in states], **settings}
+            needs = dict.fromkeys((params["pre"], *(name for state in states for name in _needs(state))))
+            params["frees"] = [name for name in needs if added is None or name not in added.needs]
+            reductions.append(Reduction(f"updates.{i}", tuple(needs), parallel_updates, params))
+        if added is not None:
+            (after, _), (before, _) = added.terms
+            reductions.append(between(prompt, f"between.{i}", before, after, convention, tol))
     return reductions
+
+
+def alone(update: StreamUpdate) -> Sum:
+    """The stream that a layer is given, with one of its updates alone added to it."""
+    pre = f"blocks.{update.layer}.hook_resid_pre"
+    terms = {pre: 1.0}
+    for name, times in update.terms:
+        terms[name] = terms.get(name, 0.0) + times
+    return Sum(tuple((name, times) for name, times in terms.items() if times))
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +105,10 @@ class InPass:
 
 
 def updates(layers: Iterable[int] | None = None, convention: str = "paper", tol: float | None = None) -> InPass:
-    """The metrics of every update, as :func:`update_metrics`: columns ``rid.attn.3``, ``mixig.mlp.0``, …"""
+    """The metrics of every update, as :func:`update_metrics`: columns ``rid.attn.3``, ``mixig.mlp.0``, ….
+
+    What is added after a layer and before the next has columns of its own: ``rid.between.0``.
+    """
     chosen = None if layers is None else list(layers)
 
     def make(model: LVLM, prompt: Prompt) -> list[Reduction]:
@@ -80,8 +117,11 @@ def updates(layers: Iterable[int] | None = None, convention: str = "paper", tol:
     def read(column: str, found: Mapping[str, Any]) -> dict[str, Tensor]:
         out: dict[str, Tensor] = {}
         for name, numbers in found.items():
-            layer = name.rpartition(".")[2]
+            what, _, layer = name.rpartition(".")
             for metric, value in numbers.items():
+                if what == "between":
+                    out[f"{metric}.between.{layer}"] = value
+                    continue
                 out |= {f"{metric}.{update}.{layer}": value[i] for i, update in enumerate(("attn", "mlp"))}
         return out
 
@@ -144,15 +184,24 @@ def between(
 ) -> Reduction:
     """The metrics of one update, between two states.
 
-    A state is a hook point of this pass, a tensor, or a point that an earlier pass of the same session remembers
-    (:class:`Remembered`), which stays where the model is.
+    A state is a hook point of this pass, a tensor, a point that an earlier pass of the same session remembers
+    (:class:`Remembered`), which stays where the model is, or a :class:`Sum` of points.
     """
-    needs = tuple(state for state in (before, after) if isinstance(state, str))
+    needs = tuple(dict.fromkeys(name for state in (before, after) for name in _needs(state)))
     params = {"before": _plain(before), "after": _plain(after), **_settings(prompt, convention, tol)}
     return Reduction(name, needs, one_update, params)
 
 
+def _needs(state: State) -> list[str]:
+    """The points of this pass that a state is made of."""
+    if isinstance(state, Sum):
+        return [name for part, _ in state.terms for name in _needs(part)]
+    return [state] if isinstance(state, str) else []
+
+
 def _plain(state: State) -> Any:
+    if isinstance(state, Sum):
+        return {"sum": [(_plain(part), times) for part, times in state.terms]}
     return {"remembered": state.name} if isinstance(state, Remembered) else state
 
 

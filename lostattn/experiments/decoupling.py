@@ -5,6 +5,9 @@ references. *Noise Δ* puts Gaussian noise of the same moments in the place of t
 Gaussian weights of the same moments in the place of the q, k and v maps; *RoPE* compares the stream after attention
 with what it is when that attention does not see rotary positions (ε_RoPE), the tolerance to read RIDs by.
 Each reference acts in one layer at a time, on the stream that the untouched model brings there.
+
+What a decoder adds between its layers (deepstack) is an update of its own. In parallel blocks, where attention and FFN
+read the same stream, each update is judged against that stream.
 """
 
 from __future__ import annotations
@@ -16,8 +19,9 @@ from lostattn.errors import InputError
 from lostattn.experiments.results import Results, mean_summary
 from lostattn.experiments.running import bar, batches, checked, provenance, row_of
 from lostattn.interventions import NoiseUpdate, NoiseWeights, RemoveRotary
-from lostattn.reductions import Remembered, between, update_metrics
+from lostattn.reductions import Remembered, State, Sum, between, update_metrics
 from lostattn.remote.session import Session
+from lostattn.updates import StreamUpdate, find_update, is_difference
 
 if TYPE_CHECKING:
     import pandas
@@ -62,12 +66,14 @@ def decouple(
             :mod:`lostattn.remote`.
 
     Returns:
-        Columns ``layer`` (by layer), ``update`` (``attention``, ``ffn`` and the controls), ``n``, and for each of
+        Columns ``layer`` (by layer), ``update`` (``attention``, ``ffn``, ``between`` where something is added after the
+        layer, and the controls, in layers that make a call of attention), ``n``, and for each of
         ``delta_s``, ``delta_d``, ``column_innovation``, ``row_innovation``, ``rid`` and ``mixig`` the mean with a 95 %
         interval over questions, clustered by scene (``…_low``, ``…_high``). Its ``attrs`` say where it comes from.
 
     Raises:
-        InputError: the data set is empty, or an argument is none of those named.
+        InputError: the data set is empty, an argument is none of those named, or the model has layers whose attention
+            and FFN cannot be told apart.
     """
     if by not in ("layer", "model"):
         raise InputError(f"by is {by!r}; expected 'layer' or 'model'.")
@@ -96,10 +102,10 @@ def decouple_questions(
     unknown = [c for c in controls if c not in CONTROLS]
     if unknown:
         raise InputError(f"controls holds {unknown[0]!r}; expected some of {', '.join(CONTROLS)}.")
-    n_layers = model.cfg.n_layers
+    n_controls = sum(len(_layers_with(model, control)) for control in controls)
     n_batches = -(-len(questions) // batch_size)
     rows: list[dict[str, Any]] = []
-    with bar(n_batches * (1 + len(controls) * n_layers), f"decoupling {model.name}", progress) as passes:
+    with bar(n_batches * (1 + n_controls), f"decoupling {model.name}", progress) as passes:
         for batch in batches(questions, batch_size):
             prompt = model.prompt(batch)
             for layer, update, numbers in _measure(model, prompt, controls, convention, tol, seed, passes, remote):
@@ -129,10 +135,10 @@ def _measure(
         if remote is False:
             passes.update()
         if "rope" in controls:
-            session.remember(prompt, [f"blocks.{i}.hook_resid_mid" for i in range(n_layers)])
+            session.remember(prompt, [_attention_of(model, i).terms[0][0] for i in _layers_with(model, "rope")])
         for control in controls:
-            for i in range(n_layers):
-                reduction, edit = _controlled(control, i, prompt, convention, tol, seed)
+            for i in _layers_with(model, control):
+                reduction, edit = _controlled(control, model, i, prompt, convention, tol, seed)
                 controlled.append((i, control, session.measure(prompt, [reduction], edit)))
                 if remote is False:
                     passes.update()
@@ -143,18 +149,38 @@ def _measure(
     for i in range(n_layers):
         for at, update in enumerate(("attention", "ffn")):
             found.append((i, update, {metric: numbers[f"updates.{i}"][metric][at] for metric in METRICS}))
+        if f"between.{i}" in numbers:
+            found.append((i, "between", {metric: numbers[f"between.{i}"][metric] for metric in METRICS}))
     return found + [(i, control, later.result()["update"]) for i, control, later in controlled]
 
 
+def _layers_with(model: LVLM, control: str) -> list[int]:
+    """The layers in which a reference can act: two of the three need attention proper, not what is in its place."""
+    blocks = model.architecture.stack.blocks
+    return [i for i, block in enumerate(blocks) if block.attn is not None or control == "noise_delta"]
+
+
+def _attention_of(model: LVLM, layer: int) -> StreamUpdate:
+    found = find_update(model.sites, "attn", layer)
+    assert found is not None
+    return found
+
+
 def _controlled(
-    control: str, layer: int, prompt: Prompt, convention: str, tol: float | None, seed: int
+    control: str, model: LVLM, layer: int, prompt: Prompt, convention: str, tol: float | None, seed: int
 ) -> tuple[Reduction, Intervention]:
     """What a reference measures in a layer, and under which intervention."""
-    pre, mid = f"blocks.{layer}.hook_resid_pre", f"blocks.{layer}.hook_resid_mid"
+    update = _attention_of(model, layer)
+    name, times = update.terms[0]  # the stream after attention, or, in a parallel block, what attention gives
+    pre = f"blocks.{layer}.hook_resid_pre"
+    here: State = name  # the stream after attention in this pass, and what it was in the untouched one
+    untouched: State = Remembered(name)
+    if not is_difference(update):
+        here, untouched = Sum(((pre, 1.0), (name, times))), Sum(((pre, 1.0), (Remembered(name), times)))
     if control == "rope":
         # ε_RoPE: the state with rotary positions, judged against the state without them.
-        return between(prompt, "update", mid, Remembered(mid), convention, tol), RemoveRotary(layers=[layer])
-    reduction = between(prompt, "update", pre, mid, convention, tol)
+        return between(prompt, "update", here, untouched, convention, tol), RemoveRotary(layers=[layer])
+    reduction = between(prompt, "update", pre, here, convention, tol)
     if control == "noise_delta":
         return reduction, NoiseUpdate("attn", layers=[layer], seed=seed)
     return reduction, NoiseWeights("qkv", layers=[layer], seed=seed)

@@ -7,12 +7,13 @@ import torch
 from lostattn.metrics._kernels import decompose, discrepancy, mixing_entropy, support
 
 
-def layer_updates(held, here, pre, mid, post, mask, tol, layer_input, mixing):
+def layer_updates(held, here, pre, mid, post, mask, tol, layer_input, mixing, passes_on=True):
     """The metrics of a layer's two updates, ``{name: [2, batch]}``: attention first, then the FFN.
 
     ``pre``, ``mid`` and ``post`` name the three states. What a layer ends with is what the next begins with, so its
     decomposition is passed on: ``2 L + 1`` decompositions for ``L`` layers. ``mixing`` are the settings of the
-    token-mixing entropy; ``layer_input`` judges both updates against ``pre`` (the released convention).
+    token-mixing entropy; ``layer_input`` judges both updates against ``pre`` (the released convention). Without
+    ``passes_on`` something is added after the layer, so what it ends with is held for that and not passed on.
     """
     mask = mask.to(held[pre].device)
     carried = here["memory"].pop("stream", None)
@@ -32,9 +33,28 @@ def layer_updates(held, here, pre, mid, post, mask, tol, layer_input, mixing):
         entropy, last = mixed, after
         if name == mid and not layer_input:
             before, basis = after, support(after)
-    # What this layer calls post, the next calls pre.
-    here["memory"]["stream"] = {"name": next_layer(pre), "state": last, "entropy": entropy}
-    for name in (pre, mid, post):
+    if passes_on:  # what this layer calls post, the next calls pre
+        here["memory"]["stream"] = {"name": next_layer(pre), "state": last, "entropy": entropy}
+        held.pop(post)
+    for name in (pre, mid):
+        held.pop(name)
+    return {name: torch.stack([numbers[name] for numbers in found]) for name in found[0]}
+
+
+def parallel_updates(held, here, pre, states, mask, tol, mixing, frees):
+    """The metrics of two updates that read the same stream, ``{name: [2, batch]}``: each judged against that stream.
+
+    ``states`` are the stream with attention's update alone and with the FFN's alone; see ``state_of``. ``frees`` names
+    the points that are let go.
+    """
+    mask = mask.to(held[pre].device)
+    before = decompose(held[pre], mask, tol)
+    entropy, basis = mixing_entropy(before, mask, *mixing), support(before)
+    found = []
+    for state in states:
+        after = decompose(state_of(state, held, here), mask, tol)
+        found.append({**discrepancy(before, basis, after), "mixig": mixing_entropy(after, mask, *mixing) - entropy})
+    for name in frees:
         held.pop(name)
     return {name: torch.stack([numbers[name] for numbers in found]) for name in found[0]}
 
@@ -46,9 +66,18 @@ def next_layer(name: str) -> str:
 
 
 def state_of(state, held, here):
-    """A state: a held point's name, a tensor, or what an earlier pass of the session left: ``{"remembered": name}``."""
+    """A state: a held point's name, a tensor, or a dict.
+
+    ``{"remembered": name}`` is what an earlier pass of the session left, ``{"sum": [(state, number), …]}`` a sum.
+    """
     if isinstance(state, str):
         return held[state]
+    if isinstance(state, dict) and "sum" in state:
+        first = state_of(state["sum"][0][0], held, here)
+        total = torch.zeros_like(first)
+        for part, times in state["sum"]:
+            total = total + state_of(part, held, here).to(total.device) * times
+        return total
     if isinstance(state, dict):
         return here["memory"]["session"][state["remembered"]]
     return state

@@ -1,0 +1,93 @@
+"""Metrics of updates and the decoupling experiment, where updates are parallel or something is added between layers."""
+
+from __future__ import annotations
+
+import functools
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+import lostattn as la
+from lostattn.conformance import build
+from lostattn.conformance.inputs import picture_inputs
+from lostattn.conformance.judge import prompt_of
+from lostattn.errors import InputError
+from lostattn.experiments.decoupling import METRICS, _layers_with, _measure
+from lostattn.reductions import update_metrics, updates
+
+PASSES = SimpleNamespace(update=lambda n=1: None)
+
+
+@functools.cache
+def run(family: str):
+    """``(model, prompt, cache)``."""
+    module = build(family)
+    model = la.load(module, selftest=False)
+    prompt = prompt_of(model, picture_inputs(module, family)[0])
+    model.selftest(prompt)
+    return model, prompt, model.run_with_cache(prompt)[1]
+
+
+def judged(before, after, metric: str) -> torch.Tensor:
+    """A metric of one update, by the public functions."""
+    return la.metrics.stream_metrics([before, after])[metric][0]
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_what_is_added_between_layers_counts_in_its_own_right(metric: str) -> None:
+    model, prompt, cache = run("qwen3_vl")
+    found = model.measure(prompt, update_metrics(model, prompt))
+    assert set(found) == {"updates.0", "between.0", "updates.1"}
+    for i in range(2):
+        pre, mid, post = (cache[f"resid_{end}", i] for end in ("pre", "mid", "post"))
+        assert_close(found[f"updates.{i}"][metric], torch.stack([judged(pre, mid, metric), judged(mid, post, metric)]))
+    between = judged(cache["resid_post", 0], cache["resid_pre", 1], metric)
+    assert_close(found["between.0"][metric], between)
+    assert between.abs() > 1e-6 or metric == "column_innovation"  # 24 positions leave no column of the stream out
+
+
+@pytest.mark.parametrize("convention", ["paper", "released"])
+def test_parallel_updates_are_judged_against_what_they_read(convention: str) -> None:
+    model, prompt, cache = run("cohere_compass")
+    found = model.measure(prompt, update_metrics(model, prompt, convention=convention))
+    assert set(found) == {"updates.0", "between.0", "updates.1"}
+    for i in range(2):
+        pre = cache["resid_pre", i]
+        states = pre + cache["attn_out", i], cache["resid_post", i] - cache["attn_out", i]
+        expected = torch.stack([la.metrics.rid(pre, state, convention=convention) for state in states])
+        assert_close(found[f"updates.{i}"]["rid"], expected, rtol=1e-5, atol=1e-6)
+    assert_close(cache.map(la.metrics.rid, update="mlp")[1], la.metrics.rid(pre, pre + cache["mlp_out", 1]), rtol=1e-4,
+                 atol=1e-6)  # fmt: skip
+    table = updates(layers=[0]).read("x", {k: v for k, v in found.items() if k != "updates.1"})
+    assert_close(table["rid.between.0"], found["between.0"]["rid"])
+    assert_close(table["rid.mlp.0"], found["updates.0"]["rid"][1])
+
+
+def test_the_experiment_and_its_references_in_parallel_blocks() -> None:
+    model, prompt, cache = run("cohere_compass")
+    controls = ("noise_delta", "noise_qkv", "rope")
+    rows = {
+        (i, what): numbers for i, what, numbers in _measure(model, prompt, controls, "paper", None, 3, PASSES, False)
+    }
+    both = [(i, what) for i in range(2) for what in ("attention", "ffn", *controls)]
+    assert set(rows) == {*both, (0, "between")}
+    pre = cache["resid_pre", 1]
+    edits = {"noise_delta": la.NoiseUpdate("attn", 1, seed=3), "noise_qkv": la.NoiseWeights("qkv", 1, seed=3)}
+    for control, edit in edits.items():
+        _, noisy = model.run_with_cache(prompt, interventions=edit)
+        expected = la.metrics.rid(pre, pre + noisy["attn_out", 1])
+        assert_close(rows[1, control]["rid"], expected, rtol=1e-5, atol=1e-6)
+    _, unturned = model.run_with_cache(prompt, interventions=la.RemoveRotary(layers=[1]))
+    turned, expected = pre + cache["attn_out", 1], rows[1, "rope"]["rid"]
+    assert_close(la.metrics.rid(pre + unturned["attn_out", 1], turned), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_references_act_where_there_is_attention_and_layers_in_one_are_refused() -> None:
+    model, _, _ = run("qwen3_5")
+    assert [block.attn is None for block in model.architecture.stack.blocks] == [True, False]
+    assert (_layers_with(model, "rope"), _layers_with(model, "noise_delta")) == ([1], [0, 1])
+    other, prompt, _ = run("nemotron_h_omni")
+    with pytest.raises(InputError, match=r"layer 0 \(no attention\) has no 'attn' update that can be told apart"):
+        update_metrics(other, prompt)
