@@ -282,12 +282,16 @@ class ActivationCache(Decomposition, Mapping[str, Tensor]):
         found = {i: find_update(self._sites, update, i) for i in range(n)}
         return {i: metric(*judged(one, self), mask=mask) for i, one in found.items() if one is not None}
 
-    def to_transformer_lens(self) -> transformer_lens.ActivationCache:
-        """As a ``transformer_lens.ActivationCache`` with every derived point and gradient; direct look-ups only."""
+    def to_transformer_lens(self, bridge: Any = None) -> transformer_lens.ActivationCache:
+        """As a ``transformer_lens.ActivationCache``, with every derived point and gradient made.
+
+        ``bridge``, from :meth:`lostattn.LVLM.to_transformer_bridge`, is the model that TransformerLens' own
+        decompositions of a cache ask for sizes and weights; without it the cache serves look-ups alone.
+        """
         from transformer_lens import ActivationCache as TheirCache
 
         held = {name: self[name] for name in self} | {f"{name}_grad": self.grad(name) for name in self.grad_names}
-        return TheirCache(held, model=None, has_batch_dim=self.has_batch_dim)
+        return TheirCache(held, model=bridge, has_batch_dim=self.has_batch_dim)
 
     def _tensors(self) -> Iterator[Tensor]:
         for value in self._kept.values():

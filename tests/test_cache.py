@@ -313,6 +313,38 @@ def test_as_a_transformer_lens_cache():
     assert torch.equal(theirs["blocks.0.hook_resid_mid"], cache["resid_mid", 0])
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_transformer_lens_takes_such_a_cache_apart(family):
+    """Their decompositions, on our cache and a bridge over the same weights, are ours."""
+    model = wrapped(family)
+    _, cache = cached(family)
+    theirs = cache.to_transformer_lens(model.to_transformer_bridge())
+    for mine, other in (
+        (cache.accumulated_resid(2, incl_mid=True, return_labels=True),
+         theirs.accumulated_resid(2, incl_mid=True, return_labels=True)),
+        (cache.decompose_resid(incl_embeds=False, return_labels=True),
+         theirs.decompose_resid(incl_embeds=False, return_labels=True)),
+        (cache.stack_head_results(2, return_labels=True), theirs.stack_head_results(2, return_labels=True)),
+    ):  # fmt: skip
+        assert mine[1] == other[1]
+        torch.testing.assert_close(mine[0], other[0], rtol=1e-5, atol=1e-5)
+    stacked = theirs.stack_activation("resid_post")
+    torch.testing.assert_close(stacked, cache.stack_activation("resid_post"), rtol=0, atol=0)
+    prompt = model.prompt(inputs=inputs_of(family))[0]
+    alone = model.run_with_cache(prompt)[1].remove_batch_dim().to_transformer_lens()
+    assert not alone.has_batch_dim and alone["z", 1].dim() == 3
+
+
+def test_a_cache_moves_to_another_dtype_with_all_that_is_made_of_it():
+    _, cache = cached("qwen")
+    moved = cache.to("cpu", torch.float64)
+    assert moved["z", 1].dtype == moved["pattern", 1].dtype == moved["result", 1].dtype == torch.float64
+    torch.testing.assert_close(moved["pattern", 1], cache["pattern", 1].double(), rtol=1e-5, atol=1e-6)
+    assert cache["z", 1].dtype == torch.float32 and moved.prompt is cache.prompt
+    half = cache.to(dtype=torch.bfloat16)
+    assert half["resid_post", 2].dtype == torch.bfloat16 and half["pattern", 2].dtype == torch.float32
+
+
 def test_the_pattern_of_some_rows_is_those_rows_of_the_pattern(tiny_model, shapes_questions):
     prompt = tiny_model.prompt(shapes_questions[:3])
     _, cache = tiny_model.run_with_cache(prompt)

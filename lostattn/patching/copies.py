@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -86,6 +86,11 @@ class Rows:
             return go, mean.expand(len(go), *mean.shape), old[item, go]
         return go, new[item, come], old[item, go]
 
+    def keep(self, names: Iterable[str]) -> None:
+        """Let the values of all other points go: patterns are made when they are asked for, and are large."""
+        wanted = set(names)
+        self._made = {name: made for name, made in self._made.items() if name in wanted}
+
 
 class Runner:
     """Runs settings in passes of equally many copies, so that a copy without an effect is equal to the last bit.
@@ -110,6 +115,7 @@ class Runner:
         for start in tqdm(starts, desc="patching", unit="pass", disable=None if progress else True, leave=False):
             chunk = settings[start : start + n]
             full = chunk + [chunk[-1]] * (n - len(chunk))
+            self.rows.keep(cell.name for cell in chunk)
             found = self._metrics(self.model.run_with_hooks(copies, (), self._edits(full), self.remote), n)
             for slot, setting in enumerate(chunk):
                 yield setting, found[slot], found[slot] - plain[slot]
