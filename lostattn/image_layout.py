@@ -110,7 +110,7 @@ def image_layouts(batch: Batch) -> list[ImageLayout] | None:
     from lostattn import cross_layout, tiled_layouts
 
     tiled = (tiled_layouts.any_resolution, tiled_layouts.framed, cross_layout.crossed)
-    for layout in (_packed, *tiled, _sized, _whole):
+    for layout in (_packed, *tiled, _positioned, _sized, _whole):
         found = layout(batch)
         if found is not None:
             return found
@@ -119,20 +119,52 @@ def image_layouts(batch: Batch) -> list[ImageLayout] | None:
 
 def _packed(batch: Batch) -> list[ImageLayout] | None:
     """Pictures resized to whole tokens, each with its own number of them; the grid is in the inputs."""
-    thw = batch.inputs.get("image_grid_thw")
+    thw = next((batch.inputs[name] for name in _GRIDS if name in batch.inputs), None)
     if thw is None:
         return None
-    images = getattr(batch.processor, "image_processor", None)
-    merge = batch.number("merge_size", images) or batch.number("spatial_merge_size", batch.vision, batch.config) or 1
+    shapes = [(1, *row) if len(row) == 2 else tuple(row) for row in thw.tolist()]
+    patches = sum(frames * high * wide for frames, high, wide in shapes)
+    merge = _packed_merge(batch, patches)
+    framed = (
+        not merge and sum(_with_newlines(shape, m) for shape in shapes for m in [_said_merge(batch)]) == batch.tokens
+    )
+    merge = merge or _said_merge(batch)
     sizes = batch.flat_sizes
-    known = sizes if sizes is not None and len(sizes) == len(thw) else [(None, 1)] * len(thw)
+    known = sizes if sizes is not None and len(sizes) == len(shapes) else [(None, 1)] * len(shapes)
     layouts = []
-    for (frames, high, wide), (size, _) in zip(thw.tolist(), known, strict=True):
+    for (frames, high, wide), (size, _) in zip(shapes, known, strict=True):
         # The picture is resized to exactly these patches, so the grid covers all of it.
         covers = None if size is None else (0.0, 0.0, float(size[0]), float(size[1]))
         grid = PatchGrid(high // merge, wide // merge, frames, size, merge, covers)
-        layouts.append(ImageLayout(len(grid), grid, tuple(range(len(grid))), rows=frames * high * wide))
+        order = tuple(range(len(grid)))
+        if framed:  # a token before, a newline after each row, a token behind
+            lines = [(*order[r * grid.cols : (r + 1) * grid.cols], SEPARATOR) for r in range(frames * grid.rows)]
+            order = (SEPARATOR, *(one for line in lines for one in line), SEPARATOR)
+        layouts.append(ImageLayout(len(order), grid, order, rows=frames * high * wide))
     return layouts
+
+
+_GRIDS = ("image_grid_thw", "grid_thws", "image_grid_hw")
+
+
+def _said_merge(batch: Batch) -> int:
+    """Patches along each side of a token, as the processor and the config of a packing family say it."""
+    images = getattr(batch.processor, "image_processor", None)
+    return batch.number("merge_size", images) or batch.number("spatial_merge_size", batch.vision, batch.config) or 1
+
+
+def _packed_merge(batch: Batch, patches: int) -> int | None:
+    """What is said, if it makes the right number of tokens; else the merge that does; None where none does."""
+    if patches == batch.tokens * (said := _said_merge(batch)) ** 2:
+        return said
+    ratio = round((patches / batch.tokens) ** 0.5) if batch.tokens else 0
+    return ratio if ratio and patches == batch.tokens * ratio**2 else None
+
+
+def _with_newlines(shape: tuple[int, ...], merge: int) -> int:
+    """The tokens of a grid with one before it, one after each row, and one behind it."""
+    frames, high, wide = shape
+    return frames * (high // merge) * (wide // merge + 1) + 2
 
 
 def _sized(batch: Batch) -> list[ImageLayout] | None:
@@ -158,6 +190,25 @@ def _sized(batch: Batch) -> list[ImageLayout] | None:
             note = shown if isinstance(shown, str) else "its processor's sizes do not say"
             grid = replace(grid, note=note)
         layouts.append(ImageLayout(rows * cols, grid, tuple(range(rows * cols))))
+    return layouts
+
+
+def _positioned(batch: Batch) -> list[ImageLayout] | None:
+    """Patches that say their own column and row, pooled in squares (Gemma 4); -1 where there is none."""
+    places = batch.inputs.get("image_position_ids")
+    pool = batch.number("pooling_kernel_size", batch.vision)
+    if places is None or places.ndim != 3 or not pool:
+        return None
+    shapes = [(int(y) // pool, int(x) // pool) for x, y in (places.amax(1) + 1).tolist()]
+    if sum(rows * cols for rows, cols in shapes) != batch.tokens:
+        return None
+    known = batch.flat_sizes
+    layouts = []
+    for k, (rows, cols) in enumerate(shapes):
+        size = known[k][0] if known is not None and len(known) == len(shapes) else None
+        covers = None if size is None else (0.0, 0.0, float(size[0]), float(size[1]))
+        grid = PatchGrid(rows, cols, size=size, merge=pool, covers=covers)
+        layouts.append(ImageLayout(len(grid), grid, tuple(range(len(grid)))))
     return layouts
 
 
