@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
@@ -30,6 +32,25 @@ class CrossKeys:
     def resolve(self, image: int | None = None) -> Bool[Tensor, "batch key"]:
         """The keys of one image of each item, or of every image."""
         return self.image_index >= 0 if image is None else self.image_index == image
+
+    def chosen(self, spec: Any) -> Bool[Tensor, "batch key"]:
+        """The keys that a choice of positions names: images by name, or a mask over the keys; none for the rest."""
+        none = torch.zeros_like(self.image_index, dtype=torch.bool)
+        if isinstance(spec, tuple) and len(spec) == 2 and spec[0] == "image" and type(spec[1]) is int:
+            spec = f"image:{spec[1]}"
+        if isinstance(spec, tuple):
+            return torch.stack([none, *(self.chosen(one) for one in spec)]).any(0)
+        if isinstance(spec, str):
+            for name in map(str.strip, spec.split("|")):
+                if name in ("image", "all"):
+                    none = none | self.resolve()
+                elif (found := re.fullmatch(r"image:(\d+)", name)) is not None:
+                    none = none | self.resolve(int(found[1]))
+            return none
+        mask = torch.as_tensor(spec) if isinstance(spec, Tensor | np.ndarray) else None
+        if mask is not None and mask.dtype == torch.bool and mask.shape[-1:] == none.shape[-1:]:
+            return none | mask.to(none.device)
+        return none
 
     def to(self, device: torch.device | str) -> CrossKeys:
         """The same on another device."""

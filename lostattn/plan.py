@@ -16,7 +16,8 @@ from lostattn.sites import Sites, Slot, served
 
 _PATTERN = ("attn.hook_pattern", "attn.hook_attn_scores")
 
-Positions = tuple[Any, bool]  # a mask [batch, prompt], and whether generated tokens belong to it
+# A mask [batch, prompt], and whether generated tokens belong to it; None with a mask over cross-attention's own keys.
+Positions = tuple[Any, bool | None]
 
 
 @dataclass(frozen=True)

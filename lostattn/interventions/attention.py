@@ -38,10 +38,9 @@ def _checked_mix(mix: Any) -> float:
 
 def _boundary_edits(self: Any, setting: Setting, point: str, kernel: Any, params: dict[str, Any]) -> list[Edit]:
     queries = setting.positions(self.queries)
-    keys = setting.positions(self.keys)
     return [
         Edit(f"blocks.{i}.attn.{point}", kernel, params, self.steps, queries, keys, setting.heads(self.heads))
-        for i in setting.layers(self.layers, f"attn.{point}")
+        for i, keys in setting.keyed(self.keys, self.layers, f"attn.{point}")
     ]
 
 
@@ -169,12 +168,11 @@ def _check_steps_of(source: Source, steps: Any) -> None:
 
 def _replacing(self: Any, setting: Setting, align: str, percentiles: Any) -> list[Edit]:
     queries = setting.positions(self.queries)
-    keys = setting.positions(self.keys)
     heads = setting.heads(self.heads)
     weights = getattr(self, "space", "scores") == "weights"
     observers: list[Edit] = []
     out: list[Edit] = []
-    for i in setting.layers(self.layers, "attn.hook_pattern"):
+    for i, keys in setting.keyed(self.keys, self.layers, "attn.hook_pattern"):
         drawn = self.source.draw(setting, i, self.keys)
         observers += [e for e in drawn.observers if e.name not in {o.name for o in observers}]
         params: dict[str, Any] = {"draw": drawn.kernel, "draw_params": drawn.params, "mix": self.mix}

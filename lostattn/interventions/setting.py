@@ -77,9 +77,48 @@ class Setting:
             token_map.resolve(spec, need=True)
         return chosen, extends
 
+    def keyed(self, spec: Any, layers: Layers, point: str) -> list[tuple[int, Positions]]:
+        """The layers meant that have keys of this choice, each with them.
+
+        A model that reads pictures through cross-attention has them as keys of those layers and nowhere else: there
+        ``"image"`` (``"image:0"``, ``"all"``, a mask over the keys) names those, and in the other layers positions.
+
+        Raises:
+            InputError: as `positions`; no layer that was asked for has a key of this choice.
+        """
+        cross = self.prompt.token_map.cross
+        meant = self.layers(layers, point)
+        if cross is None:
+            positions = self.positions(spec)
+            return [(i, positions) for i in meant]
+        crossing = [i for i in meant if self.crosses(i)]
+        keys = cross.chosen(spec)
+        out: list[tuple[int, Positions]] = [(i, (keys, None)) for i in crossing if keys.any()]
+        if len(crossing) < len(meant) and not _over_keys(spec, keys.shape[-1]):
+            positions = (self.prompt.token_map.resolve(spec), self.prompt.token_map.extends(spec))
+            if positions[0].any() or positions[1]:
+                out += [(i, positions) for i in meant if i not in crossing]
+        if not out:
+            where = [i for i in range(len(self.sites.architecture.stack.blocks)) if self.crosses(i)]
+            raise InputError(
+                f"keys={spec!r} names no key in layers {meant}. This model reads pictures through cross-attention: "
+                f"image keys are in layers {where}, and all others are positions of text."
+            )
+        return sorted(out, key=lambda one: one[0])
+
+    def crosses(self, layer: int) -> bool:
+        """Whether a layer's attention looks at a picture rather than at the sequence."""
+        block = self.model.get_submodule(self.sites.architecture.stack.blocks[layer].path)
+        return any("cross_attn" in name for name, _ in block.named_children())
+
     def seeds(self, seed: int, *parts: Any) -> list[int]:
         """One seed for each item of the batch, from its identity and ``parts``, whatever its batch mates are."""
         return [stable_seed(seed, item, *parts) for item in self.prompt.ids]
+
+
+def _over_keys(spec: Any, n_keys: int) -> bool:
+    """Whether a choice is a mask over the keys of cross-attention, which says nothing about positions."""
+    return getattr(spec, "shape", ())[-1:] == (n_keys,)
 
 
 def stable_seed(*parts: Any) -> int:

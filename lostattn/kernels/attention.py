@@ -147,9 +147,12 @@ def now(positions, step: int, n: int):
 
     Each step after the prompt's pass adds one token, which belongs to the choice where ``extends`` says so. The ``n``
     rows or keys at hand are the last ones: a window lets go of those before. What there is more of than positions (room
-    for tokens to come in a cache of fixed length, or the keys of an encoder) comes behind them and is not chosen.
+    for tokens to come in a cache of fixed length, or the keys of an encoder) comes behind them and is not chosen. Where
+    ``extends`` is ``None`` the choice is among keys that no step adds to, those of cross-attention, and stays as it is.
     """
     mask, extends = positions
+    if extends is None:
+        return mask
     if step:
         more = torch.full((mask.shape[0], step), extends, dtype=torch.bool, device=mask.device)
         mask = torch.cat([mask, more], dim=1)

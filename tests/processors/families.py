@@ -43,8 +43,8 @@ class Family:
     config: Any
     cut: tuple[str, ...] = ("out_proj", "o_proj", "attn.proj")
 
-    def model(self, seed: int = 0) -> nn.Module:
-        """A random model whose vision tower mixes nothing."""
+    def model(self, seed: int = 0, mixing: bool = False) -> nn.Module:
+        """A random model whose vision tower mixes nothing, unless it is asked to."""
         from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES as NAMES
 
         torch.manual_seed(seed)
@@ -56,7 +56,7 @@ class Family:
                     nn.init.normal_(parameter, std=parameter[0].numel() ** -0.5)
                 elif "gate" in path:
                     nn.init.ones_(parameter)
-                if "vis" in path and any(f"{name}." in path for name in self.cut):
+                if not mixing and "vis" in path and any(f"{name}." in path for name in self.cut):
                     nn.init.zeros_(parameter)
         return model
 
