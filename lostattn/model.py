@@ -27,7 +27,7 @@ from lostattn.interventions.setting import Setting
 from lostattn.model_kinds import is_text_only
 from lostattn.plan import Edit, Reduction
 from lostattn.point import Point
-from lostattn.presence import check_reached
+from lostattn.presence import check_maker, check_reached, check_seen
 from lostattn.prompt import Prompt, build_prompt
 from lostattn.sites import NamesFilter, Sites, served
 from lostattn.without_processor import NoProcessor
@@ -305,7 +305,10 @@ class LVLM:
         return selftest(self, None if prompt is None else self._prompted(prompt))
 
     def _prompted(self, prompt: Any) -> Prompt:
-        return prompt if isinstance(prompt, Prompt) else self.prompt(prompt)
+        if not isinstance(prompt, Prompt):
+            return self.prompt(prompt)
+        check_maker(prompt, self.processor, self.name)
+        return prompt
 
     def _inputs(self, prompt: Prompt) -> dict[str, Any]:
         device = "cpu" if self.is_described_only else next(self.hf.parameters()).device
@@ -343,6 +346,7 @@ class LVLM:
         for edit in edits:
             self.sites.editable(edit.name)
         check_reached(prompt, [edit.name for edit in edits])
+        check_seen(prompt, edits, self.hf, self.architecture)
         return edits
 
     def _run(self, prompt: Prompt, names: Sequence[str], edits: Sequence[Edit]) -> tuple[Tensor, dict[str, Any]]:

@@ -27,6 +27,8 @@ class Prompt:
             interventions are seeded with it, so that what is drawn for an item does not depend on its batch
             mates.
         str_tokens: for each item, the text of the token at each position; ``"<image>"`` for an image's.
+        maker: the processor that it was made with, by its class and the size of its vocabulary; empty where there was
+            none. A model refuses a prompt of another's.
 
     `prompt[i]`, `prompt[1:3]` and `prompt[[0, 2]]` are prompts of those items, without the padding that the
     others needed; iterating gives one prompt an item.
@@ -38,6 +40,7 @@ class Prompt:
     images: tuple[tuple[Image.Image, ...], ...]
     ids: tuple[str, ...]
     str_tokens: tuple[tuple[str, ...], ...]
+    maker: str = ""
 
     @property
     def batch(self) -> int:
@@ -67,7 +70,9 @@ class Prompt:
             self,
             inputs=self._inputs_of(rows, cut),
             token_map=self.token_map.select(rows, cut),
-            **{name: tuple(getattr(self, name)[i] for i in rows) for name in ("texts", "images", "ids")},
+            texts=tuple(self.texts[i] for i in rows),
+            images=tuple(self.images[i] for i in rows),
+            ids=tuple(self.ids[i] for i in rows),
             str_tokens=tuple(self.str_tokens[i][cut] for i in rows),
         )
 

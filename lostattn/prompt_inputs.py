@@ -62,6 +62,14 @@ def placeholder(processor: Any, config: Any) -> str:
     return str(processor.tokenizer.convert_ids_to_tokens(token))
 
 
+def maker_of(processor: Any) -> str:
+    """What a prompt remembers of the processor that made it; empty for a model without one."""
+    tokenizer = getattr(processor, "tokenizer", None)
+    if tokenizer is None or not hasattr(tokenizer, "__len__"):
+        return ""
+    return f"{type(processor).__name__}, {len(tokenizer)} tokens"
+
+
 def mark_id(processor: Any, config: Any) -> int | None:
     """The id of what stands in an image's place in a text, where it is another than an image token (Gemma 3)."""
     image_id, own = image_token_id(processor, config), getattr(processor, "image_token", None)
@@ -98,6 +106,7 @@ def assemble(
         tuple(pictures),
         tuple(names),
         _token_texts(processor.tokenizer, ids, image_id, token_map),
+        maker_of(processor),
     )
 
 

@@ -38,7 +38,7 @@ def render(
     Raises:
         InputError: as many placeholders as images are not there; the template refuses the turn.
     """
-    if not _has_template(processor):
+    if not has_template(processor):
         if system is not None:
             raise InputError("This processor has no chat template to put a system text into; write it in the text.")
         rendered = Rendered(text + (answer or ""), 0, (0, len(text)), len(text) if answer else None)
@@ -48,7 +48,7 @@ def render(
     if found != n_images:
         hint = (
             "Without a chat template the text must hold them itself."
-            if not _has_template(processor)
+            if not has_template(processor)
             else f"Write {placeholder!r} once for each image, or not at all: the images are then put first."
         )
         raise InputError(
@@ -102,7 +102,7 @@ def recover(processor: Any, decoded: str, text: str | None, n_images: int, place
         n_images: how many images the prompt holds.
         placeholder: the processor's image placeholder.
     """
-    if _has_template(processor):
+    if has_template(processor):
         # The images stand where the template puts them, or the text held its own placeholders.
         for shown in dict.fromkeys((n_images, 0)):
             before, after = _around(processor, shown, None)
@@ -174,6 +174,7 @@ def _apply(processor: Any, text: str, n_images: int, system: str | None, answer:
         raise InputError(f"The processor's chat template refuses this prompt: {error}.") from error
 
 
-def _has_template(processor: Any) -> bool:
+def has_template(processor: Any) -> bool:
+    """Whether a processor has a chat template to render turns with."""
     own = getattr(processor, "chat_template", None)
     return bool(own or getattr(getattr(processor, "tokenizer", None), "chat_template", None))

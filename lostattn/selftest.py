@@ -27,6 +27,8 @@ from lostattn.kernels.attention import mixed_values
 from lostattn.model_kinds import is_text_only
 from lostattn.plan import Edit
 from lostattn.presence import has_picture, reached
+from lostattn.prompt_inputs import placeholder
+from lostattn.rendering import has_template
 from lostattn.settling import Seen, settle, watch
 
 if TYPE_CHECKING:
@@ -92,7 +94,11 @@ def sample_picture() -> Image.Image:
 
 def sample_prompt(model: LVLM) -> Prompt:
     """What the proof is run on: a small picture and two words, or words alone where the model takes no pictures."""
-    return model.prompt("What is this?", images=None if is_text_only(model.hf.config) else [sample_picture()])
+    if is_text_only(model.hf.config):
+        return model.prompt("What is this?")
+    # Without a chat template (PaliGemma) the text itself says where the picture stands.
+    mark = "" if has_template(model.processor) else placeholder(model.processor, model.hf.config)
+    return model.prompt(f"{mark}What is this?", images=[sample_picture()])
 
 
 def selftest(model: LVLM, prompt: Prompt | None = None) -> Report:

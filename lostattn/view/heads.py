@@ -13,7 +13,7 @@ from torch import Tensor
 from lostattn.errors import InputError
 from lostattn.view.drawing import Drawing, colored, element
 from lostattn.view.image import attention_on_image
-from lostattn.view.reading import pattern, pick_heads, token_labels
+from lostattn.view.reading import n_cross_keys, pattern, pick_heads, token_labels
 
 LONGEST = 300
 """Positions up to which whole patterns are drawn; a browser is slow to draw 300 x 300 cells a head."""
@@ -42,7 +42,10 @@ def attention(cache: Any, prompt: Any, layer: int, item: int = 0, heads: Sequenc
     names = [f"H{head}" for head in chosen]  # longer ones run into each other above the small patterns
     title = f"Attention in layer {layer}"
     pictures = _pictures(cache, prompt, layer, item, chosen)
-    patterns = _heads(values[torch.as_tensor(chosen)], labels, names)
+    if n_cross_keys(prompt) and values.shape[-1] == n_cross_keys(prompt):
+        patterns = "<p>The keys of this layer are the patches of the pictures, not the tokens of the prompt.</p>"
+    else:
+        patterns = _heads(values[torch.as_tensor(chosen)], labels, names)
     # The patterns get twice the width of the pictures, and stand below them where the page is narrow.
     body = (
         f'<div style="flex: 1 1 18rem; min-width: 0">{pictures}</div>\n'

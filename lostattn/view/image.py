@@ -34,10 +34,14 @@ def overlay(
 ) -> matplotlib.figure.Figure:
     """A heat map of patches over their picture, with the picture itself beside it.
 
+    Of a picture that is cut into tiles, all tiles are drawn where they lie, and the thumbnail's larger patches, which
+    lie over them, on a picture of their own.
+
     Args:
         image: a PIL image, or an array [height, width, channel].
         values: one per patch, [patch] (with a grid) or [row, col].
-        grid: a `PatchGrid`, whose pixel boxes are used; without one, the patches divide the picture evenly.
+        grid: a `PatchGrid` or `TiledGrid`, whose pixel boxes are used; without one, the patches divide the picture
+            evenly.
         title: what is shown.
         label: what the values are, with their unit.
         limits: the values of the darkest and the lightest colour; 0 (or the lowest) and the highest if None.
@@ -51,14 +55,16 @@ def overlay(
 
     boxes, numbers = _boxes(image, values, grid)
     low, high = limits or _limits(numbers)
-    figure = new_figure(7.2, 3.4)
-    left, right = figure.subplots(1, 2)
+    sheets = _sheets(grid, len(numbers))
+    figure = new_figure(3.8 + 3.4 * len(sheets), 3.4)
+    left, *others = figure.subplots(1, 1 + len(sheets))
     _draw_picture(left, image)
     left.set_title("picture", fontsize=10)
-    mappable = _draw_patches(right, image, boxes, numbers, (low, high), float(opacity))
-    right.set_title(f"{label}, {len(numbers)} patches", fontsize=10)
-    _draw_marks((left, right), marks)
-    figure.colorbar(mappable, ax=right, label=label, shrink=0.85)
+    for right, (name, own) in zip(others, sheets, strict=True):
+        mappable = _draw_patches(right, image, boxes[own], numbers[own], (low, high), float(opacity))
+        right.set_title(f"{name or label}, {len(own)} patches", fontsize=10)
+    _draw_marks((left, *others), marks)
+    figure.colorbar(mappable, ax=others, label=label, shrink=0.85)
     if title:
         figure.suptitle(title, fontsize=11)
     return figure
@@ -79,6 +85,8 @@ def overlays(
 ) -> matplotlib.figure.Figure:
     """A strip of heat maps over one picture, one for each of several sets of values, on one scale of colours.
 
+    Of a picture that is cut into tiles, one for the tiles and one for the thumbnail of each.
+
     Args:
         image: a PIL image, or an array [height, width, channel].
         values: [panel, patch] (with a grid) or [panel, row, col].
@@ -98,8 +106,13 @@ def overlays(
 
     if not len(values) or len(values) != len(titles):
         raise InputError(f"there are {len(values)} sets of values and {len(titles)} titles; give one title for each.")
-    drawn = [_boxes(image, one, grid) for one in values]
-    low, high = limits or _limits(np.stack([numbers for _, numbers in drawn]))
+    full = [_boxes(image, one, grid) for one in values]
+    low, high = limits or _limits(np.stack([numbers for _, numbers in full]))
+    drawn, names = [], []
+    for (boxes, numbers), words in zip(full, titles, strict=True):
+        for name, own in _sheets(grid, len(numbers)):
+            drawn.append((boxes[own], numbers[own]))
+            names.append(f"{words}, {name}" if name else words)
     wide = max(2, min(columns, len(drawn) + 1))
     deep = -(-(len(drawn) + 1) // wide)
     side = min(1.7, 15 / wide)
@@ -107,7 +120,7 @@ def overlays(
     axes = figure.subplots(deep, wide, squeeze=False).ravel()
     _draw_picture(axes[0], image)
     axes[0].set_title("picture", fontsize=9)
-    for where, (boxes, numbers), words in zip(axes[1:], drawn, titles, strict=False):
+    for where, (boxes, numbers), words in zip(axes[1:], drawn, names, strict=False):
         mappable = _draw_patches(where, image, boxes, numbers, (low, high), float(opacity))
         where.set_title(words, fontsize=9)
     for spare in axes[len(drawn) + 1 :]:
@@ -134,7 +147,8 @@ def attention_on_image(
 ) -> matplotlib.figure.Figure:
     """The attention of one query to an image's patches: a row of small pictures a layer, one for each head.
 
-    All share one scale of colours. Above each stands the share of the query's attention that the image gets.
+    Of a picture that is cut into tiles, a row for the tiles and one for the thumbnail. All share one scale of colours.
+    Above each stands the share of the query's attention that the patches drawn there get.
 
     Args:
         cache: holds ``cache["pattern", layer]``, [batch, head, query, key].
@@ -161,18 +175,20 @@ def attention_on_image(
     chosen = pick_heads(heads, len(rows[layers[0]]))
     values = {layer: on_patches(row[torch.as_tensor(chosen)], prompt, item, image) for layer, row in rows.items()}
     limits = (0.0, max(float(v.max()) for v in values.values()) or 1.0)
-    panels = [(layer, head) for layer in layers for head in (None, *chosen)]
-    wide = min(columns or len(panels), len(panels)) if len(layers) == 1 else 1 + len(chosen)
+    sheets = _sheets(grid, values[layers[0]].shape[-1])
+    panels = [(layer, sheet, head) for layer in layers for sheet in sheets for head in (None, *chosen)]
+    wide = min(columns or len(panels), len(panels)) if len(layers) * len(sheets) == 1 else 1 + len(chosen)
     high = -(-len(panels) // wide)
     side = min(1.55, 15 / wide)
     figure = new_figure(max(side * wide + 0.7, 4.2), side * 1.14 * high + 0.5)
     axes = figure.subplots(high, wide, squeeze=False)
-    for where, (layer, head) in zip(axes.ravel(), panels, strict=False):
+    for where, (layer, (name, own), head) in zip(axes.ravel(), panels, strict=False):
         if head is None:
             _draw_picture(where, picture)
-            where.set_ylabel(f"layer {layer}", fontsize=10)
+            where.set_ylabel(f"layer {layer}" + f", {name}" * bool(name), fontsize=10)
             continue
         boxes, numbers = _boxes(picture, values[layer][chosen.index(head)], grid)
+        boxes, numbers = boxes[own], numbers[own]
         mappable = _draw_patches(where, picture, boxes, numbers, limits, float(opacity))
         where.set_title(f"head {head}: {100 * numbers.sum():.0f} %", fontsize=9)
     for spare in axes.ravel()[len(panels) :]:
@@ -199,11 +215,11 @@ def _boxes(image: Any, values: Any, grid: Any) -> tuple[np.ndarray, np.ndarray]:
         raise InputError("values holds NaN or infinity, which has no colour. Pass numbers for every patch.")
     if grid is not None:
         boxes = np.asarray(grid.boxes())
-        shapes = ((len(boxes),), (grid.rows, grid.cols))
-        if numbers.shape not in shapes:
+        shapes = [(tile.rows, tile.cols) for tile in grid.tiles] if len(grid.tiles) == 1 else []
+        if numbers.shape not in (*shapes, (len(boxes),)):
             raise InputError(
-                f"values has the shape {numbers.shape}, but the grid has {grid.rows} x {grid.cols} patches. "
-                f"Pass one value for each, {shapes[1]} or {shapes[0]}."
+                f"values has the shape {numbers.shape}, but the grid has {grid} patches. "
+                f"Pass one value for each, {' or '.join(map(str, (*shapes, (len(boxes),))))}."
             )
         return boxes, numbers.reshape(-1)
     if numbers.ndim != 2:
@@ -213,6 +229,18 @@ def _boxes(image: Any, values: Any, grid: Any) -> tuple[np.ndarray, np.ndarray]:
     row, col = np.divmod(np.arange(rows * cols), cols)
     edges = [col * width / cols, row * height / rows, (col + 1) * width / cols, (row + 1) * height / rows]
     return np.stack(edges, axis=1), numbers.reshape(-1)
+
+
+def _sheets(grid: Any, n: int) -> list[tuple[str, np.ndarray]]:
+    """Patches that can be drawn on one picture without lying over one another: a name, and which they are."""
+    tiles = () if grid is None else grid.tiles
+    if len(tiles) < 2:
+        return [("", np.arange(n))]
+    ends = np.cumsum([len(tile) for tile in tiles])
+    found: dict[str, list[int]] = {"tiles": [], "thumbnail": []}
+    for tile, end in zip(tiles, ends, strict=True):
+        found["thumbnail" if tile.role == "thumbnail" else "tiles"] += range(end - len(tile), end)
+    return [(name, np.array(own)) for name, own in found.items() if own]
 
 
 def _limits(numbers: np.ndarray) -> tuple[float, float]:

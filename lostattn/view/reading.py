@@ -36,8 +36,7 @@ def token_labels(prompt: Any, item: int) -> list[str]:
     for position in real_positions(prompt, item).tolist():
         image, patch = images[position], patches[position]
         if image >= 0 and patch >= 0 and grids[image]:
-            row, col = divmod(patch, grids[image].cols)
-            labels.append(f"img{'' if len(grids) == 1 else image}[{row},{col}]")
+            labels.append(f"img{'' if len(grids) == 1 else image}[{grids[image].name(patch)}]")
         else:
             # A line break would tear a row of tokens apart.
             labels.append(prompt.str_tokens[item][position].replace("\n", "⏎"))
@@ -47,18 +46,22 @@ def token_labels(prompt: Any, item: int) -> list[str]:
 def pattern(cache: Any, prompt: Any, layer: int, item: int) -> Float[Tensor, "head query key"]:
     """The attention of one item at its real keys; its real queries, or the single one that was kept.
 
+    In a layer that reads pictures through cross-attention the keys are all of the pictures'.
+
     Raises:
         InputError: the cache holds another prompt's pattern.
     """
     found = cache["pattern", layer]
     positions = real_positions(prompt, item)
     batch, n_pos = prompt.token_map.real.shape
-    if found.ndim != 4 or found.shape[0] != batch or found.shape[3] != n_pos:
+    crossed = found.ndim == 4 and found.shape[0] == batch and found.shape[3] == n_cross_keys(prompt)
+    if not crossed and (found.ndim != 4 or found.shape[0] != batch or found.shape[3] != n_pos):
         raise InputError(
             f"The pattern of layer {layer} has the shape {tuple(found.shape)}, but the prompt has {batch} "
             f"items of {n_pos} positions. Pass the prompt that the cache was made with."
         )
-    kept = found[item].detach().float().cpu()[:, :, positions]
+    kept = found[item].detach().float().cpu()
+    kept = kept if crossed else kept[:, :, positions]
     return kept[:, positions] if kept.shape[1] == n_pos else kept[:, -1:]
 
 
@@ -76,17 +79,24 @@ def pick_heads(heads: Sequence[int] | int | None, n_heads: int) -> list[int]:
     return chosen
 
 
+def n_cross_keys(prompt: Any) -> int:
+    """How many keys a cross-attention layer has of a prompt's pictures; 0 where pictures are tokens."""
+    cross = prompt.token_map.cross
+    return 0 if cross is None else int(cross.image_index.shape[1])
+
+
 def on_patches(values: Float[Tensor, "*lead real"], prompt: Any, item: int, image: int) -> Float[Tensor, "*lead patch"]:
-    """Of values at the real positions, those at an image's patches, in the order of its grid.
+    """Of values at the real positions (or at cross-attention's keys), those at an image's patches, in its grid's order.
 
     Raises:
         InputError: there is no such image, or its grid is not known.
     """
     picture_and_grid(prompt, item, image)
-    positions = real_positions(prompt, item)
-    token_map = prompt.token_map
-    own = token_map.image_index[item].cpu()[positions] == image
-    patch = token_map.patch_index[item].cpu()[positions]
+    where, positions = prompt.token_map, real_positions(prompt, item)
+    if where.cross is not None and values.shape[-1] == n_cross_keys(prompt):
+        where, positions = where.cross, torch.arange(values.shape[-1])
+    own = where.image_index[item].cpu()[positions] == image
+    patch = where.patch_index[item].cpu()[positions]
     at = (own & (patch >= 0)).nonzero().flatten()
     out = torch.zeros(*values.shape[:-1], len(at))
     out[..., patch[at].long()] = values[..., at].float().cpu()

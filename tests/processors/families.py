@@ -328,8 +328,8 @@ def smolvlm() -> Family:
     return Family("smolvlm", processor, _idefics_config("smolvlm", processor, 384, 14, 3))
 
 
-def mllama() -> Family:
-    """meta-llama/Llama-3.2-11B-Vision-Instruct."""
+def mllama(side: int = 560) -> Family:
+    """meta-llama/Llama-3.2-11B-Vision-Instruct; `side`: smaller tiles, for tests that run many passes."""
     marks = [
         "<|begin_of_text|>",
         "<|image|>",
@@ -339,7 +339,7 @@ def mllama() -> Family:
         "<|end_header_id|>",
     ]
     processor = transformers.MllamaProcessor(
-        transformers.MllamaImageProcessorPil(size={"height": 560, "width": 560}, max_image_tiles=4, **CLIP),
+        transformers.MllamaImageProcessorPil(size={"height": side, "width": side}, max_image_tiles=4, **CLIP),
         tokenizer(marks, bos="<|begin_of_text|>"),
         chat_template=template(
             "<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\n", "<|image|>",
@@ -351,7 +351,7 @@ def mllama() -> Family:
     )
     config = transformers.MllamaConfig(
         vision_config={
-            "image_size": 560, "patch_size": 14, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1,
+            "image_size": side, "patch_size": 14, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1,
             "num_global_layers": 1, "attention_heads": 2, "max_num_tiles": 4, "vision_output_dim": 32,
             "intermediate_layers_indices": [0],
             "supported_aspect_ratios": [[1, 1], [1, 2], [1, 3], [1, 4], [2, 1], [2, 2], [3, 1], [4, 1]],
