@@ -11,6 +11,7 @@ from tiny import bare as bare_model
 
 import lostattn as la
 from lostattn.errors import InputError
+from lostattn.reductions import update_metrics
 
 NEW = 5
 
@@ -241,7 +242,8 @@ def test_an_edit_that_a_single_pass_never_reaches_is_refused(tiny_llava, shapes_
     prompt = tiny_llava.prompt(shapes_questions[0])
     late = la.KnockOut("last", "image", steps="decode")
     for run in (tiny_llava.run_with_cache, tiny_llava.run_with_hooks, tiny_llava.measure):
-        arguments = {"interventions": late} | ({"metrics": []} if run == tiny_llava.measure else {})
+        numbers = {"metrics": update_metrics(tiny_llava, prompt, [1])} if run == tiny_llava.measure else {}
+        arguments = {"interventions": late} | numbers
         with pytest.raises(InputError, match="act at decoding steps alone, and a single pass has none"):
             run(prompt, **arguments)
     assert tiny_llava.generate(prompt, late, max_new_tokens=2).tokens.shape[1] == 2

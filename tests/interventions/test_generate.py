@@ -16,6 +16,7 @@ from interventions.test_vision_prior import PRIORS
 from torch import Tensor
 
 import lostattn as la
+from lostattn.interventions import EarlyProjection
 from lostattn.interventions.complexity import prompt_complexity
 from lostattn.interventions.setting import stable_seed
 
@@ -295,3 +296,95 @@ def test_two_means_in_one_sum_remember_apart(pair):
 
     tokens, want = hooked_loop(pair, pair.prompt, {(2, "mlp"): change})
     torch.testing.assert_close(reference.generated(pair.model, pair.prompt, edit, tokens), want, **CLOSE)
+
+
+def test_dirichlet_draws_anew_at_each_step(pair):
+    prompt, n = pair.prompt, pair.prompt.n_pos
+    image = prompt.token_map["image"][0]
+
+    def weights(pattern, layer):
+        if layer != 4:
+            return pattern
+        pattern = pattern.clone()
+        for r in range(n - 1, pattern.shape[2]):
+            generator = torch.Generator().manual_seed(stable_seed(7, prompt.ids[0], "dirichlet", layer) + r - (n - 1))
+            waiting = -torch.rand((8, 1, int(image.sum())), generator=generator)[:, 0].log()
+            old = pattern[0, :, r, :n][:, image]
+            new = waiting / waiting.sum(-1, keepdim=True) * old.sum(-1, keepdim=True)
+            pattern[0, :, r, :n] = pattern[0, :, r, :n].masked_scatter(image.expand(8, n), new)
+        return pattern
+
+    compare(pair, prompt, la.ReplaceAttention(la.Dirichlet(seed=7), layers=4), weights=weights)
+
+
+def test_rows_of_the_prompt_are_drawn_anew_at_each_step(pair, prompt):
+    def change(x: Tensor) -> Tensor:
+        n, out = prompt.n_pos, x.clone()
+        for b in range(len(x)):
+            real = prompt.token_map["all"][b]
+            pool, seed = x[b, :n][real], stable_seed(3, prompt.ids[b], "resample", 2)
+            for step in range(x.shape[1] - n + 1):
+                generator = torch.Generator().manual_seed(seed + step)
+                picks = torch.randint(len(pool), (int(real.sum()) if step == 0 else 1,), generator=generator)
+                if step == 0:
+                    out[b, :n][real] = pool[picks]
+                else:
+                    out[b, n - 1 + step] = pool[picks[0]]
+        return out
+
+    tokens, want = hooked_loop(pair, prompt, {(2, "mlp"): change})
+    got = reference.generated(pair.model, prompt, la.Ablate("mlp", layers=2, to="resample", seed=3), tokens)
+    torch.testing.assert_close(got, want, **CLOSE)
+
+
+def test_a_patch_acts_on_the_prompt_and_is_felt_at_every_step(pair, prompt):
+    image = prompt.token_map["image"]
+    _, other = pair.model.run_with_cache(prompt, "blocks.1.hook_resid_post", la.Ablate("attn", layers=[0, 1]))
+
+    def change(x: Tensor) -> Tensor:
+        out = x.clone()
+        out[:, : prompt.n_pos][image] = other["resid_post", 1][image]
+        return out
+
+    tokens, want = hooked_loop(pair, prompt, {(1, "resid"): change})
+    edit = la.Patch.of(other, "resid_post", layers=1, positions="image")
+    got = reference.generated(pair.model, prompt, edit, tokens)
+    torch.testing.assert_close(got, want, **CLOSE)
+    assert (got - reference.generated(pair.model, prompt, None, tokens)).abs().max() > FAR
+
+
+def test_no_rotation_at_the_prompt_alone(pair):
+    """The prompt's rows meet keys without rotation; the KV cache holds the rotated ones, which later rows meet."""
+    prompt, n = pair.prompt, pair.prompt.n_pos
+    raw: dict[tuple[int, str], Tensor] = {}
+
+    def scores(rows, layer):
+        query, key = (raw[layer, letter].unflatten(-1, (-1, 16)).transpose(1, 2) for letter in "qk")
+        key = key.repeat_interleave(query.shape[1] // key.shape[1], 1)
+        own = (query @ key.transpose(2, 3) * 16**-0.5)[:, :, :n, :n]
+        rows = rows.clone()
+        rows[:, :, :n, :n] = own.masked_fill(rows[:, :, :n, :n] == -torch.inf, -torch.inf)
+        return rows
+
+    with ExitStack() as stack:
+        for layer, block in enumerate(pair.hf.model.language_model.layers):
+            for letter in "qk":
+                module = getattr(block.self_attn, f"{letter}_proj")
+
+                def seen(_, args, out, at=(layer, letter)):
+                    raw[at] = out
+
+                stack.callback(module.register_forward_hook(seen).remove)
+        compare(pair, prompt, la.RemoveRotary(), scores=scores)
+
+
+def test_what_the_projector_reads_is_changed_for_a_whole_generation(pair, prompt):
+    edit = EarlyProjection(1)
+    tokens = pair.model.generate(prompt, edit, max_new_tokens=N_NEW, eos_token_id=-1).tokens
+    got = reference.generated(pair.model, prompt, edit, tokens)
+    for step in range(N_NEW):
+        longer = pair.model.prompt(inputs=reference.extended(prompt.inputs, tokens[:, :step]))
+        single = pair.model.run_with_hooks(longer, interventions=edit)[:, -1]
+        torch.testing.assert_close(got[:, step], single, **CLOSE)
+        assert torch.equal(single.argmax(-1), tokens[:, step])
+    assert (got - reference.generated(pair.model, prompt, None, tokens)).abs().max() > FAR
