@@ -35,7 +35,7 @@ test: env ## Run the tests
 	$(BIN)/pytest -n $(WORKERS) --dist loadfile
 
 test-ndif: env ## Run every remote call against a real NDIF on the loopback interface
-	tests/ndif/with-ndif $(BIN)/pytest tests/ndif -p no:cacheprovider
+	NDIF_EARLY=1 tests/ndif/with-ndif $(BIN)/pytest tests/ndif -p no:cacheprovider
 
 lint: env ## Check style, format and types
 	$(BIN)/ruff check .

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
+from lostattn.calls import check_weights
 from lostattn.errors import UnsupportedModel, nearest
 
 if TYPE_CHECKING:
@@ -36,11 +37,13 @@ def to_transformer_bridge(model: LVLM) -> TransformerBridge:
     (``enable_compatibility_mode`` with its processing) it would do to the model's: load a model of its own for that.
 
     Raises:
+        InputError: the model is described without its weights.
         UnsupportedModel: TransformerLens has no adapter for this architecture.
     """
     from transformer_lens.factories.architecture_adapter_factory import ArchitectureAdapterFactory
     from transformer_lens.model_bridge.sources import build_bridge_from_module
 
+    check_weights(model)
     architecture = type(model.hf).__name__
     ArchitectureAdapterFactory.discover_entry_points()
     adapters = ArchitectureAdapterFactory._adapters

@@ -33,7 +33,7 @@ Remote = bool | str  # here, NDIF, "local", or a service's URL
 class Reading:
     """How the plain values that a pass gives become what the caller asked for."""
 
-    kind: str  # "cache" | "logits" | "numbers" | "measures" (numbers and logits) | "generation"
+    kind: str  # "cache" | "logits" | "numbers" | "measures" (numbers and logits) | "generation" | "raw"
     names: tuple[str, ...] = ()
     device: str | None = None
     dtype: str | None = None
@@ -49,6 +49,8 @@ class Reading:
             return raw["kept"]
         if self.kind == "measures":
             return raw["kept"], raw.get("logits")
+        if self.kind == "raw":
+            return raw
         if self.kind == "generation":
             from lostattn.generation import read_generation
 
@@ -84,6 +86,7 @@ class Call:
     generation: dict[str, Any] | None = None  # settings of ``generate``; None is a single forward pass
     until: int | None = None  # the step of a generation from which on the program has nothing to do
     remember: bool = False  # leave what was kept to later passes of the session instead of bringing it back
+    slope: torch.Tensor | None = None  # a number's gradient at the logits, to be followed back to the pass's probes
     prompt: Prompt | None = field(default=None, compare=False)
 
     def plain(self) -> dict[str, Any]:
@@ -96,6 +99,7 @@ class Call:
             "until": self.until,
             "n_prompt": self.reading.n_pos,
             "remember": self.remember,
+            "slope": self.slope,
         }
 
 
@@ -106,15 +110,24 @@ def carry_out(model: LVLM, call: Call, remote: Remote = False) -> Any:
         InputError: ``remote`` is nothing of the kind, or the model has no weights here and was to run here.
     """
     if remote is False:
-        if model.is_described_only:
-            raise InputError(
-                f"{model.name!r} is described without its weights, so nothing can run here: pass remote=True, "
-                "or load it with its weights: la.load(id)."
-            )
+        check_weights(model)
         return call.reading.read(model, run_here(model.nn, call.plain()), call.prompt)
     from lostattn.remote.session import run_there
 
     return call.reading.read(model, run_there(model, [call], remote)[0], call.prompt)
+
+
+def check_weights(model: LVLM) -> None:
+    """Refuse to run a model here that is only described.
+
+    Raises:
+        InputError: with what to do instead.
+    """
+    if model.is_described_only:
+        raise InputError(
+            f"{model.name!r} is described without its weights, so nothing can run here: pass remote=True, "
+            "or load it with its weights: la.load(id)."
+        )
 
 
 def run_here(root: Any, call: dict[str, Any], session: dict[str, Any] | None = None) -> Raw:
@@ -132,10 +145,10 @@ def run_here(root: Any, call: dict[str, Any], session: dict[str, Any] | None = N
 def open_forward(root: Any, call: dict[str, Any], session: dict[str, Any], backend: Any = None) -> Any:
     """One forward pass as one trace. What it gives, or ``None`` where the backend brings that back some other way."""
     sent = None
-    program, logits = call["program"], call["logits"]
+    program, logits, slope = call["program"], call["logits"], call["slope"]
     travels = backend is not None
     with root.trace(call["inputs"], use_cache=False, backend=backend) as tracer:
-        found = one_pass(root, tracer, program, logits, session)
+        found = one_pass(root, tracer, program, logits, session, slope)
         sent = nnsight.save(leaving(found) if travels else found)
     return sent
 

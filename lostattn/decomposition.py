@@ -20,6 +20,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from lostattn.cache_positions import at_items, at_positions
+from lostattn.described import with_weights
 from lostattn.errors import InputError
 from lostattn.norms import centred, gain, root_mean_square
 from lostattn.passages import head_parts, why_no_heads
@@ -393,7 +394,7 @@ class Decomposition:
         path = architecture.final_norm if end else block.ln2 if mlp_input else block.ln1
         if path is None and not end:
             raise InputError(f"no norm reads the stream before layer {layer}.")
-        return None if path is None else self._model.get_submodule(path)
+        return None if path is None else with_weights(self._model, path)
 
     def _updates(self, end: int, mlp_input: bool = False) -> list[StreamUpdate]:
         """The updates before the input of a layer, or before its FFN."""
@@ -421,7 +422,7 @@ class Decomposition:
         return value.dim() == 3 + self.has_batch_dim
 
     def _unembedding(self) -> Any:
-        return self._model.get_submodule(self._sites.architecture.unembed)
+        return with_weights(self._model, self._sites.architecture.unembed)
 
     def _directions(self, tokens: Any) -> Tensor:
         weight = self.W_U

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from lostattn.described import with_weights
 from lostattn.errors import InputError
 from lostattn.norms import centred, gain, root_mean_square
 from lostattn.passages import Passage, attention_passage, ffn_passage, head_parts, why_no_heads
@@ -40,7 +41,7 @@ def full_decomposition(
         elif kind == "mlp" and expand_neurons:
             path, passage = ffn_passage(cache, i, pos_slice)
             post = cache._at(cache["post", i], pos_slice)
-            module: Any = cache._model.get_submodule(path)
+            module = with_weights(cache._model, path)
             weight = module.weight.detach().to(post.dtype)
             neurons.add(reader.neurons(post, weight, passage), [f"L{i}N{n}" for n in range(post.shape[-1])])
             bias = bias + _bias(cache._model, path, passage, beginning)
@@ -112,7 +113,7 @@ class _Reader:
 
 def _bias(model: nn.Module, path: str, passage: Passage, like: Float[Tensor, "*rest d_model"]) -> Tensor | float:
     """What an output map and the norm after it add whatever they are given."""
-    bias: Any = getattr(model.get_submodule(path), "bias", None)
+    bias: Any = getattr(with_weights(model, path), "bias", None)
     constant = passage.constant
     if bias is not None:
         constant = constant + passage(bias.detach().to(like).expand_as(like)[None])[0]

@@ -7,22 +7,23 @@ point itself, whatever view of the model's own tensor the point is.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-import nnsight
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from lostattn.cache import ActivationCache
+from lostattn.calls import Call, Raw, Reading, Remote, check_weights, open_forward
 from lostattn.errors import InputError, UnknownName, nearest
 from lostattn.interventions.base import Intervention
-from lostattn.kernels.passes import one_pass
+from lostattn.kernels.passes import slopes_of
 from lostattn.kernels.workbench import add_probe, add_probe_rows
 from lostattn.names import get_act_name
-from lostattn.plan import Edit, write
-from lostattn.presence import check_reached, reached
+from lostattn.plan import Edit
+from lostattn.presence import check_reached
+from lostattn.written import kept_names, pass_call
 
 if TYPE_CHECKING:
     from lostattn.model import LVLM
@@ -72,27 +73,31 @@ def gradients(
     metric: Callable[[Tensor], Tensor],
     names: str | Iterable[str],
     interventions: Intervention | None = None,
+    remote: Remote = False,
 ) -> Gradients:
     """Run a prompt and ask how a number depends on what was computed on the way: one forward pass, one backward.
 
     Args:
-        model: the model, with its weights here.
+        model: the model.
         prompt: a prompt, or what ``model.prompt`` makes one of. Items do not depend on each other, so a metric of
             several gives each its own gradients.
         metric: ``logits [item, pos, d_vocab] -> [item]`` or one number; differentiable. One of :mod:`lostattn.answers`,
             for example.
         names: the points, all of which can be edited; also of the vision tower and the projector.
         interventions: run with them; gradients are of the values after them.
+        remote: as in :meth:`lostattn.LVLM.run_with_cache`, as two jobs: the first brings the logits, of which the
+            metric is taken here; the second follows its gradient back. So the metric may be any function of yours.
 
     Raises:
         InputError: a point that cannot be edited, or a metric that depends on nothing.
         UnknownName: a name that nothing answers to.
+        JobFailed: the service runs this key's requests in a sandbox, where there are no gradients; the message says so.
     """
     prompt = model._prompted(prompt)
     asked = [names] if isinstance(names, str) else list(names)
     keys = list(dict.fromkeys(model.sites.editable(name) for name in asked))
     check_reached(prompt, keys)
-    return _pass_and_back(model, prompt, metric, keys, keys, interventions)
+    return _pass_and_back(model, prompt, metric, keys, keys, interventions, remote)
 
 
 def run_with_gradients(
@@ -101,6 +106,7 @@ def run_with_gradients(
     metric: Callable[[Tensor], Tensor],
     names_filter: NamesFilter = None,
     interventions: Intervention | None = None,
+    remote: Remote = False,
 ) -> tuple[Float[Tensor, "batch pos d_vocab"], ActivationCache]:
     """:meth:`lostattn.LVLM.run_with_cache` with ``backward=``: the values that it keeps, and their gradients.
 
@@ -108,11 +114,7 @@ def run_with_gradients(
         InputError: points are named of which none has a gradient; otherwise as :func:`gradients`.
     """
     prompt = model._prompted(prompt)
-    names = model.sites.match(names_filter)
-    chosen = names_filter is None or callable(names_filter)
-    if chosen:
-        names = reached(prompt, names)
-    check_reached(prompt, names)
+    names = kept_names(model, prompt, names_filter)
     keys, refusals = [], []
     for name in names:
         if names_filter is None and name.endswith(SQUARE):
@@ -123,7 +125,7 @@ def run_with_gradients(
             refusals.append(error)
     if not keys:
         raise refusals[0] if refusals else InputError("names_filter accepts no point, so nothing has a gradient.")
-    found = _pass_and_back(model, prompt, metric, names, keys, interventions)
+    found = _pass_and_back(model, prompt, metric, names, keys, interventions, remote)
     return found.logits, found.cache
 
 
@@ -134,28 +136,48 @@ def _pass_and_back(
     names: Sequence[str],
     keys: Sequence[str],
     interventions: Intervention | None,
+    remote: Remote,
 ) -> Gradients:
     """One pass that keeps ``names``, and the gradients of ``keys``."""
-    if model.is_described_only:
-        raise InputError(f"{model.name!r} is described without its weights; gradients need them here: la.load(id).")
     if not callable(metric):
         raise InputError(f"the metric is {metric!r}; expected a function of the logits, such as la.answers.metric(…).")
-    edits = [Edit(name, add_probe_rows if name.endswith(SQUARE) else add_probe, {"name": name}) for name in keys]
-    program = write(model.sites, model.operations, names, [*model._compiled(interventions, prompt), *edits])
+    probing = [Edit(name, add_probe_rows if name.endswith(SQUARE) else add_probe, {"name": name}) for name in keys]
+    edits = [*model._compiled(interventions, prompt), *probing]
+    call = pass_call(model, prompt, Reading("raw"), names, edits)
+    if remote is False:
+        check_weights(model)
+        raw, value = _here(model, call, metric)
+    else:
+        raw, value = _there(model, call, metric, interventions, remote)
+    by_name = {name: raw["slopes"][name].detach() for name in keys}
+    kept = {name: _detached(found) for name, found in raw["kept"].items()}
+    kept |= {f"{name}_grad": grad for name, grad in by_name.items()}
+    cache = ActivationCache(kept, tuple(names), model.sites, model.hf, prompt, {"backward": value})
+    return Gradients(cache, by_name, raw["logits"].detach(), value)
+
+
+def _here(model: LVLM, call: Call, metric: Callable[[Tensor], Tensor]) -> tuple[Raw, float]:
+    """The metric is taken of the pass itself, and followed back through it."""
     shared: dict[str, Any] = {"probes": {}}
     with torch.enable_grad():
-        with model.nn.trace(model._inputs(prompt), use_cache=False) as tracer:
-            found = nnsight.save(one_pass(model.nn, tracer, program, True, shared))
-        logits = found["logits"]
+        raw: Raw = open_forward(model.nn, call.plain(), shared)
+        number = _number(metric, raw["logits"])
+        raw["slopes"] = slopes_of(number, shared["probes"], torch.ones(()))
+    return raw, float(number.detach())
+
+
+def _there(
+    model: LVLM, call: Call, metric: Callable[[Tensor], Tensor], interventions: Intervention | None, remote: Remote
+) -> tuple[Raw, float]:
+    """The metric is taken here, of the logits of a first pass; a second one follows its gradient back."""
+    from lostattn.remote.session import run_there
+
+    logits = model.run_with_hooks(call.prompt, (), interventions, remote).detach().requires_grad_()
+    with torch.enable_grad():
         number = _number(metric, logits)
-        probes = [shared["probes"][name] for name in keys]
-        made = torch.autograd.grad(number, probes, allow_unused=True, materialize_grads=True)
-    by_name = {name: grad.detach() for name, grad in zip(keys, made, strict=True)}
-    kept = {name: _detached(value) for name, value in found["kept"].items()}
-    kept |= {f"{name}_grad": grad for name, grad in by_name.items()}
-    value = float(number.detach())
-    cache = ActivationCache(kept, tuple(names), model.sites, model.hf, prompt, {"backward": value})
-    return Gradients(cache, by_name, logits.detach(), value)
+        (slope,) = torch.autograd.grad(number, logits)
+    (raw,) = run_there(model, [replace(call, slope=slope)], remote)
+    return raw, float(number.detach())
 
 
 def _number(metric: Callable[[Tensor], Tensor], logits: Tensor) -> Float[Tensor, ""]:

@@ -135,9 +135,7 @@ class LVLM:
         if backward is not None:
             from lostattn.gradients import run_with_gradients
 
-            if remote is not False:
-                raise InputError("backward= needs the weights here; leave remote= out.")
-            logits, cache = run_with_gradients(self, prompt, backward, names_filter, interventions)
+            logits, cache = run_with_gradients(self, prompt, backward, names_filter, interventions, remote)
             return logits, cache if device is None and dtype is None else cache.to(device, dtype)
         return carry_out(self, cache_call(self, prompt, names_filter, interventions, device, dtype), remote)
 

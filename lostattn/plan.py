@@ -63,6 +63,7 @@ def write(
     edits: Sequence[Edit] = (),
     reductions: Sequence[Reduction] = (),
     generates: bool = False,
+    by_head: Iterable[str] = (),
 ) -> Program:
     """Write the program of one pass, or of every pass of a generation.
 
@@ -75,8 +76,11 @@ def write(
         reductions: what to reduce to numbers inside the pass.
         generates: the passes are those of a generation, each of which reads the keys of those before it: edited keys
             need not be the same ones at every step, so there too the pass itself must show the pattern.
+        by_head: per-head results among the taps to make inside the pass, by the output map itself; the others are
+            made of z and the map's weights when they are looked at.
     """
-    asked = set(taps)
+    results = {sites.derived[name].needs[0]: name for name in by_head}  # by the z that they are made of
+    asked = set(taps) - set(results.values())
     telling = (*_PATTERN, "attn.hook_rot_k") if generates else _PATTERN
     edited_boundaries = {_boundary(e.name) for e in edits if e.name.endswith(telling)}
     direct = {name for name in asked if _of_pattern(name) and _boundary(name) in edited_boundaries}
@@ -95,7 +99,7 @@ def write(
     for index, slot in enumerate(sites.slots):
         due = [r for r in reductions if last_need[r.name] == index]
         if slot.kind == "tensor":
-            actions = _tensor_actions(slot, kept, edits, held, before, due)
+            actions = _tensor_actions(slot, kept, edits, held, before, due, results)
             if actions:
                 needs_input = any(action.get("reads_input") for action in actions)
                 program.append(
@@ -142,6 +146,7 @@ def _tensor_actions(
     held: set[str],
     before: Mapping[str, str],
     due: Sequence[Reduction],
+    results: Mapping[str, str],
 ) -> list[dict[str, Any]]:
     actions: list[dict[str, Any]] = []
     for name, view in slot.views.items():
@@ -151,6 +156,8 @@ def _tensor_actions(
         actions += [{"verb": "edit", "view": view, **_edit(e)} for e in here]
         if name in kept:
             actions.append({"verb": "tap", "name": name, "view": view})
+        if name in results:
+            actions.append({"verb": "by_head", "name": results[name], "view": view})
         if name in held:
             actions.append({"verb": "hold", "name": name, "view": view})
         if name in before:

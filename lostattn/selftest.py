@@ -21,7 +21,7 @@ import torch
 from PIL import Image
 
 from lostattn.architecture import Block, Update
-from lostattn.calls import Call, Reading, run_here
+from lostattn.calls import Call, Reading, check_weights, run_here
 from lostattn.errors import InputError, UnsupportedModel
 from lostattn.kernels.attention import mixed_values
 from lostattn.model_kinds import is_text_only
@@ -108,6 +108,7 @@ def selftest(model: LVLM, prompt: Prompt | None = None) -> Report:
         UnsupportedModel: a check failed; the message names each.
         InputError: the model has no processor to make a prompt with, and none was given.
     """
+    check_weights(model)
     if prompt is None:
         if model.processor is None:
             raise InputError("the self-test needs a prompt: model.selftest(model.prompt(inputs=…)).")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from lostattn.prompt import Prompt
     from lostattn.sites import NamesFilter
 
+RESULT = "attn.hook_result"
+
 
 def cache_call(
     model: LVLM,
@@ -32,18 +34,9 @@ def cache_call(
 ) -> Call:
     """:meth:`LVLM.run_with_cache`."""
     prompt = model._prompted(prompt)
-    names = _kept_names(model, prompt, names_filter)
+    names = kept_names(model, prompt, names_filter)
     reading = Reading("cache", names, *_place(device, dtype))
     return pass_call(model, prompt, reading, names, model._compiled(interventions, prompt))
-
-
-def _kept_names(model: LVLM, prompt: Prompt, names_filter: NamesFilter) -> tuple[str, ...]:
-    """The points that a filter asks for, of those that this prompt reaches."""
-    names = model.sites.match(names_filter)
-    if names_filter is None or callable(names_filter):
-        names = reached(prompt, names)
-    check_reached(prompt, names)
-    return _without_results(names, names_filter) if model.is_described_only else names
 
 
 def _place(device: str | torch.device | None, dtype: torch.dtype | None) -> tuple[str | None, str | None]:
@@ -51,15 +44,24 @@ def _place(device: str | torch.device | None, dtype: torch.dtype | None) -> tupl
     return None if device is None else str(device), None if dtype is None else str(dtype).removeprefix("torch.")
 
 
-def _without_results(names: tuple[str, ...], names_filter: NamesFilter) -> tuple[str, ...]:
-    """Per-head results are made here, from z and the output weights, which a described model does not have."""
-    results = [name for name in names if name.endswith("attn.hook_result")]
-    if results and names_filter is not None and not callable(names_filter):
-        raise InputError(
-            f"{results[0]!r} needs the model's output weights, and this one is described without them; "
-            f"ask for {results[0].replace('result', 'z')!r}, or load the model with its weights."
-        )
-    return tuple(name for name in names if name not in results)
+def kept_names(model: LVLM, prompt: Prompt, names_filter: NamesFilter) -> tuple[str, ...]:
+    """The points that a ``names_filter`` keeps of a pass on this prompt.
+
+    Of a model without its weights, per-head results are made in the pass and travel; they count as kept where they are
+    asked for, not where everything is: each takes as many times the room of z as there are heads.
+    """
+    names = model.sites.match(names_filter)
+    if names_filter is None or callable(names_filter):
+        names = reached(prompt, names)
+    check_reached(prompt, names)
+    if model.is_described_only and names_filter is None:
+        names = tuple(name for name in names if not name.endswith(RESULT))
+    return names
+
+
+def made_there(model: LVLM, names: Iterable[str]) -> list[str]:
+    """Per-head results that the pass itself must make: those of a model without its weights."""
+    return [name for name in names if name.endswith(RESULT)] if model.is_described_only else []
 
 
 def hooks_call(
@@ -107,14 +109,14 @@ def generate_call(
         InputError: fewer than one token asked for, or beams (their reordering would mix up the items).
     """
     prompt = model._prompted(prompt)
-    names = () if names_filter is None else _kept_names(model, prompt, names_filter)
+    names = () if names_filter is None else kept_names(model, prompt, names_filter)
     if prompt.token_map.cross is not None and any(".attn." in name for name in names):
         raise InputError(
             "names_filter asks for points of the attention, and the pictures of this prompt are keys of "
             "cross-attention layers, which do not grow with the text: keep streams and FFNs, or use run_with_cache."
         )
     edits = model._compiled(interventions, prompt)
-    program = write(model.sites, model.operations, names, edits, generates=True)
+    program = write(model.sites, model.operations, names, edits, (), True, made_there(model, names))
     if "mm_encoder_outputs" in inspect.signature(model.hf.forward).parameters:
         # transformers then looks at the pictures before the prompt's pass begins, so before anything is embedded.
         program = sorted(program, key=lambda event: not event["once"])
@@ -156,7 +158,7 @@ def pass_call(
             "these interventions act at decoding steps alone, and a single pass has none, so nothing would be changed: "
             "use model.generate, or steps='all'."
         )
-    program = write(model.sites, model.operations, names, edits, reductions)
+    program = write(model.sites, model.operations, names, edits, reductions, False, made_there(model, names))
     return Call(model._inputs(prompt), program, reading, logits=reading.kind != "numbers", prompt=prompt)
 
 

@@ -1,11 +1,17 @@
-"""Every public call that takes ``remote=``, as a table: the default tests rehearse it, the NDIF run carries it out."""
+"""Every public call that takes ``remote=``, as tables: the default tests rehearse them, the NDIF run carries them out.
+
+``TABLE`` holds the calls of a model, ``STUDIES`` what is made of several, ``GRADIENTS`` what a sandbox cannot do.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import pandas as pd
 import torch
+from PIL import ImageOps
 from torch import Tensor
 
 import lostattn as la
@@ -80,16 +86,84 @@ TABLE: dict[str, Entry] = {
 }
 
 
+@functools.cache
+def questions() -> list[Any]:
+    """Four questions about two pictures."""
+    return list(la.data.load("shapes", split="test", n=4, seed=1))
+
+
+def _pair(model: la.LVLM) -> tuple[Any, Any, Any]:
+    """A prompt, the same with its picture in other colours, and a metric of its answer."""
+    one = questions()[0]
+    clean = model.prompt(one.text, images=list(one.images))
+    corrupted = model.prompt(one.text, images=[ImageOps.invert(image) for image in one.images])
+    yes, no = (la.answers.answer_tokens(model, one.text, word) for word in ("yes", "no"))
+    return clean, corrupted, lambda logits: la.answers.logit_difference(logits, yes, no)
+
+
+def _sweep(model: la.LVLM, prompt: la.Prompt, remote: Any) -> Any:
+    return la.patching.sweep(
+        model, *_pair(model), ["resid_pre", "pattern"], layers=[1, 3], positions=["image"], remote=remote
+    )
+
+
+def _paths(model: la.LVLM, prompt: la.Prompt, remote: Any) -> Any:
+    return la.patching.path_patch(model, *_pair(model), [("z", 1, 3)], [("q", 3, 1)], remote=remote)
+
+
+def _flow(model: la.LVLM, prompt: la.Prompt, remote: Any) -> Any:
+    edges = {"image -> last": ("last", "image")}
+    return la.experiments.flow(model, questions(), edges, [[0, 1]], batch_size=2, progress=False, remote=remote)
+
+
+def _direction(model: la.LVLM, prompt: la.Prompt, remote: Any) -> Any:
+    return la.means.difference_of_means(model, questions()[:2], questions()[2:], layers=[1], remote=remote)
+
+
+STUDIES: dict[str, Entry] = {
+    "sweep": _sweep,
+    "path_patch": _paths,
+    "flow": _flow,
+    "vision_lens": lambda m, p, r: la.lenses.vision_lens(m, p, layers=[0], remote=r),
+    "collect_pool": lambda m, p, r: la.pools.collect_pool(m, questions(), "z", [1], size=8, remote=r).rows,
+    "collect_means": lambda m, p, r: la.means.collect_means(m, questions(), ["z", "resid_post"], [1, 2], remote=r),
+    "difference_of_means": _direction,
+}
+
+GRADIENTS: dict[str, Entry] = {
+    "gradients": lambda m, p, r: la.gradients.gradients(m, p, summed, POINTS, EDITS["knock out"], remote=r),
+    "run_with_cache": lambda m, p, r: m.run_with_cache(p, [*POINTS, "pattern1"], remote=r, backward=summed),
+    "attribute": lambda m, p, r: la.patching.attribute(m, *_pair(m), "z", [1], ["image"], steps=2, remote=r),
+    "input_attribution": lambda m, p, r: la.lenses.input_attribution(m, p, summed, remote=r),
+}
+POINTS = ["blocks.1.attn.hook_z", "blocks.2.attn.hook_pattern", "blocks.3.hook_resid_mid", "vision_projector.hook_out"]
+
+
+def summed(logits: Tensor) -> Tensor:
+    """A metric: something of every logit."""
+    return logits.float().logsumexp(-1).sum(-1)
+
+
 def flat(value: Any, at: str = "") -> dict[str, Tensor]:
     """Every tensor of a result, by where it stands."""
     if isinstance(value, Tensor):
         return {at: value}
     if isinstance(value, la.ActivationCache):
-        return {f"{at}[{name}]": value[name] for name in value}
+        slopes = {name: tensor for name, tensor in value._kept.items() if name.endswith("_grad")}
+        return {f"{at}[{name}]": value[name] for name in value} | slopes
+    if isinstance(value, pd.DataFrame):
+        numbers = value.select_dtypes("number")
+        return {f"{at}.{name}": torch.tensor(numbers[name].to_numpy()) for name in numbers}
+    if isinstance(value, la.means.Means):
+        return flat({**value.mean, **{f"{name} (variance)": spread for name, spread in value.variance.items()}}, at)
+    if isinstance(value, la.means.Directions):
+        return flat(value.vectors, at)
+    if isinstance(value, la.lenses.Readout):
+        return {f"{at}.logits": value.logits}
     if hasattr(value, "sequences"):
         kept = {} if value.cache is None else flat(value.cache, f"{at}.cache")
         return {f"{at}.sequences": value.sequences, f"{at}.tokens": value.tokens, **kept}
-    parts = value.items() if isinstance(value, dict) else enumerate(value)
+    parts = value.items() if isinstance(value, Mapping) else enumerate(value)
     return {where: tensor for key, part in parts for where, tensor in flat(part, f"{at}.{key}").items()}
 
 

@@ -8,6 +8,7 @@ auto-regressive language models", for the parts of a prompt that holds a picture
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from lostattn.answers import answer_probability, answer_tokens
@@ -17,6 +18,8 @@ from lostattn.experiments.results import Results
 from lostattn.experiments.running import bar, batches, checked, provenance, row_of
 from lostattn.experiments.statistics import mean_interval
 from lostattn.interventions import KnockOut
+from lostattn.remote.session import Session
+from lostattn.written import hooks_call
 
 if TYPE_CHECKING:
     import pandas
@@ -54,7 +57,7 @@ def flow(
             window. Cutting all layers at once is always among them.
         batch_size: questions a pass.
         progress: show a bar.
-        remote: as in :meth:`lostattn.LVLM.run_with_cache`.
+        remote: ``True`` runs each batch, under every cut, as one job on NDIF; logits of the last position come back.
 
     Returns:
         One row an edge and window: ``edge, window, first, last, n, untouched, probability, change, low, high``.
@@ -113,15 +116,20 @@ def flow_questions(
         for batch in batches(questions, batch_size):
             prompt = model.prompt(batch)
             right = answer_tokens(model, batch)
-            untouched = answer_probability(model.run_with_hooks(prompt, remote=remote), right).tolist()
-            passes.update()
-            for edge, window, cut in cuts:
-                left = answer_probability(model.run_with_hooks(prompt, (), cut, remote), right).tolist()
+            later = []
+            with Session(model, remote) as session:
+                for edit in (None, *(cut for _, _, cut in cuts)):
+                    later.append(session.add(replace(hooks_call(model, prompt, (), edit), logits="last")))
+                    if remote is False:
+                        passes.update()
+            if remote is not False:
+                passes.update(len(later))
+            untouched, *rest = (answer_probability(one.result(), right).tolist() for one in later)
+            for (edge, window, _), left in zip(cuts, rest, strict=True):
                 for question, before, after in zip(batch, untouched, left, strict=True):
                     place = {"edge": edge, "window": _name(window), "first": window[0], "last": window[-1]}
                     found = {"untouched": before, "probability": after, "change": (after - before) / max(before, 1e-12)}
                     rows.append({**row_of(question), **place, **found})
-                passes.update()
     order = {edge: i for i, edge in enumerate(chosen)}
     table = pd.DataFrame(rows).sort_values("edge", key=lambda c: c.map(order), kind="stable", ignore_index=True)
     meta = provenance(

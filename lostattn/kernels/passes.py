@@ -4,22 +4,38 @@ from __future__ import annotations
 
 import torch
 
-from lostattn.kernels.walker import run_pass
+from lostattn.kernels.walker import run_pass, weightless
 
 
-def one_pass(root, tracer, program, logits, session):
+def one_pass(root, tracer, program, logits, session, slope=None):
     """Run a program and gather what was asked for: ``{"kept": {name: value}}``, and the logits where wanted.
 
     ``logits`` is a bool, or ``"last"`` for those of the last position alone.
 
     ``session`` is a dict that several passes share: what an earlier one left there, this one's kernels find in
-    ``here["memory"]["session"]``.
+    ``here["memory"]["session"]``. ``slope`` is a number's gradient at the logits; it is followed back to the probes
+    that the program's edits left in ``session``, under ``"slopes"``.
     """
+    if slope is not None and weightless(root):
+        raise RuntimeError(
+            "no gradients in a sandbox: a request that the service does not trust runs in a process of its own, "
+            "and the model in another. Ask for a trusted key, or take gradients where the weights are: remote=False."
+        )
     found = {"kept": run_pass(root, tracer, program, {"session": session}, 0)}
     if logits:
         whole = root.output.logits
         found["logits"] = whole[:, -1:].clone() if logits == "last" else whole
+    if slope is not None:
+        found["slopes"] = slopes_of(root.output.logits, session["probes"], slope)
     return found
+
+
+def slopes_of(logits, probes, slope):
+    """The gradient of a number at each probe, from its gradient at the logits (a vector-Jacobian product)."""
+    made = torch.autograd.grad(
+        logits, list(probes.values()), slope.to(logits), allow_unused=True, materialize_grads=True
+    )
+    return dict(zip(probes, made, strict=True))
 
 
 def one_step(root, tracer, program, memory, step: int):

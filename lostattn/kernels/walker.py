@@ -8,9 +8,9 @@ A program is a list of events, and an event is a dict of plain values::
     {"kind": "windows",   "path": …, "operation": …, "out": …, …}
 
 ``once`` marks what exists at prefill only (the vision tower). An action is a dict with a ``verb``:
-``tap`` keeps a value, ``edit`` replaces it, ``edit_sum`` edits the stream at the place where an update is
-added to it, ``hold`` remembers a value for a later ``reduce``, which keeps what a function makes of the held.
-Each edit says at which ``steps`` of a generation it acts: ``(first, last + 1 or None)``.
+``tap`` keeps a value, ``by_head`` what each head makes of it, ``edit`` replaces it, ``edit_sum`` edits the stream at
+the place where an update is added to it, ``hold`` remembers a value for a later ``reduce``, which keeps what a function
+makes of the held. Each edit says at which ``steps`` of a generation it acts: ``(first, last + 1 or None)``.
 """
 
 from __future__ import annotations
@@ -87,12 +87,26 @@ def unviewed(value, view, edited):
     return edited
 
 
+def by_head(module, z):
+    """What each head writes, ``[..., head, d_model]``, of ``z [..., head, d_head]`` at the output map ``module``.
+
+    The map itself is run, with one head at a time: its weights may be out of reach here, or packed.
+    """
+    heads = torch.arange(z.shape[-2], device=z.device)
+    alone = z.new_zeros(*z.shape[:-2], len(heads) + 1, *z.shape[-2:])  # the last row has no head at all: the bias
+    alone[..., heads, heads, :] = z
+    written = module(alone.flatten(-2))
+    return written[..., :-1, :] - written[..., -1:, :]
+
+
 def perform(actions, value, out, here):
     """Run the actions of one event on its tensor. Returns the tensor, the same object where nothing was edited."""
     for action in actions:
         verb = action["verb"]
         if verb == "tap":
             out[action["name"]] = seen_by(value, action["view"], here)
+        elif verb == "by_head":
+            out[action["name"]] = by_head(here["module"], seen_by(value, action["view"], here))
         elif verb == "hold":
             here["held"][action["name"]] = seen_by(value, action["view"], here)
         elif verb == "reduce":

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from lostattn.described import with_weights
 from lostattn.errors import InputError
 from lostattn.norms import centred, gain, root_mean_square
 from lostattn.passages import attention_passage
@@ -169,7 +170,7 @@ def _by_key(cache: ActivationCache, layer: int, row: int, item: int, direction: 
     direction = passage.towards(direction)
     if passage.scale is not None:
         direction = direction / (passage.scale[item] if cache.has_batch_dim else passage.scale)[row]
-    module: Any = cache._model.get_submodule(path)
+    module = with_weights(cache._model, path)
     n_heads = pattern.shape[0]
     read = direction @ module.weight.detach().to(direction)  # [head * d_head]
     read = read.unflatten(0, (value.shape[-2], n_heads // value.shape[-2], -1))  # query heads of a key/value head

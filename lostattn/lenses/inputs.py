@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from lostattn.calls import Remote
 from lostattn.errors import InputError
 from lostattn.gradients import gradients
 from lostattn.patch_grid import PatchGrid, TiledGrid, UnknownGrid
@@ -29,21 +30,23 @@ def input_attribution(
     of: str = "tokens",
     item: int = 0,
     image: int = 0,
+    remote: Remote = False,
 ) -> Float[Tensor, "patch"]:
     """``sum(gradient · input)`` of each patch of an image, in the order of its grid.
 
     Args:
-        model: the model, with its weights here.
+        model: the model.
         prompt: a prompt, or what ``model.prompt`` makes one of.
         metric: ``logits [1, pos, d_vocab] -> [1]`` or one number, of this item alone; differentiable.
         of: ``"tokens"``: the projected patches as the decoder is handed them; ``"pixels"``: the values that the
             processor made of the picture, summed over the square of pixels that a token stands for.
         item: which item of the batch.
         image: which of its images.
+        remote: as in :func:`lostattn.gradients.gradients`; of tokens.
 
     Raises:
         InputError: another word, an item or image that is not there, an image whose grid is not known, or (of pixels)
-            one that the processor cuts into tiles.
+            one that the processor cuts into tiles, or a model that is somewhere else.
     """
     prompt = model._prompted(prompt)
     if of not in ("tokens", "pixels"):
@@ -55,8 +58,13 @@ def input_attribution(
     if isinstance(grid, UnknownGrid):
         raise InputError(f"the patch grid of this image is not known: {grid.reason}.")
     if of == "pixels":
+        if remote is not False or model.is_described_only:
+            raise InputError(
+                "gradients of pixels are taken where the weights are: load the model with them and leave remote= out, "
+                "or ask for of='tokens'."
+            )
         return _of_pixels(model, alone, metric, image, grid)
-    found = gradients(model, alone, metric, START)
+    found = gradients(model, alone, metric, START, remote=remote)
     product = (found[START] * found.cache[START])[0].sum(-1)
     place = alone.token_map.patch_index[0].to(product.device)
     here = (alone.token_map.image_index[0].to(product.device) == image) & (place >= 0)
@@ -72,13 +80,14 @@ def input_figure(
     item: int = 0,
     image: int = 0,
     title: str | None = None,
+    remote: Remote = False,
 ) -> matplotlib.figure.Figure:
     """:func:`input_attribution` drawn over the picture; it takes the same arguments and raises the same errors."""
     from lostattn.view import overlay
     from lostattn.view.reading import picture_and_grid
 
     prompt = model._prompted(prompt)
-    values = input_attribution(model, prompt, metric, of, item, image)
+    values = input_attribution(model, prompt, metric, of, item, image, remote)
     picture, grid = picture_and_grid(prompt, item, image)
     title = title or f"Gradient times input: {'image tokens' if of == 'tokens' else 'pixels'}"
     return overlay(picture, values, grid, title=title, label="metric")

@@ -12,6 +12,7 @@ from lostattn.errors import InputError
 from lostattn.interventions.base import Intervention
 from lostattn.interventions.projection import EarlyProjection
 from lostattn.lenses.logit_lens import Readout, read
+from lostattn.remote.session import Session
 
 if TYPE_CHECKING:
     from lostattn.model import LVLM
@@ -52,8 +53,8 @@ def vision_lens(
     vision = model.architecture.vision
     asked = list(range(vision.n_read) if layers is None and vision else layers or ())
     edits: list[Intervention | None] = [EarlyProjection(layer) for layer in asked]
-    streams = []
-    for edit in [*edits, None]:
-        _, cache = model.run_with_cache(alone, ["blocks.0.hook_resid_pre"], interventions=edit, remote=remote)
-        streams.append(cache.at(("resid_pre", 0), f"image:{image}")[0])
+    with Session(model, remote) as session:
+        later = [session.run_with_cache(alone, ["blocks.0.hook_resid_pre"], edit) for edit in [*edits, None]]
+    caches = [one.result()[1] for one in later]
+    cache, streams = caches[-1], [cache.at(("resid_pre", 0), f"image:{image}")[0] for cache in caches]
     return read(cache, torch.stack(streams), [*(f"vision_{layer}_post" for layer in asked), "projected"])

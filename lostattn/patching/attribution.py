@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from lostattn.calls import Remote
 from lostattn.errors import InputError
 from lostattn.gradients import gradients
 from lostattn.interventions.base import Intervention, Layers
@@ -30,7 +31,7 @@ from lostattn.interventions.patch_rows import (
     same_keys,
 )
 from lostattn.patching.copies import Cell, Metric, Rows, measured
-from lostattn.patching.sweeps import cells_of, groups_of, result_row, same_number, single
+from lostattn.patching.sweeps import both_runs, cells_of, groups_of, result_row, same_number, single
 from lostattn.plan import Edit
 
 if TYPE_CHECKING:
@@ -56,11 +57,12 @@ def attribute(
     reduce: str = "none",
     steps: int = 0,
     along: str = "input",
+    remote: Remote = False,
 ) -> pandas.DataFrame:
     """Estimate a whole sweep of patches: three forward passes and one backward, however many cells it has.
 
     Args:
-        model: the model, with its weights here.
+        model: the model.
         clean: the prompts whose values are put in, as in :func:`lostattn.patching.sweep`.
         corrupted: those that they are put into.
         metric: as there; it must be differentiable.
@@ -74,6 +76,7 @@ def attribute(
         along: what goes that way, where there are steps. ``"input"``: the first stream, once for all cells.
             ``"node"``: each point in each layer by itself, at all its positions and heads (``steps`` passes for each
             of them). Its cells then add up to what patching the whole point does.
+        remote: as in :func:`lostattn.gradients.gradients`.
 
     Returns:
         The table of :func:`lostattn.patching.sweep`, with the estimated effect and the value that it would lead to.
@@ -98,10 +101,9 @@ def attribute(
     cells = list(cells_of(model, names, groups_of(clean, corrupted, positions, reduce), heads))
     wanted = list(dict.fromkeys(name for _, name in names))
     kept = [*wanted, START] if steps and along == "input" else wanted
-    clean_logits, source = model.run_with_cache(clean, kept)
-    corrupted_logits, base = model.run_with_cache(corrupted, kept)
+    (clean_logits, source), (corrupted_logits, base) = both_runs(model, clean, kept, corrupted, kept, remote)
     ends = measured(metric, clean_logits), measured(metric, corrupted_logits)
-    slopes = _Slopes(model, clean, corrupted, metric, source, base).of(wanted, steps, along)
+    slopes = _Slopes(model, clean, corrupted, metric, source, base, remote).of(wanted, steps, along)
     values = Rows(clean, corrupted, source, base, reduce)
     rows = []
     for cell in cells:
@@ -148,6 +150,7 @@ class _Slopes:
     metric: Metric
     source: ActivationCache
     base: ActivationCache
+    remote: Remote
 
     def of(self, names: list[str], steps: int, along: str) -> dict[str, Tensor]:
         """The gradient at each point, positions on the second axis."""
@@ -162,7 +165,7 @@ class _Slopes:
         return totals
 
     def _at(self, names: list[str], edit: Intervention | None) -> dict[str, Tensor]:
-        found = gradients(self.model, self.corrupted, self.metric, names, edit)
+        found = gradients(self.model, self.corrupted, self.metric, names, edit, self.remote)
         return {name: by_query(name, found[name]) for name in names}
 
     def _between(self, name: str, alpha: float) -> Intervention:

@@ -15,6 +15,7 @@ from lostattn.errors import InputError
 from lostattn.interventions.base import Intervention
 from lostattn.interventions.patch_rows import SQUARE, by_query, layout_of, matched, n_heads_of, row_edit, same_keys
 from lostattn.plan import Edit
+from lostattn.remote.session import Session
 
 if TYPE_CHECKING:
     from lostattn.cache import ActivationCache
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from lostattn.prompt import Prompt
 
 Metric = Callable[[Tensor], Tensor]
+PASSES_A_JOB = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,16 +111,32 @@ class Runner:
         from tqdm.auto import tqdm
 
         n = self.n
-        copies = self.prompt[list(range(self.n_items)) * n]
-        plain = self._metrics(self.model.run_with_hooks(copies, remote=self.remote), n)
-        starts = range(0, len(settings), n)
-        for start in tqdm(starts, desc="patching", unit="pass", disable=None if progress else True, leave=False):
-            chunk = settings[start : start + n]
-            full = chunk + [chunk[-1]] * (n - len(chunk))
-            self.rows.keep(cell.name for cell in chunk)
-            found = self._metrics(self.model.run_with_hooks(copies, (), self._edits(full), self.remote), n)
+        chunks = [settings[start : start + n] for start in range(0, len(settings), n)]
+        passes = self._passes(chunks)
+        plain = self._metrics(next(passes), n)
+        bar = tqdm(passes, "patching", len(chunks), unit="pass", disable=None if progress else True, leave=False)
+        for chunk, logits in zip(chunks, bar, strict=True):
+            found = self._metrics(logits, n)
             for slot, setting in enumerate(chunk):
                 yield setting, found[slot], found[slot] - plain[slot]
+
+    def _passes(self, chunks: list[list[Cell]]) -> Iterator[Tensor]:
+        """The logits of the unpatched copies, and then of each chunk; somewhere else, several passes are one job."""
+        copies = self.prompt[list(range(self.n_items)) * self.n]
+        if self.remote is False:
+            yield self.model.run_with_hooks(copies)
+            for chunk in chunks:
+                yield self.model.run_with_hooks(copies, (), self._filled(chunk))
+            return
+        with Session(self.model, self.remote, job_size=PASSES_A_JOB) as session:
+            later = [session.run_with_hooks(copies)]
+            later += [session.run_with_hooks(copies, (), self._filled(chunk)) for chunk in chunks]
+        yield from (one.result() for one in later)
+
+    def _filled(self, chunk: list[Cell]) -> _Copies:
+        """The edits of a chunk; copies that it leaves over do what its last one does."""
+        self.rows.keep(cell.name for cell in chunk)
+        return self._edits(chunk + [chunk[-1]] * (self.n - len(chunk)))
 
     def _metrics(self, logits: Float[Tensor, "copy pos d_vocab"], n: int) -> list[Tensor]:
         return [measured(self.metric, part) for part in logits.split(len(logits) // n)]

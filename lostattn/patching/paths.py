@@ -16,7 +16,7 @@ from lostattn.interventions.base import Composition, Intervention
 from lostattn.interventions.patch_rows import point_names
 from lostattn.interventions.patching import Patch
 from lostattn.patching.copies import Metric, measured
-from lostattn.patching.sweeps import same_number, single
+from lostattn.patching.sweeps import both_runs, same_number, single
 
 if TYPE_CHECKING:
     import pandas
@@ -75,8 +75,8 @@ def path_patch(
         if order[name] <= first:
             raise InputError(f"the receiver {name!r} comes before every sender, so no path leads to it.")
     still = point_names(model.sites, "z") + ([] if through_mlps else point_names(model.sites, "mlp_out"))
-    clean_logits, source = model.run_with_cache(clean, [name for name, _ in sent], remote=remote)
-    corrupted_logits, base = model.run_with_cache(corrupted, still, remote=remote)
+    said = [name for name, _ in sent]
+    (clean_logits, source), (corrupted_logits, base) = both_runs(model, clean, said, corrupted, still, remote)
     speaking: Intervention = Patch.of(base, still)
     for name, head in sent:  # later edits of a point win: a sender speaks although its layer is held still
         speaking = speaking + Patch.of(source, name, positions=positions, heads=head)

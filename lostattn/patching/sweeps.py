@@ -13,12 +13,16 @@ from lostattn.interventions.base import Layers
 from lostattn.interventions.patch_rows import layout_of, matched, n_heads_of, point_names
 from lostattn.names import split_block
 from lostattn.patching.copies import Cell, Group, Metric, Rows, Runner, measured
+from lostattn.remote.session import Session
 
 if TYPE_CHECKING:
     import pandas
 
+    from lostattn.cache import ActivationCache
     from lostattn.model import LVLM
     from lostattn.prompt import Prompt
+
+    Run = tuple[Tensor, ActivationCache]
 
 
 def sweep(
@@ -77,8 +81,7 @@ def sweep(
     groups = groups_of(clean, corrupted, positions, reduce)
     settings = list(cells_of(model, names, groups, heads))
     wanted = [name for _, name in names]
-    clean_logits, source = model.run_with_cache(clean, wanted, remote=remote)
-    corrupted_logits, base = model.run_with_cache(corrupted, wanted, remote=remote)
+    (clean_logits, source), (corrupted_logits, base) = both_runs(model, clean, wanted, corrupted, wanted, remote)
     ends = measured(metric, clean_logits), measured(metric, corrupted_logits)
     n = min(max(1, batch_size // len(clean)), len(settings))
     runner = Runner(model, corrupted, metric, Rows(clean, corrupted, source, base, reduce), n, remote)
@@ -88,6 +91,15 @@ def sweep(
     table = pd.DataFrame(rows)
     table.attrs.update(model=model.name, clean=list(clean.ids), corrupted=list(corrupted.ids))
     return table
+
+
+def both_runs(
+    model: LVLM, clean: Prompt, kept: Sequence[str], corrupted: Prompt, kept_too: Sequence[str], remote: Remote
+) -> tuple[Run, Run]:
+    """Logits and cache of the clean run and of the corrupted one, as one job where they run somewhere else."""
+    with Session(model, remote) as session:
+        runs = session.run_with_cache(clean, kept), session.run_with_cache(corrupted, kept_too)
+    return runs[0].result(), runs[1].result()
 
 
 def result_row(

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nnsight.intervention.backends.display import StatusDisplay
 from nnsight.intervention.backends.remote import RemoteBackend, RemoteError
 from nnsight.schema.config import CONFIG
 from nnsight.schema.response import Status
@@ -56,6 +57,15 @@ class Job:
         self.received = 0
         self._backend = _LookUp(service, id)
         self._raw: list[Raw] | None = None
+
+    @property
+    def display(self) -> StatusDisplay:
+        """nnsight's line that tells where the job is."""
+        return self._backend.display
+
+    @display.setter
+    def display(self, display: StatusDisplay) -> None:
+        self._backend.display = display
 
     def done(self) -> bool:
         """Whether the result is there; asks the service once.
@@ -114,6 +124,7 @@ class Job:
             "model": self.model.name,
             "single": self.single,
             "readings": [reading.to_dict() for reading in self.readings],
+            "sent": self.sent,
         }
         target = Path(path)
         beside = target.with_name(target.name + ".tmp")
@@ -136,6 +147,7 @@ class Job:
             data = json.loads(Path(path).read_text())
             readings = [Reading.from_dict(one) for one in data["readings"]]
             id, host, name, single = data["job"], data["host"], data["model"], data["single"]
+            sent = int(data.get("sent", 0))
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(
                 f"{path} holds no stored job ({error}); expected a file that job.save(path) wrote."
@@ -145,7 +157,7 @@ class Job:
         given = [prompts] * len(readings) if prompts is None or not isinstance(prompts, Sequence) else list(prompts)
         if len(given) != len(readings):
             raise InputError(f"{len(given)} prompts were given for a job of {len(readings)} calls.")
-        return cls(Service(host, CONFIG.API.APIKEY or ""), id, model, None, readings, given, single)
+        return cls(Service(host, CONFIG.API.APIKEY or ""), id, model, None, readings, given, single, sent)
 
     def _look(self) -> bool:
         """One look-up, tried again where the network fails; True once the result is here."""

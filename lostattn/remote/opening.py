@@ -38,7 +38,9 @@ def submitted(model: LVLM, calls: Sequence[Call], remote: Remote) -> Job:
 
     def job() -> Job:
         assert submission.job_id is not None
-        return Job(service, submission.job_id, model, list(calls), single=len(calls) == 1, sent=submission.sent)
+        made = Job(service, submission.job_id, model, list(calls), single=len(calls) == 1, sent=submission.sent)
+        made.display = submission.display  # one line tells of it, from sending to result
+        return made
 
     try:
         with service.explained(model, submission):
@@ -54,13 +56,14 @@ def opened(model: LVLM, calls: Sequence[Call], backend: Any) -> Any:
     import torch
 
     plain = [call.plain() for call in calls]
-    with torch.no_grad(), warnings.catch_warnings():
+    backwards = any(call.slope is not None for call in calls)
+    with torch.set_grad_enabled(backwards), warnings.catch_warnings():
         # A rehearsal's open loop over steps ends by design when the model stops producing them.
         warnings.filterwarnings("ignore", message=".*was never reached.*")
         if len(plain) > 1:
             return open_session(model.nn, plain, backend)
         if plain[0]["generation"] is None:
-            return [open_forward(model.nn, plain[0], {}, backend)]
+            return [open_forward(model.nn, plain[0], {"probes": {}}, backend)]
         return [open_generation(model.nn, plain[0], backend)]
 
 

@@ -29,7 +29,7 @@ ABSENT = (PACKAGE, "jaxtyping", "beartype", "transformer_lens", "circuitsvis")
 
 
 class Rehearsal(Backend):
-    """Runs a captured trace as a server would; ``sent`` and ``received`` count the bytes."""
+    """Runs a captured trace as a server would; ``sent`` and ``received`` count the bytes, compressed as they travel."""
 
     def __init__(self, model: Any) -> None:
         self.model = model
@@ -38,14 +38,15 @@ class Rehearsal(Backend):
 
     def __call__(self, tracer: Any) -> None:
         """Send, run and bring back."""
+        import zstandard
         from nnsight.schema.request import RequestModel
 
-        blob = packed(tracer, compress=False)
+        blob = packed(tracer, compress=True)
         self.sent = len(blob)
         with sources_kept(), classes_apart(), absent(ABSENT):
-            there = RequestModel.deserialize(blob, self.model._remoteable_persistent_objects(), compress=False)
+            there = RequestModel.deserialize(blob, self.model._remoteable_persistent_objects(), compress=True)
             result = executed(there)
-        self.received = len(result)
+        self.received = len(zstandard.ZstdCompressor(level=3).compress(result))
         values = torch.load(io.BytesIO(result), map_location="cpu", weights_only=False)
         for value in values.values():
             mark(value)  # an enclosing trace lets only marked values through

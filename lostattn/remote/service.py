@@ -35,6 +35,8 @@ INTERRUPTIONS = (
     "Error submitting request",
     "Replica was evicted",
 )
+# How the last line of its traceback begins where it could not start a sandbox, before anything of the job ran.
+NO_RUNNER = ("TimeoutError: timed out waiting for the runner", "RuntimeError: runner process exited")
 
 
 @dataclass(frozen=True)
@@ -95,17 +97,17 @@ class Service:
 
     def failure(self, text: str, model: LVLM) -> RemoteFailure:
         """What a job's ERROR means, as an error to raise."""
-        if text.startswith(INTERRUPTIONS):
+        lines = [line for line in text.strip().splitlines() if line.strip()]
+        last = lines[-1] if lines else "no reason was given"
+        if text.startswith(INTERRUPTIONS) or last.startswith(NO_RUNNER):
             return Interrupted(
-                f"{self.host} stopped the job before it gave a result: {text.strip()} Nothing of it is used; "
+                f"{self.host} stopped the job before it gave a result: {last} Nothing of it is used; "
                 "the same call may be sent again."
             )
         if text.startswith(("Could not deploy", "Error provisioning")):
             return self._not_hosted(model, text)
         if "architecture on this server" in text:
             return VersionDrift(f"{text.strip().splitlines()[0]}{self._told_drift()}")
-        lines = [line for line in text.strip().splitlines() if line.strip()]
-        last = lines[-1] if lines else "no reason was given"
         place = _users_line(lines)
         message = f"the job failed on {self.host}: {last}"
         if place:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from lostattn.calls import Call, Raw, Remote, run_here
+from lostattn.calls import Call, Raw, Remote, check_weights, run_here
 from lostattn.errors import InputError
 from lostattn.remote.failures import ConnectionLost
 from lostattn.remote.jobs import Job
@@ -169,6 +169,8 @@ class Session:
         """Write a call down; with ``remote=False`` run it."""
         if self._raw is not None or self._parts:
             raise InputError("this session is closed and its jobs are under way; open another for more calls.")
+        if self.remote is False:
+            check_weights(self.model)
         self.calls.append(call)
         if self.remote is False:
             raw = run_here(self.model.nn, call.plain(), self._memory)

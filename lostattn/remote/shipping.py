@@ -3,7 +3,8 @@
 nnsight sends functions as source. Three things are added to that here: this package is sent by value although it is
 installed, for the moment of sending alone; so is any function of yours whose module is not installed, wherever it
 lies; and a function that a type checker has wrapped (jaxtyping's import hook wraps every one) is sent as it was
-written, since the wrapper exists on no server.
+written, since the wrapper exists on no server. What has no source is refused: it would travel as bytecode, which only
+the very Python that made it can read.
 """
 
 from __future__ import annotations
@@ -35,6 +36,12 @@ class Pickler(CustomCloudPickler):
     def _dynamic_function_reduce(self, func: FunctionType) -> Any:
         func = as_written(func)
         reduced = super()._dynamic_function_reduce(func)
+        if reduced[0] is not _load_function:
+            raise InputError(
+                f"{func.__module__}.{func.__qualname__} has no source that could be sent (what @dataclass, namedtuple "
+                "or exec make has none), and a service may run another Python, which cannot read this one's bytecode. "
+                "Write it out as a function or a plain class, or send the values that it holds."
+            )
         if func.__name__ != "<lambda>" and is_yours(func) and not _is_its_source(func, reduced):
             raise InputError(
                 f"the source of {func.__qualname__} cannot be found where it was ({func.__code__.co_filename}, line "
@@ -51,9 +58,8 @@ def as_written(function: FunctionType) -> FunctionType:
 
 
 def _is_its_source(function: FunctionType, reduced: Any) -> bool:
-    """Whether what nnsight would send is the source of this function, and no bytecode or other lines."""
-    source = reduced[1][0] if reduced[0] is _load_function else ""
-    return f"def {function.__name__}(" in source
+    """Whether what nnsight would send is the source of this function, and no other lines."""
+    return f"def {function.__name__}(" in reduced[1][0]
 
 
 def is_yours(function: FunctionType) -> bool:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from remote_table import MANY, TABLE, assert_equal
+from remote_table import GRADIENTS, MANY, STUDIES, TABLE, assert_equal
 
 import lostattn as la
 from lostattn.reductions import update_metrics
+from lostattn.remote import JobFailed
 
 # The sandbox starts a process for each job, which takes seconds: there these go singly, and all in one session.
-SINGLY = ("forward", "cache under many edits", "hook on a tensor", "generation under edits", "metrics")
+SINGLY = ("cache under many edits", "generation under edits")
 
 
 class Deferred:
@@ -37,9 +38,27 @@ def test_a_call_there_equals_the_call_here(name, tiny_model, prompt, trusted):
     assert_equal(TABLE[name](tiny_model, prompt, False), TABLE[name](tiny_model, prompt, True))
 
 
+@pytest.mark.parametrize("name", STUDIES | GRADIENTS)
+def test_a_study_there_equals_the_study_here(name, tiny_model, prompt, trusted):
+    study = (STUDIES | GRADIENTS)[name]
+    assert_equal(study(tiny_model, prompt, False), study(tiny_model, prompt, True))
+
+
 @pytest.mark.parametrize("name", SINGLY)
-def test_a_call_in_the_sandbox_equals_the_call_here(name, tiny_model, prompt, sandboxed):
-    assert_equal(TABLE[name](tiny_model, prompt, False), TABLE[name](tiny_model, prompt, True))
+def test_a_call_in_the_sandbox_equals_the_call_here(name, tiny_llava, shapes_questions, sandboxed):
+    prompt = tiny_llava.prompt(list(shapes_questions)[:3])
+    assert_equal(TABLE[name](tiny_llava, prompt, False), TABLE[name](tiny_llava, prompt, True))
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_a_study_in_the_sandbox_equals_the_study_here(name, tiny_model, prompt, sandboxed):
+    assert_equal(STUDIES[name](tiny_model, prompt, False), STUDIES[name](tiny_model, prompt, True))
+
+
+def test_there_are_no_gradients_in_the_sandbox(tiny_llava, shapes_questions, sandboxed):
+    prompt = tiny_llava.prompt(list(shapes_questions)[:2])
+    with pytest.raises(JobFailed, match="no gradients in a sandbox: .* Ask for a trusted key, or .* remote=False"):
+        GRADIENTS["run_with_cache"](tiny_llava, prompt, True)
 
 
 def test_every_call_in_the_sandbox_equals_the_call_here(tiny_model, prompt, sandboxed):
@@ -50,7 +69,7 @@ def test_every_call_in_the_sandbox_equals_the_call_here(tiny_model, prompt, sand
         assert_equal(entry(tiny_model, prompt, False), there[name].result())
 
 
-def test_a_session_is_one_job(tiny_model, prompt, server_path):
+def test_a_session_is_one_job(tiny_model, prompt, trusted):
     with la.remote.Session(tiny_model) as session:
         cache = session.run_with_cache(prompt, "pattern1", MANY)
         said = session.generate(prompt, MANY, max_new_tokens=2)

@@ -6,6 +6,7 @@ import json
 
 import httpx
 import pytest
+import torch
 from nnsight.intervention.backends.remote import RemoteError
 from nnsight.schema.config import CONFIG
 
@@ -13,6 +14,8 @@ import lostattn as la
 from lostattn.calls import Reading
 from lostattn.errors import InputError
 from lostattn.remote import ConnectionLost, Interrupted, Job, JobFailed, NoKey, NotHosted, RemoteFailure, VersionDrift
+from lostattn.remote.opening import opened
+from lostattn.remote.rehearsal import Rehearsal
 from lostattn.remote.service import PUBLIC, Service, check, model_key
 from lostattn.written import cache_call
 
@@ -97,6 +100,11 @@ def test_each_refusal_says_what_to_do(error, kind, told, played, tiny_llava, mon
     [
         ("Could not deploy this model. Too large.", NotHosted, "Too large. .*that it runs: org/seeing. Load one of"),
         ("Error provisioning model. Please try again later.", NotHosted, "does not run 'tiny-llava'"),
+        (
+            "Traceback:\nTimeoutError: timed out waiting for the runner socket",
+            Interrupted,
+            "result: TimeoutError: timed",
+        ),
         ("Error submitting request to model deployment.", Interrupted, "stopped the job before it gave a result"),
         ("The model architecture on this server doesn't match", VersionDrift, "Versions differ"),
         (
@@ -200,13 +208,49 @@ def test_a_described_model_knows_its_parts_and_runs_nothing_here(tiny_model, sha
             described.forward(described.prompt(question), remote=remote)
 
 
-def test_a_described_model_gives_no_per_head_results(shapes_questions):
+def test_per_head_results_of_a_described_model_are_made_in_the_pass(tiny_model, shapes_questions):
+    described = la.load(tiny_model.name, remote=True)
+    prompt = described.prompt(list(shapes_questions)[:3])
+    edit = la.KnockOut("last", "image", layers=[1])
+    names = [name for name in described.hook_names if "s.1.attn.hook_result" in name]
+    assert len(names) == 2, "one in the decoder, one in the tower"
+    call = cache_call(described, prompt, names, edit)
+    raw = opened(tiny_model, [call], Rehearsal(tiny_model.nn))[0]
+    assert set(raw["kept"]) == set(names)
+    _, cache = call.reading.read(described, raw, prompt)
+    _, here = tiny_model.run_with_cache(prompt, names, edit)
+    for name in names:
+        torch.testing.assert_close(cache[name], here[name], rtol=1e-5, atol=1e-6)
+    everything = cache_call(described, prompt).reading.names
+    assert "blocks.1.attn.hook_z" in everything and not [n for n in everything if n.endswith("hook_result")]
+    assert cache_call(described, prompt, lambda name: name in names).reading.names == tuple(names)
+
+
+def test_what_needs_weights_says_so_of_a_described_model(tiny_llava, shapes_questions):
     described = la.load("tiny-llava", remote=True)
-    prompt = described.prompt(list(shapes_questions)[0])
-    with pytest.raises(InputError, match="described without them; ask for 'blocks.1.attn.hook_z'"):
-        described.run_with_cache(prompt, "blocks.1.attn.hook_result", remote="local")
-    names = cache_call(described, prompt).reading.names
-    assert "blocks.1.attn.hook_z" in names and not [name for name in names if name.endswith("hook_result")]
+    question = list(shapes_questions)[0]
+    prompt = described.prompt(question)
+    metric = la.answers.metric(tiny_llava, question)
+    call = cache_call(described, prompt, lambda name: "resid" in name or name.endswith(("hook_z", "mlp.hook_post")))
+    _, cache = call.reading.read(described, opened(tiny_llava, [call], Rehearsal(tiny_llava.nn))[0], prompt)
+    for needing in (
+        lambda: cache.W_U,
+        lambda: cache.logit_attrs(cache["resid_post", -1], 3),
+        lambda: la.lenses.logit_lens(cache),
+        lambda: la.lenses.direct_attribution(cache, 3),
+        lambda: la.lenses.image_attribution(cache, 3),
+    ):
+        with pytest.raises(InputError, match="needs the weights of .* described without them"):
+            needing()
+    for running in (
+        described.selftest,
+        described.to_transformer_bridge,
+        lambda: la.gradients.gradients(described, prompt, metric, "z1"),
+    ):
+        with pytest.raises(InputError, match="described without its weights, so nothing can run here"):
+            running()
+    with pytest.raises(InputError, match="gradients of pixels are taken where the weights are"):
+        la.lenses.input_attribution(described, prompt, metric, of="pixels", remote=True)
 
 
 def test_the_remote_proof_rehearsed(tiny_model):

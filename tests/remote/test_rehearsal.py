@@ -6,7 +6,7 @@ import sys
 
 import pytest
 import torch
-from remote_table import MANY, TABLE, assert_equal
+from remote_table import GRADIENTS, MANY, STUDIES, TABLE, assert_equal
 
 import lostattn as la
 from lostattn.errors import InputError
@@ -17,6 +17,12 @@ from lostattn.remote.rehearsal import absent
 @pytest.mark.parametrize("name", TABLE)
 def test_every_call_rehearsed_equals_the_call_here(name, tiny_model, prompt):
     assert_equal(TABLE[name](tiny_model, prompt, False), TABLE[name](tiny_model, prompt, "local"))
+
+
+@pytest.mark.parametrize("name", STUDIES | GRADIENTS)
+def test_every_study_rehearsed_equals_the_study_here(name, tiny_model, prompt):
+    study = (STUDIES | GRADIENTS)[name]
+    assert_equal(study(tiny_model, prompt, False), study(tiny_model, prompt, "local"))
 
 
 def test_a_generation_rehearsed_reads_as_text(tiny_model, prompt):

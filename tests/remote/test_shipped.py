@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import inspect
 import io
@@ -16,7 +17,7 @@ from typing import Any
 import pytest
 import torch
 from nnsight.tracing.backend import Backend
-from remote_table import EDITS, MANY, TABLE, flat
+from remote_table import EDITS, GRADIENTS, MANY, STUDIES, TABLE, flat
 from tiny import FAMILIES, INPUTS, MAKERS, wrapped
 
 import lostattn as la
@@ -159,6 +160,28 @@ def test_a_function_whose_file_has_changed_is_not_sent(tmp_path, monkeypatch):
         Pickler(io.BytesIO(), protocol=4).dump(module.tripled)
 
 
+def test_bytecode_is_refused_and_source_is_not(tmp_path):
+    @dataclasses.dataclass
+    class Settings:
+        factor: float = 2.0
+
+    class Plain:
+        def __init__(self, factor: float) -> None:
+            self.factor = factor
+
+    made: dict[str, Any] = {"__name__": "nowhere"}
+    exec("def made(value, hook):\n    return value", made)
+    for without_source in (Settings(), made["made"]):
+        with pytest.raises(InputError, match="has no source that could be sent .* another Python"):
+            Pickler(io.BytesIO(), protocol=4).dump(without_source)
+    settings, plain = Settings(), Plain(3.0)
+    with pytest.raises(InputError, match=r"Settings.__\w+__ has no source"):
+        Pickler(io.BytesIO(), protocol=4).dump(lambda value, hook: value * settings.factor)
+    Pickler(buffer := io.BytesIO(), protocol=4).dump([lambda value, hook: value * plain.factor])
+    torch.save({"functions": buffer.getvalue()}, tmp_path / "blobs.pt")
+    assert "1 functions" in run_as_a_server(tmp_path, "read")
+
+
 def test_what_is_yours_is_what_lies_in_no_installation():
     assert is_yours(doubled) and is_yours(lostattn.kernels.edits.scale_cells)
     assert not is_yours(torch.nn.functional.relu) and not is_yours(inspect.getsource)
@@ -172,7 +195,24 @@ def test_the_package_is_sent_by_value_for_the_moment_of_sending_alone():
     assert "lostattn" not in list_registry_pickle_by_value()
 
 
-def test_the_table_covers_every_call():
-    asked = " ".join(inspect.getsource(entry) for entry in TABLE.values())
-    assert all(name in asked for name in CALLS)
+# Made of another that the tables hold, with the same arguments, or tested by itself beside the tables.
+ALIKE = {"decouple", "decouple_questions", "probe", "probe_questions", "flow_questions"}
+ALIKE |= {"input_figure", "run_with_gradients", "selftest"}
+
+
+def test_the_tables_cover_every_call():
+    public = {name: value for name, value in vars(la.LVLM).items() if not name.startswith("_")}
+    for module in (getattr(la, name) for name in la.__all__):
+        exported = getattr(module, "__all__", None) or [n for n in vars(module) if not n.startswith("_")]
+        if inspect.ismodule(module) and module is not la.remote:
+            public |= {name: vars(module)[name] for name in exported if inspect.isfunction(vars(module).get(name))}
+    takes_remote = {name for name, call in public.items() if inspect.isfunction(call) and takes(call, "remote")}
+    assert set(CALLS) | ALIKE <= takes_remote
+    asked = " ".join(inspect.getsource(entry) for entry in (TABLE | STUDIES | GRADIENTS).values())
+    missing = {name for name in takes_remote - ALIKE if f"{name}(" not in asked}
+    assert not missing
     assert isinstance(MANY, la.Composition)
+
+
+def takes(call: Any, argument: str) -> bool:
+    return argument in inspect.signature(inspect.unwrap(call)).parameters
