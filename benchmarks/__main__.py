@@ -1,71 +1,104 @@
-"""``python -m benchmarks [WORKLOAD …]``: run, print the ratios, and write ``benchmarks/results/NAME.json``."""
+"""``python -m benchmarks [WORKLOAD …]``: run, print the ratios and what is asked of them, and write the results.
+
+They go to ``benchmarks/results/NAME.json``; workloads that are not run now keep what the file has of them.
+"""
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import os
-import platform
+import time
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from benchmarks import imports, memory
+from benchmarks import exactness, imports, memory, page, subjects
+from benchmarks.lines import Found, judged
+from benchmarks.timing import Seconds, race, ratio
 from benchmarks.workloads import WORKLOADS
 from lostattn.experiments.results import environment, write_together
 
 RESULTS = Path(__file__).parent / "results"
-MEMORY = ("bare sdpa forward", "lostattn, uniform", "eager softmax edited")
+EXTRAS = ("errors", "memory", "import")
 
 
 def main() -> None:
-    """Run the workloads that are named, or all."""
-    extras = ("memory", "import")
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("workloads", nargs="*", choices=[*WORKLOADS, *extras, []], help="default: all")
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--name", default=f"cpu-{os.cpu_count()}", help="of the file of results")
-    arguments = parser.parse_args()
-    chosen = arguments.workloads or [*WORKLOADS, *extras]
-    machine = {"processor": platform.machine(), "cores": os.cpu_count(), "threads": torch.get_num_threads()}
-    found: dict[str, Any] = {"machine": machine, "versions": environment(), "workloads": {}}
-    for name in chosen:
-        rows = _run(name, arguments.rounds)
-        found["workloads"][name] = rows
-        print(f"\n{rows['what']}")
-        for row in rows["rows"]:
-            print("  " + "  ".join(f"{key}={_short(value)}" for key, value in row.items()))
-    path = RESULTS / f"{arguments.name}.json"
-    if path.exists():
-        found["workloads"] = {**json.loads(path.read_text())["workloads"], **found["workloads"]}
+    """Run the workloads that are named, or all but those by request."""
+    arguments = _arguments()
+    size = subjects.SIZES[arguments.size]
+    path = RESULTS / f"{arguments.name or _name(size)}.json"
+    found: Found = json.loads(path.read_text()) if path.exists() and arguments.workloads else {}
+    found |= {"machine": _machine(size), "versions": environment(), "subject": str(size)}
+    usual = [name for name, workload in WORKLOADS.items() if not workload.by_request]
+    for name in arguments.workloads or [*usual, *EXTRAS]:
+        began = time.perf_counter()
+        _run(name, size, arguments.rounds, found)
+        print(f"  ({time.perf_counter() - began:.0f} s)", flush=True)
+    found["lines"] = judged(found)
     with write_together(path) as (beside,):
         beside.write_text(json.dumps(found, indent=1) + "\n")
-    print(f"\nwrote {path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path}")
+    print(f"\n{page.lines(found)}\n\nwrote {path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path}")
+    if path == page.RESULTS:
+        page.write(found)
 
 
-def _run(name: str, rounds: int) -> dict[str, Any]:
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("workloads", nargs="*", choices=[*WORKLOADS, *EXTRAS, []], help="default: all but metrics_2500")
+    parser.add_argument("--rounds", type=int, help="of every workload, in place of each one's own number")
+    parser.add_argument("--size", choices=list(subjects.SIZES), default="small", help="the others need a GPU")
+    parser.add_argument("--name", help="of the file of results")
+    return parser.parse_args()
+
+
+def _run(name: str, size: subjects.Size, rounds: int | None, found: Found) -> None:
     if name == "memory":
-        used = {contender: memory.extra(contender, 50) for contender in MEMORY}
-        base = used["bare sdpa forward"]
-        rows = [
-            {
-                "contender": contender,
-                "peak MiB": used[contender] / 2**20,
-                "above bare MiB": (used[contender] - base) / 2**20,
-            }
-            for contender in MEMORY
-        ]
-        return {"what": "peak memory of a pass, 2500 visual tokens", "rows": rows}
-    if name == "import":
-        return {"what": "importing", "rows": [dataclasses.asdict(row) for row in imports.importing(rounds)]}
-    what, run = WORKLOADS[name]
-    return {"what": what, "rows": [dataclasses.asdict(row) for row in run(rounds)]}
+        found["memory"] = memory.measure(size.name)
+        print("\npeak memory of a run")
+        for workload, used in found["memory"].items():
+            print(*(f"  {workload}: {who}: {most / 2**20:.0f} MiB" for who, most in used.items()), sep="\n")
+    elif name == "errors":
+        found["errors"] = exactness.errors(subjects.states(620, 2048, 1, size.device))
+        print("\nlargest relative errors against float64 SVDs\n ", found["errors"])
+    elif name == "import":
+        _keep(found, name, "importing", imports.importing(rounds or 5))
+    else:
+        workload = WORKLOADS[name]
+        runs = {who: make() for who, make in workload.contenders(size).items()}
+        workload.compare(runs, size)
+        _keep(found, name, workload.what, race(runs, rounds or workload.rounds, workload.warm_up))
 
 
-def _short(value: Any) -> str:
-    return f"{value:.3f}" if isinstance(value, float) else str(value)
+def _keep(found: Found, name: str, what: str, took: Seconds) -> None:
+    found.setdefault("workloads", {})[name] = {"what": what, "seconds": took}
+    base = next(iter(took))
+    print(f"\n{what}")
+    for who in took:
+        middle, low, high = ratio(took, who, base)
+        print(f"  {who}: {middle:.3f} ({low:.3f} to {high:.3f}) of {base}")
+
+
+def _machine(size: subjects.Size) -> dict[str, Any]:
+    gpu = torch.cuda.get_device_name() if size.device != "cpu" else None
+    return {"processor": gpu or _processor(), "cores": os.cpu_count(), "threads": torch.get_num_threads()}
+
+
+def _processor() -> str:
+    """The name of the processor, where the system tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else "an unknown processor"
+
+
+def _name(size: subjects.Size) -> str:
+    if size.device == "cpu":
+        return f"cpu-{os.cpu_count()}"
+    return f"{size.name}-{torch.cuda.get_device_name().lower().replace(' ', '-')}"
 
 
 if __name__ == "__main__":

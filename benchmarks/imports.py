@@ -5,13 +5,13 @@ from __future__ import annotations
 import subprocess
 import sys
 
-from benchmarks.timing import Ratio, race
+from benchmarks.timing import Seconds, race
 
 
-def importing(rounds: int) -> list[Ratio]:
+def importing(rounds: int) -> Seconds:
     """``import lostattn`` beside ``import nnsight``."""
 
     def run(module: str) -> None:
         subprocess.run([sys.executable, "-c", f"import {module}"], check=True)
 
-    return race({name: lambda name=name: run(name) for name in ("nnsight", "lostattn")}, "nnsight", rounds)
+    return race({f"import {name}": lambda name=name: run(name) for name in ("nnsight", "lostattn")}, rounds)

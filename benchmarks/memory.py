@@ -1,6 +1,7 @@
-"""Peak memory of a contender, in a process of its own: ``python -m benchmarks.memory NAME SIDE`` prints bytes.
+"""Peak memory of a contender, in a process of its own: ``python -m benchmarks.memory WORKLOAD CONTENDER SIZE``.
 
-What is printed is the highest resident size during a pass above that just before it, watched by a thread.
+What is printed is the highest use during a run above that just before it: of resident memory, as the kernel counts it
+(or, where it does not, as a thread sees it), or of what torch has taken on a GPU.
 """
 
 from __future__ import annotations
@@ -10,28 +11,73 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
 
+# The floor, the toolkit and the peers of each workload that keep or build something.
+MEASURED = {
+    "caching": ("bare sdpa forward", "lostattn", "TransformerBridge"),
+    "patterns_2500": ("bare sdpa forward", "lostattn, last row", "TransformerBridge"),
+    "replace_2500": ("bare sdpa forward", "lostattn, uniform", "eager softmax edited"),
+    "generate": ("bare generate", "lostattn, uniform"),
+    "metrics": ("textbook SVDs, float32", "lostattn, float64"),
+    "sweep": ("bare forwards of the same batch", "lostattn"),
+}
 
-def extra(name: str, side: int) -> int:
-    """Peak bytes of a contender's pass, measured in a fresh process."""
-    command = [sys.executable, "-m", "benchmarks.memory", name, str(side)]
-    return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
+
+def measure(size: str) -> dict[str, dict[str, int]]:
+    """Peak bytes of the contenders of every workload, each measured in a fresh process."""
+    found: dict[str, dict[str, int]] = {}
+    for workload, names in MEASURED.items():
+        for name in names:
+            command = [sys.executable, "-m", "benchmarks.memory", workload, name, size]
+            out = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+            found.setdefault(workload, {})[name] = int(out.split()[-1])
+    return found
 
 
 def main() -> None:
     """Measure the contender that the arguments name."""
-    name, side = sys.argv[1], int(sys.argv[2])
-    run = _contender(name, side)
-    stop, peak = threading.Event(), [0]
+    from benchmarks.subjects import SIZES
+    from benchmarks.workloads import WORKLOADS
+
+    workload, name, size = sys.argv[1:4]
+    run = WORKLOADS[workload].contenders(SIZES[size])[name]()
+    print(_on_gpu(run) if SIZES[size].device != "cpu" else peak_of(run))
+
+
+def peak_of(run: Callable[[], Any]) -> int:
+    """By how much the resident memory of this process rises while ``run`` runs."""
     before = _resident()
+    try:
+        Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts anew
+    except OSError:
+        return _watched(run) - before
+    result = run()
+    peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    del result
+    return int(peak.split()[1]) * 1024 - before
+
+
+def _on_gpu(run: Callable[[], Any]) -> int:
+    import torch
+
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    result = run()
+    torch.cuda.synchronize()
+    del result
+    return torch.cuda.max_memory_allocated() - before
+
+
+def _watched(run: Callable[[], Any]) -> int:
+    stop, peak = threading.Event(), [_resident()]
 
     def watch() -> None:
-        while not stop.is_set():
+        while not stop.wait(0.001):
             peak[0] = max(peak[0], _resident())
-            stop.wait(0.001)
 
     watcher = threading.Thread(target=watch)
     watcher.start()
@@ -39,34 +85,12 @@ def main() -> None:
     stop.set()
     watcher.join()
     del result
-    print(peak[0] - before)
+    return peak[0]
 
 
 def _resident() -> int:
     with open("/proc/self/statm", encoding="ascii") as file:
         return int(file.read().split()[1]) * PAGE
-
-
-def _contender(name: str, side: int) -> Callable[[], Any]:
-    import lostattn as la
-    from benchmarks import peers, subjects
-
-    given = subjects.inputs(side)
-    if name == "eager softmax edited":
-        model = subjects.llava(side, attn_implementation="eager")
-        columns = (given["input_ids"] == subjects.IMAGE)[0]
-
-        def by_hand() -> Any:
-            with peers.eager_edit(columns):
-                return peers.bare(model, given)
-
-        return by_hand
-    if name == "bare sdpa forward":
-        plain = subjects.llava(side)
-        return lambda: peers.bare(plain, given)
-    wrapped = la.load(subjects.llava(side), selftest=False)
-    prompt, edit = wrapped.prompt(inputs=given), la.ReplaceAttention(la.Uniform())
-    return lambda: wrapped.run_with_hooks(prompt, (), edit)
 
 
 if __name__ == "__main__":

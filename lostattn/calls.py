@@ -138,7 +138,7 @@ def run_here(root: Any, call: dict[str, Any], session: dict[str, Any] | None = N
         if call["generation"] is None:
             return open_forward(root, call, {} if session is None else session)
         if not call["program"]:  # nothing to see or to change: the model's own generate gives the same, and at no cost
-            return {"sequences": root._module.generate(**call["inputs"], **call["generation"])}
+            return {"sequences": root._module.generate(**call["inputs"], **call["generation"]), "steps": []}
         return open_generation(root, call)
 
 

@@ -70,6 +70,16 @@ class Rows:
         self.clean, self.corrupted, self.reduce = layout_of(clean.token_map), layout_of(corrupted.token_map), reduce
         self.source, self.base = source, base
         self._made: dict[str, tuple[Tensor, Tensor]] = {}
+        self._matched: dict[tuple[Group, int], tuple[Tensor, Tensor]] = {}
+
+    def _places(self, group: Group, item: int) -> tuple[Tensor, Tensor]:
+        """Which positions come from where: worked out once for all layers and heads that a group is patched in."""
+        known = self._matched.get((group, item))
+        if known is None:
+            known = self._matched[group, item] = matched(
+                self.clean[item], group.source[item], self.corrupted[item], group.target[item], group.spec, self.reduce
+            )
+        return known
 
     def of(self, setting: Cell, item: int) -> tuple[Tensor, Tensor, Tensor]:
         """The places, the values and the base of one item."""
@@ -80,9 +90,7 @@ class Rows:
             self._made[name] = by_query(name, self.source[name]), by_query(name, self.base[name])
         new, old = self._made[name]
         group = setting.group
-        come, go = matched(
-            self.clean[item], group.source[item], self.corrupted[item], group.target[item], group.spec, self.reduce
-        )
+        come, go = self._places(group, item)
         if self.reduce == "mean":
             mean = new[item][group.source[item].to(new.device)].float().mean(0).to(new)
             return go, mean.expand(len(go), *mean.shape), old[item, go]
