@@ -10,13 +10,14 @@ from lostattn.conformance.inputs import moved_picture
 SHORTER = 2  # tokens that the second item lacks
 
 
-def two_items(inputs: dict[str, Tensor], known: set[str], decoder: bool) -> dict[str, Tensor]:
+def two_items(inputs: dict[str, Tensor], known: set[str], decoder: bool, stacked: bool = False) -> dict[str, Tensor]:
     """A batch of the item, and of another with another picture and a shorter text.
 
     Args:
         inputs: of one item.
         known: the names that the model's ``forward`` takes.
         decoder: whether the positions are those of ``decoder_input_ids``.
+        stacked: whether the patches of the two pictures have an axis for the picture, and are not laid end to end.
     """
     other = moved_picture(inputs)
     main = "decoder_input_ids" if decoder else "input_ids"
@@ -33,5 +34,6 @@ def two_items(inputs: dict[str, Tensor], known: set[str], decoder: bool) -> dict
             # What comes last stays last: the second to last tokens go.
             kept = torch.cat([second[:, : n - SHORTER - 1], second[:, -1:]], dim=1)
             second = torch.cat([torch.zeros_like(second[:, :SHORTER]), kept], dim=1)
-        both[name] = torch.cat([value, second])
+        join = torch.stack if stacked and name == "pixel_values" else torch.cat
+        both[name] = join([value, second])
     return both

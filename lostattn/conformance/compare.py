@@ -79,11 +79,15 @@ def _batch(subject: Subject) -> Subject:
     from lostattn.conformance.judge import prompt_of
 
     known = set(inspect.signature(subject.bare.forward).parameters)
-    inputs = two_items(subject.prompt.inputs, known, bool(subject.bare.config.is_encoder_decoder))
-    try:
-        with torch.no_grad():
-            subject.bare(**inputs, use_cache=False)
-    except Exception as error:  # whatever the model says
-        said = " ".join(str(error).split())
-        raise Absent(f"the bare model refuses two items: {type(error).__name__}: {said[:160]}") from error
-    return replace(subject, prompt=prompt_of(subject.model, inputs))
+    decoder = bool(subject.bare.config.is_encoder_decoder)
+    said = []
+    for stacked in (False, True):
+        inputs = two_items(subject.prompt.inputs, known, decoder, stacked)
+        try:
+            with torch.no_grad():
+                subject.bare(**inputs, use_cache=False)
+        except Exception as error:  # whatever the model says
+            said.append(f"{type(error).__name__}: {' '.join(str(error).split())[:160]}")
+        else:
+            return replace(subject, prompt=prompt_of(subject.model, inputs))
+    raise Absent(f"the bare model refuses two items: {said[0]}")

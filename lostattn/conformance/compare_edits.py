@@ -87,8 +87,11 @@ def uniform_by_hand(subject: Subject, without_cache: bool = False) -> HandEdit:
         total = weights.shape[-2] if without_cache else n_prompt + call
         rows = weights[:, :, n_prompt - 1 :] if without_cache else weights[:, :, -1:]
         columns = torch.cat([chosen, torch.full((len(chosen), total - n_prompt), extends)], dim=1)
-        if subject.keys == "image" and "cross" in path:
-            columns = torch.ones(len(chosen), n_keys, dtype=torch.bool)
+        if token_map.cross is not None:  # the picture is the keys of some layers, and no position of the others
+            if "cross" not in path:
+                return weights
+            tiles = subject.prompt.inputs["aspect_ratio_mask"].flatten(1).bool()  # those that are there
+            columns = tiles.repeat_interleave(n_keys // tiles.shape[1], dim=1)
         elif n_keys > total:  # room for tokens to come, or the keys of an encoder
             columns = torch.cat([columns, torch.zeros(len(chosen), n_keys - total, dtype=torch.bool)], dim=1)
         else:  # a window lets go of the first ones

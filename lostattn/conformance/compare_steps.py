@@ -12,6 +12,8 @@ from lostattn.conformance.by_hand import HandEdit, Seen, by_hand
 from lostattn.conformance.compare_edits import identities, moved, uniform_by_hand, unlike_bits
 from lostattn.conformance.comparison import NEAR, Absent, Comparison, Subject, finite, largest, relative
 from lostattn.plan import Edit, write
+from lostattn.prompt_inputs import image_token_id
+from lostattn.without_processor import NoProcessor
 
 TOKENS = 4  # the prompt's pass gives the first; three cached steps follow
 SETTINGS = {"do_sample": False, "max_new_tokens": TOKENS, "min_new_tokens": TOKENS}
@@ -25,6 +27,9 @@ def steps(subject: Subject, cache: str | None = None, allowed: float = NEAR) -> 
     if not layers:
         raise Absent("no layer calls transformers' attention interface")
     settings = {**SETTINGS, **({} if cache is None else {"cache_implementation": cache})}
+    picture = image_token_id(NoProcessor(), subject.bare.config)
+    if picture is not None:
+        settings["suppress_tokens"] = [picture]  # a picture's token without a picture cannot be read again
     if subject.bare.config.is_encoder_decoder:
         settings["decoder_start_token_id"] = int(subject.prompt.inputs["decoder_input_ids"][0, 0])
     bare = _bare(subject, settings)

@@ -75,8 +75,9 @@ class Subject:
 
     @property
     def keys(self) -> str:
-        """Which keys an edit may speak of: those of the picture where it has places among the positions."""
-        return "image" if bool(self.prompt.token_map["image"].any()) else "text"
+        """Which keys an edit may speak of: those of the picture, among the positions or beside them, or the text."""
+        token_map = self.prompt.token_map
+        return "image" if bool(token_map["image"].any()) or token_map.cross is not None else "text"
 
 
 def finite(logits: Tensor) -> Tensor:
