@@ -90,6 +90,18 @@ def test_a_batch_of_two_pads_the_shorter_item_on_the_left():
     assert both["pixel_values"].shape == (2, 3, 2, 2) and both["pixel_values"][1].abs().sum() > 0
 
 
+def test_patches_of_two_pictures_are_laid_end_to_end_or_stacked():
+    inputs = {"input_ids": torch.tensor([[1, 5, 7, 9, 8]]), "pixel_values": torch.zeros(6, 4)}
+    assert two_items(inputs, set(), decoder=False)["pixel_values"].shape == (12, 4)
+    assert two_items(inputs, set(), decoder=False, stacked=True)["pixel_values"].shape == (2, 6, 4)
+
+
+def test_a_picture_of_cross_attention_is_edited_in_those_layers_alone():
+    subject = subject_of("mllama")
+    assert subject.keys == "image" and not subject.prompt.token_map["image"].any()
+    assert [str(one) for one in (*uniform(subject), *steps(subject)) if not one.passed] == []
+
+
 def test_a_sound_family_passes_every_comparison():
     subject = subject_of("qwen3_vl")
     made = compare(subject.model, subject.bare, subject.prompt)
