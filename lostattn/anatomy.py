@@ -42,6 +42,7 @@ class Update:
     factor: float | None
     source: str | None = None
     inner: float = 1.0
+    joins: bool = False  # the module is given the stream too, and what it gives is the stream with the update in it
 
 
 @dataclass(frozen=True)

@@ -134,9 +134,12 @@ def _update(path: str, layer: nn.Module, read: Flow, parts: list[Value]) -> Upda
     if len(parts) != 1 or parts[0].kind != "child":
         return None
     added = f"{path}.{parts[0].child}"
+    calls = [call for call in read.calls if call.child == parts[0].child]
+    if parts[0].factor is None and any(INPUT in c.given and sum(v.known for v in c.given) > 1 for c in calls):
+        return Update(added, None, joins=True)
     if not _is_norm(layer.get_submodule(parts[0].child)):
         return Update(added, parts[0].factor, added)
-    given = next((call.given[0] for call in read.calls if call.child == parts[0].child and call.given), OTHER)
+    given = next((call.given[0] for call in calls if call.given), OTHER)
     if given.kind != "child" or given.factor is None:
         return Update(added, parts[0].factor)
     return Update(added, parts[0].factor, f"{path}.{given.child}", given.factor)

@@ -96,10 +96,12 @@ def write(
     last_need = {r.name: max(sites.at[need] for need in r.needs) for r in reductions}
     held |= {e.name.replace("hook_resid_mid", "hook_resid_pre") for e in edits if _of_mid(e.name)}
     before = _before(sites, kept | held | {e.name for e in edits})
+    behind = {f"{slot.behind}.hook_resid_post": f"{slot.behind} behind" for slot in sites.slots if slot.behind
+              and any(e.name == f"{slot.behind}.hook_resid_mid" for e in edits)}  # fmt: skip
     for index, slot in enumerate(sites.slots):
         due = [r for r in reductions if last_need[r.name] == index]
         if slot.kind == "tensor":
-            actions = _tensor_actions(slot, kept, edits, held, before, due, results)
+            actions = _tensor_actions(slot, kept, edits, held, before, behind, due, results)
             if actions:
                 needs_input = any(action.get("reads_input") for action in actions)
                 program.append(
@@ -145,6 +147,7 @@ def _tensor_actions(
     edits: Sequence[Edit],
     held: set[str],
     before: Mapping[str, str],
+    behind: Mapping[str, str],
     due: Sequence[Reduction],
     results: Mapping[str, str],
 ) -> list[dict[str, Any]]:
@@ -152,7 +155,12 @@ def _tensor_actions(
     for name, view in slot.views.items():
         if view[0] == "between":
             view = ("between", before.get(str(view[1]), ""))
-        here = [e for e in edits if e.name == name and not _of_mid(name)]
+        if slot.behind:
+            late = {"verb": "edit_behind", "held": f"{slot.behind} behind"}
+            actions += [{**late, **_edit(e)} for e in edits if e.name == name]
+        if name in behind:
+            actions.append({"verb": "add_behind", "held": behind[name]})
+        here = [e for e in edits if e.name == name and (slot.port == "output" or not _of_mid(name))]
         actions += [{"verb": "edit", "view": view, **_edit(e)} for e in here]
         if name in kept:
             actions.append({"verb": "tap", "name": name, "view": view})

@@ -53,7 +53,7 @@ class Point:
 
     @value.setter
     def value(self, new: Any) -> None:
-        if self.name.endswith("hook_resid_mid"):
+        if self.name.endswith("hook_resid_mid") and self.slot.port == "input":
             raise InputError(f"{self.name!r} is read here but written elsewhere; edit it with run_with_hooks.")
         if self.slot.port == "input":
             self.envoy.input = unviewed(self.envoy.input, self.view, new)

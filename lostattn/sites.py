@@ -44,6 +44,7 @@ class Slot:
     out: str = ""  # windows: where edited rows are written
     stream: str = ""  # the block whose stream this update is added to: where an edit of resid_mid is written
     factor: float = 1.0  # what the update is multiplied by when it is added
+    behind: str = ""  # the block whose resid_mid is edited here, behind a gate; its output gets the same difference
 
     @property
     def served(self) -> str:
@@ -204,7 +205,8 @@ class Sites:
     @property
     def written(self) -> set[str]:
         """The streams between two updates that an edit can reach."""
-        return {f"{slot.stream}.hook_resid_mid" for slot in self.slots if slot.stream}
+        direct = {name for slot in self.slots if slot.port == "output" for name in slot.views if _of_mid(name)}
+        return direct | {f"{at}.hook_resid_mid" for slot in self.slots for at in (slot.stream, slot.behind) if at}
 
     def _refuse_vision(self, key: str) -> None:
         vision = self.architecture.vision
@@ -245,6 +247,10 @@ def _after(layer: int, architecture: Architecture, slots: list[Slot]) -> list[Sl
     return [replace(slots[0], views={**added, **slots[0].views}), *slots[1:]]
 
 
+def _of_mid(name: str) -> bool:
+    return name.endswith("hook_resid_mid")
+
+
 def _viewing(slot: Slot, known: set[str]) -> Slot:
     """A slot without the views that are seen as a difference from a point that is not there."""
     views = {name: view for name, view in slot.views.items() if view[0] != "between" or view[1] in known}
@@ -277,7 +283,9 @@ def _block_slots(stack: Stack, i: int, block: Block, once: bool, derived: dict[s
     if block.attn is not None:
         slots += _attention_slots(at, block.attn, once, derived)
     slots += _with_stream(at, block, tensor(block.attn_out, "output", hook_attn_out=plain), once)
-    slots += tensor(block.mid, "input", hook_resid_mid=plain) + tensor(block.ln2, "output", ln2__hook_out=plain)
+    slots += _middle(at, block, tensor(block.mid, "input", hook_resid_mid=plain)) + tensor(
+        block.ln2, "output", ln2__hook_out=plain
+    )
     for kind, path in block.mlp_order:
         slots += tensor(path, "output", **{f"mlp__hook_{kind}": plain})
     slots += tensor(block.mlp_post, "input", mlp__hook_post=plain)
@@ -322,6 +330,20 @@ def _with_stream(at: str, block: Block, out: list[Slot], once: bool) -> list[Slo
     if out and update.path == out[0].path:
         return [replace(out[0], stream=at, factor=update.factor)]
     return [*out, Slot("tensor", update.path, "output", once, stream=at, factor=update.factor)]
+
+
+def _middle(at: str, block: Block, seen: list[Slot]) -> list[Slot]:
+    """The slot of the stream between the updates, where attention's is added behind a gate.
+
+    A module that is given the stream and gives it back with the update in it holds that stream itself. A gate that is a
+    number of the weights does not: there the norm's input is edited, and the layer's output in the same way.
+    """
+    update = block.attn_update
+    if update is None or update.factor is not None or not seen:
+        return seen
+    if update.joins:
+        return [replace(seen[0], path=update.path, port="output", behind="")]
+    return [replace(seen[0], behind=at)] if block.mlp_update is not None else seen
 
 
 def _vision_slots(vision: Vision, derived: dict[str, Derived]) -> list[Slot]:

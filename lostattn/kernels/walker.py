@@ -9,8 +9,9 @@ A program is a list of events, and an event is a dict of plain values::
 
 ``once`` marks what exists at prefill only (the vision tower). An action is a dict with a ``verb``:
 ``tap`` keeps a value, ``by_head`` what each head makes of it, ``edit`` replaces it, ``edit_sum`` edits the stream at
-the place where an update is added to it, ``hold`` remembers a value for a later ``reduce``, which keeps what a function
-makes of the held. Each edit says at which ``steps`` of a generation it acts: ``(first, last + 1 or None)``.
+the place where an update is added to it, ``edit_behind`` and ``add_behind`` at its next reader and at the layer's end
+(behind a gate), ``hold`` remembers a value for a later ``reduce``, which keeps what a function makes of the held. Each
+edit says at which ``steps`` of a generation it acts: ``(first, last + 1 or None)``.
 """
 
 from __future__ import annotations
@@ -111,8 +112,15 @@ def perform(actions, value, out, here):
             here["held"][action["name"]] = seen_by(value, action["view"], here)
         elif verb == "reduce":
             out[action["name"]] = action["kernel"](here["held"], here, **action["params"])
+        elif verb == "add_behind":
+            if action["held"] in here["held"]:
+                value = value + here["held"].pop(action["held"])
         elif acts(action, here["step"]):
-            if verb == "edit":
+            if verb == "edit_behind":
+                after = action["kernel"](value, here, **action["params"]).to(value.dtype)
+                here["held"][action["held"]] = after - value + here["held"].get(action["held"], 0.0)
+                value = after
+            elif verb == "edit":
                 before = seen_by(value, action["view"], here)
                 after = action["kernel"](before, here, **action["params"])
                 if action["view"][0] == "between":

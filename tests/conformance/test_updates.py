@@ -29,7 +29,12 @@ LABELS = {
 }
 
 
-SINGLE = ("nemotron_h_omni", "inkling2", "glm5_next")  # parts of them compute in float32 whatever they are given
+SINGLE = (
+    "nemotron_h_omni",
+    "inkling2",
+    "glm5_next",
+    "muse_spark",
+)  # parts of them compute in float32 whatever they are given
 
 
 def made(family: str):
@@ -252,3 +257,26 @@ def test_image_attribution_goes_through_the_norm_after_attention() -> None:
     heads = cache.stack_head_results(pos_slice="last")
     direct = cache.logit_attrs(heads, 7, pos_slice="last").flatten()
     assert_close(found.values.sum(-1).flatten(), direct, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("family", ["mllama", "muse_spark"])
+def test_the_stream_behind_a_gate_is_edited(family: str) -> None:
+    """Llama 3.2's gate is a number, so its attention can be moved by hand; Muse's is a module that gives the stream."""
+    model, prompt, cache = run(family)
+    layer = 1
+    vector = torch.linspace(-1, 1, model.cfg.d_model).to(cache["resid_mid", layer])
+    alone = made(family)
+    block = alone.get_submodule(blocks(family)[layer].path)
+    if family == "mllama":
+        gate = block.cross_attn_attn_gate.tanh()
+        block.cross_attn.register_forward_hook(lambda _, args, out: (out[0] + vector / gate, *out[1:]))
+    else:
+        block.post_attention_residual_gate.register_forward_hook(lambda _, args, out: out + vector)
+    with torch.no_grad():
+        expected = alone(**model._inputs(prompt), use_cache=False).logits
+    edit = la.Steer(vector, layer, 0.25, point="resid_mid") + la.Steer(vector, layer, 0.75, point="resid_mid")
+    logits, edited = model.run_with_cache(prompt, interventions=edit)
+    assert_close(logits, expected, **close(family))
+    assert (logits - model(prompt)).abs().max() > 1e-3
+    assert_close(edited["resid_mid", layer], cache["resid_mid", layer] + vector, **close(family))
+    assert_close(edited["resid_pre", 0] + sum(edited.updates().values()), edited.final_stream, **close(family))
