@@ -141,6 +141,19 @@ def test_gradients_in_the_call_that_keeps_values_are_those_of_bare_autograd(fami
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+def test_patterns_of_the_tower_have_gradients_too(family: str) -> None:
+    """What z is worth, times what the keys hold; also where a tower's attention is called window by window."""
+    model, prompt = run(family)
+    at = f"{model.architecture.vision.stack.prefix}.0.attn.hook_"
+    _, cache = model.run_with_cache(prompt, [f"{at}pattern", f"{at}z", f"{at}v"], backward=metric)
+    z, v = (x if x.dim() == 4 else x[None] for x in (cache.grad(f"{at}z"), cache[f"{at}v"]))
+    seen = cache[f"{at}pattern"] > 0
+    expected = torch.einsum("bqhd,bkhd->bhqk", z, v)
+    assert expected[seen].abs().max() > 1e-4 and seen.all() == (family == "llava")
+    assert_close(cache.grad(f"{at}pattern")[seen], expected[seen], rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
 def test_a_cache_knows_which_gradients_it_has(family: str, tmp_path: Path) -> None:
     model = double(family)
     prompt = model.prompt(inputs=batched(family, unequal(family)))

@@ -54,6 +54,8 @@ def test_each_row_is_a_question_by_itself(tiny_model, shapes_questions) -> None:
         assert row["out"] == pytest.approx(float(la.metrics.effective_rank(cache["ln_final.hook_out"])[0]), rel=1e-3)
         rid = la.metrics.rid(cache["resid_mid", 2], cache["resid_post", 2])
         assert row["rid.mlp.2"] == pytest.approx(float(rid[0]), abs=1e-4)
+    summary = la.experiments.Results(table).summary(["favour", "p"], ["kind"])
+    assert summary.n.sum() == 7 and set(summary.kind) == {q.kind for q in questions}
     assert table.attrs["n"] == 7 and la.Intervention.from_json(table.attrs["interventions"]) == EDIT
 
 
