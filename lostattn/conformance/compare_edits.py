@@ -73,8 +73,8 @@ def moved(name: str, found: Tensor, untouched: Tensor, real: Tensor) -> Comparis
 def uniform_by_hand(subject: Subject, without_cache: bool = False) -> HandEdit:
     """The edit of :func:`uniform` on the weights of eager attention.
 
-    At a decoding step the one row at hand is the last; ``without_cache`` edits every row from the prompt's last on,
-    as the rows were when each was the last.
+    At a decoding step the one row at hand is the last. ``without_cache``, or where a family keeps no cache and goes
+    over all positions at every step, every row from the prompt's last on is edited, as it was when it was the last.
     """
     token_map = subject.prompt.token_map
     paths = set(subject.layers.values())
@@ -83,9 +83,10 @@ def uniform_by_hand(subject: Subject, without_cache: bool = False) -> HandEdit:
     def edit(path: str, call: int, weights: Tensor) -> Tensor:
         if path not in paths:
             return weights
-        n_keys = weights.shape[-1]
-        total = weights.shape[-2] if without_cache else n_prompt + call
-        rows = weights[:, :, n_prompt - 1 :] if without_cache else weights[:, :, -1:]
+        n_rows, n_keys = weights.shape[-2:]
+        whole = without_cache or n_rows == n_prompt + call
+        total = n_rows if whole else n_prompt + call
+        rows = weights[:, :, n_prompt - 1 :] if whole else weights[:, :, -1:]
         columns = torch.cat([chosen, torch.full((len(chosen), total - n_prompt), extends)], dim=1)
         if token_map.cross is not None:  # the picture is the keys of some layers, and no position of the others
             if "cross" not in path:

@@ -44,7 +44,7 @@ def steps(subject: Subject, cache: str | None = None, allowed: float = NEAR) -> 
     worst, real = 0.0, subject.prompt.token_map.real
     for i, path in layers.items():
         pairs = zip(store[i], bare.weights[path], strict=True)
-        worst = max([worst, *(largest(a, b, real if t == 0 else None) for t, (a, b) in enumerate(pairs))])
+        worst = max([worst, *(largest(a, b, _with_new(real, t)) for t, (a, b) in enumerate(pairs))])
     unlike = max(unlike_bits(a, b) for a, b in zip(same, _last(bare), strict=True))
     gaps = [relative(finite(a), finite(b)) for a, b in zip(found, _last(expected), strict=True)]
     made = [
@@ -54,6 +54,11 @@ def steps(subject: Subject, cache: str | None = None, allowed: float = NEAR) -> 
         moved("uniform edit moves", found[-1], _last(bare)[-1], real),
     ]
     return made if cache is not None else [*made, _without_cache(subject, bare, expected, found, allowed)]
+
+
+def _with_new(real: Tensor, step: int) -> Tensor:
+    """The rows that are no padding, and those of the tokens since: of a family that goes over all of them each time."""
+    return torch.cat([real, real.new_ones(len(real), step)], dim=1)
 
 
 def kept_rows(x: Any, cells: Any, here: Any, store: dict[int, list[Tensor]], layer: int) -> Any:

@@ -14,27 +14,30 @@ from lostattn.updates import stream_updates
 def stream(subject: Subject, allowed: float = NEAR) -> list[Comparison]:
     """The stream before the first layer plus all updates, against what the bare model's final norm is given.
 
-    A decoder that ends without a norm is held to what its last layer gives.
+    A decoder that ends without a norm, or that joins the lanes of its stream before the norm, is held to what its last
+    layer gives.
     """
     sites = subject.model.sites
     norm, last = sites.architecture.final_norm, sites.architecture.stack.blocks[-1].path
-    seen: list[Tensor] = []
+    given: list[Tensor] = []
+    made: list[Tensor] = []
 
     def before(module: Any, args: Any, keywords: Any) -> None:
-        seen.append((args[0] if args else next(iter(keywords.values()))).detach().clone())
+        given.append((args[0] if args else next(iter(keywords.values()))).detach().clone())
 
     def after(module: Any, args: Any, out: Any) -> None:
-        seen.append((out if isinstance(out, Tensor) else out[0]).detach().clone())
+        made.append((out if isinstance(out, Tensor) else out[0]).detach().clone())
 
-    if norm is None:
-        hook = subject.bare.get_submodule(last).register_forward_hook(after)
-    else:
-        hook = subject.bare.get_submodule(norm).register_forward_pre_hook(before, with_kwargs=True)
+    hooks = [subject.bare.get_submodule(last).register_forward_hook(after)]
+    if norm is not None:
+        hooks.append(subject.bare.get_submodule(norm).register_forward_pre_hook(before, with_kwargs=True))
     try:
         with torch.no_grad():
             subject.bare(**subject.model._inputs(subject.prompt), use_cache=False)
     finally:
-        hook.remove()
+        for hook in hooks:
+            hook.remove()
+    seen = given if [x.shape for x in given] == [x.shape for x in made] else made
     if len(seen) != 1:
         raise Absent(f"the decoder's end runs {len(seen)} times in a pass")
     updates = stream_updates(sites)

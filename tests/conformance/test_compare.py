@@ -102,6 +102,20 @@ def test_a_picture_of_cross_attention_is_edited_in_those_layers_alone():
     assert [str(one) for one in (*uniform(subject), *steps(subject)) if not one.passed] == []
 
 
+def test_a_family_that_goes_over_all_tokens_at_every_step_is_compared_row_by_row():
+    subject = subject_of("pix2struct")
+    batch = two_items(subject.prompt.inputs, {"decoder_input_ids", "decoder_attention_mask"}, decoder=True)
+    subject = replace(subject, prompt=prompt_of(subject.model, batch))
+    assert [str(one) for one in steps(subject) if not one.passed] == []
+
+
+def test_several_lanes_are_held_to_what_the_last_layer_gives():
+    subject = subject_of("glm5_next")
+    subject.model.selftest(subject.prompt)  # which takes away what its lanes leave no point for
+    (one,) = stream(subject)
+    assert one.passed
+
+
 def test_a_sound_family_passes_every_comparison():
     subject = subject_of("qwen3_vl")
     made = compare(subject.model, subject.bare, subject.prompt)
