@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from lostattn.calls import Remote
+from lostattn.calls import Remote, carry_out
 from lostattn.errors import InputError
 from lostattn.interventions.base import Intervention
 from lostattn.interventions.patch_rows import SQUARE, by_query, layout_of, matched, n_heads_of, row_edit, same_keys
+from lostattn.patching.encoded import encoded
 from lostattn.plan import Edit
 from lostattn.remote.session import Session
+from lostattn.written import hooks_call
 
 if TYPE_CHECKING:
     from lostattn.cache import ActivationCache
@@ -132,14 +134,21 @@ class Runner:
         """The logits of the unpatched copies, and then of each chunk; somewhere else, several passes are one job."""
         copies = self.prompt[list(range(self.n_items)) * self.n]
         if self.remote is False:
-            yield self.model.run_with_hooks(copies)
-            for chunk in chunks:
-                yield self.model.run_with_hooks(copies, (), self._filled(chunk))
+            yield from self._here(copies, chunks)
             return
         with Session(self.model, self.remote, job_size=PASSES_A_JOB) as session:
             later = [session.run_with_hooks(copies)]
             later += [session.run_with_hooks(copies, (), self._filled(chunk)) for chunk in chunks]
         yield from (one.result() for one in later)
+
+    def _here(self, copies: Prompt, chunks: list[list[Cell]]) -> Iterator[Tensor]:
+        """The same in this process, where every pass is over the same pictures: they are encoded once."""
+        unpatched = hooks_call(self.model, copies)
+        inputs = encoded(self.model, unpatched.inputs)
+        yield carry_out(self.model, replace(unpatched, inputs=inputs))
+        for chunk in chunks:
+            patched = hooks_call(self.model, copies, (), self._filled(chunk))
+            yield carry_out(self.model, replace(patched, inputs=inputs))
 
     def _filled(self, chunk: list[Cell]) -> _Copies:
         """The edits of a chunk; copies that it leaves over do what its last one does."""
