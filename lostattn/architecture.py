@@ -19,7 +19,7 @@ from lostattn.errors import UnsupportedModel
 from lostattn.layer_loop import is_norm, layer_loop
 from lostattn.layer_parts import stack_of
 from lostattn.logit_path import read_logit_path
-from lostattn.vision_parts import vision_if_any
+from lostattn.vision_parts import of_pictures, vision_if_any
 
 __all__ = ["Architecture", "Attention", "Block", "Stack", "Update", "Vision", "resolve"]
 
@@ -49,7 +49,7 @@ def resolve(model: Any) -> Architecture:
         )
     stacks = _attention_stacks(model)
     at = paths[id(decoder)]
-    inside = {p: b for p, b in stacks.items() if p.startswith(f"{at}.") and not _of_pictures(p.removeprefix(at))}
+    inside = {p: b for p, b in stacks.items() if p.startswith(f"{at}.") and not of_pictures(p.removeprefix(at))}
     if not inside:
         raise UnsupportedModel(
             f"{kind}: looked for a list of layers that call `{ATTENTION_CALL}` below {at!r}; "
@@ -82,11 +82,6 @@ def _head_beside(model: nn.Module, decoder: str) -> nn.Module | None:
         if isinstance(head, nn.Linear):
             return head
     return None
-
-
-def _of_pictures(path: str) -> bool:
-    """Whether a list of layers inside the decoder is a vision tower that it holds."""
-    return any(word in path for word in ("vision", "visual", "image"))
 
 
 def _innermost_decoder(model: Any) -> nn.Module:

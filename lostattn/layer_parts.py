@@ -19,9 +19,17 @@ SEPARATE = {
 }
 
 
+_HEADS = ("num_attention_heads", "num_heads", "attention_heads", "encoder_attention_heads", "n_heads")
+
+
+def tells_heads(config: Any) -> bool:
+    """Whether a config says how many heads its layers have, one number for all."""
+    return any(isinstance(getattr(config, name, None), int) for name in _HEADS)
+
+
 def stack_of(prefix: str, path: str, layers: list[nn.Module], config: Any) -> Stack:
     """A list of layers with its sizes, as ``config`` has them; ``prefix`` is what its hook names begin with."""
-    heads = _first(config, "num_attention_heads", "num_heads", "attention_heads", "encoder_attention_heads", "n_heads")
+    heads = _first(config, *_HEADS)
     width = _first(config, "hidden_size", "embed_dim", "d_model", "width")
     kv_heads = getattr(config, "num_key_value_heads", None) or heads
     return Stack(
@@ -42,7 +50,7 @@ def _first(config: Any, *names: str, default: int | None = None) -> int:
             return value
     if default is not None:
         return default
-    raise UnsupportedModel(f"{type(config).__name__} has none of {', '.join(names)}.")
+    raise UnsupportedModel(f"{type(config).__name__} says none of {', '.join(names)} as one number for all layers.")
 
 
 def block_of(path: str, layer: nn.Module, n_heads: int, n_kv: int) -> Block:

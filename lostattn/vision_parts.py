@@ -9,7 +9,7 @@ from torch import nn
 from lostattn.anatomy import Vision
 from lostattn.call_order import forward_calls
 from lostattn.errors import UnsupportedModel
-from lostattn.layer_parts import stack_of
+from lostattn.layer_parts import stack_of, tells_heads
 
 PROJECTORS = (
     "multi_modal_projector",
@@ -36,10 +36,10 @@ def vision_if_any(model: Any, stacks: dict[str, list[nn.Module]], decoder: str) 
 
 
 def _vision(model: Any, stacks: dict[str, list[nn.Module]], decoder: str) -> Vision | None:
-    config = getattr(model.config, "vision_config", None)
+    config = _vision_config(model.config)
     if config is None or not stacks:
         return None
-    layers = max(stacks, key=lambda path: (not any(w in path for w in NOT_A_TOWER), len(stacks[path])))
+    layers = max(stacks, key=lambda path: (not _beside_a_tower(path), of_pictures(path), len(stacks[path])))
     base_path = ".".join(_shared(decoder.split("."), layers.split(".")))
     base = model.get_submodule(base_path)
     prefix = f"{base_path}." if base_path else ""
@@ -53,12 +53,35 @@ def _vision(model: Any, stacks: dict[str, list[nn.Module]], decoder: str) -> Vis
     return Vision(
         path=tower_path,
         embed=f"{tower_path}.{embed}" if embed else None,
-        stack=stack_of(f"vision_encoder.{style}", layers, stacks[layers], config),
+        stack=stack_of(f"vision_encoder.{style}", layers, stacks[layers], _sizes(model, config, layers, tower_path)),
         projector=projector,
         projector_inside=inside,
         before_embed=_position(calls, "get_image_features") < _position(calls, "get_input_embeddings"),
         n_read=_layers_read(model.config, len(stacks[layers])),
     )
+
+
+def of_pictures(path: str) -> bool:
+    """Whether the path of a list of layers says that they see pictures."""
+    return any(word in path for word in ("vision", "visual", "image"))
+
+
+def _beside_a_tower(path: str) -> bool:
+    return any(word in path for word in NOT_A_TOWER)
+
+
+def _vision_config(config: Any) -> Any:
+    """The vision tower's config, the encoder's where that sees the pictures; ``None`` for a model without one."""
+    encoder = getattr(config, "encoder", None)
+    found = getattr(config, "vision_config", None) or getattr(encoder, "vision_config", None)
+    return found or (encoder if hasattr(encoder, "image_size") else None)
+
+
+def _sizes(model: Any, config: Any, layers: str, tower: str) -> Any:
+    """The config that says how wide the layers are: the vision config, or that of the tower's part that holds them."""
+    holders = [layers[:end] for end, letter in enumerate(layers) if letter == "." and end >= len(tower)]
+    own = [getattr(model.get_submodule(path), "config", None) for path in reversed(holders)]
+    return next((one for one in (config, *own) if one is not None and tells_heads(one)), config)
 
 
 def _shared(one: list[str], other: list[str]) -> list[str]:

@@ -86,6 +86,7 @@ CONFIG_CHANGES: dict[str, dict[str, Any]] = {
         "text_config.top_k_experts": 2,
         "text_config.moe_intermediate_size": 48,
         "canvas_length": 8,
+        "vision_config.pooling_kernel_size": 2,
     },
     "granite4_vision": {"deepstack_layer_map": [[-1, 1]], "downsample_rate": "1/2"},
     "qwen2_5_omni_thinker": {"vision_start_token_id": 300, "vision_end_token_id": 301},
@@ -108,6 +109,9 @@ GIVEN: dict[str, dict[str, Any]] = {
     "gemma4": {"vision_config": {"model_type": "gemma4_vision"}},
     "gemma4_unified": {"vision_config": {"model_type": "gemma4_unified_vision"}},
 }
+
+# Inputs that a forward hands on without naming them.
+HANDED_ON: dict[str, tuple[str, ...]] = {"diffusion_gemma": ("pixel_values", "image_position_ids", "mm_token_type_ids")}
 
 # Inputs beside the picture that no name tells the shape of.
 MORE_INPUTS: dict[str, dict[str, Any]] = {

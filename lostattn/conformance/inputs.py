@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lostattn.conformance.exceptions import MORE_INPUTS
+from lostattn.conformance.exceptions import HANDED_ON, MORE_INPUTS
 from lostattn.conformance.shrink import WIDTH
 from lostattn.errors import UnsupportedModel
 from lostattn.presence import PICTURES
@@ -35,7 +35,7 @@ def picture_inputs(model: nn.Module, family: str = "", seed: int = 0) -> tuple[d
     Raises:
         NoInput: every layout was refused; with what the model said.
     """
-    known = set(inspect.signature(model.forward).parameters)
+    known = {*inspect.signature(model.forward).parameters, *HANDED_ON.get(family, ())}
     said: list[str] = []
     takes_picture = any(name.startswith(PICTURES) for name in known)
     for layout, pixels in _layouts(model.config, known, family, seed):

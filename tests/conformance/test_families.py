@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import lostattn as la
+from lostattn.architecture import resolve
 from lostattn.conformance import build, families
 from lostattn.conformance.inputs import moved_picture, picture_inputs
 from lostattn.conformance.judge import prompt_of
@@ -149,3 +150,19 @@ def test_an_unknown_family_is_named_with_its_nearest():
     assert "qwen3_vl" in families()
     with pytest.raises(UnknownName, match=r"'qwen3_v'.*qwen3_vl"):
         build("qwen3_v")
+
+
+@pytest.mark.parametrize(
+    ("family", "tower"),
+    [
+        ("diffusion_gemma", "model.encoder.vision_tower.encoder.layers"),  # beside the layers of a text encoder
+        ("deepseek_ocr2", "model.vision_tower.vision_encoder.layers"),  # its sizes stand in the config of a part
+        ("t5gemma2", "model.encoder.vision_tower.encoder.layers"),  # the encoder's own config has the vision config
+        ("vision-encoder-decoder", "encoder.layers"),  # the encoder is the tower
+    ],
+)
+def test_the_vision_tower_is_what_sees_the_picture(family, tower):
+    found = resolve(build(family)).vision
+    assert found is not None
+    assert [block.path for block in found.stack.blocks] == [f"{tower}.0", f"{tower}.1"]
+    assert found.stack.n_heads * found.stack.d_head == found.stack.d_model
