@@ -23,6 +23,7 @@ from lostattn.updates import find_update, judged, stream_updates
 if TYPE_CHECKING:
     import transformer_lens
 
+    from lostattn.interventions.base import Intervention
     from lostattn.model import LVLM
     from lostattn.prompt import Prompt
 
@@ -46,6 +47,9 @@ class ActivationCache(Decomposition, Mapping[str, Tensor]):
     Scores, patterns, per-head results and norm statistics are made from what was kept (q, k, z, the stream) at the
     moment they are looked at, so that keeping everything never costs a ``[query, key]`` matrix per head and layer.
     They are float32 at least. A layer whose pattern was edited kept its edited pattern itself.
+
+    ``interventions`` says what the pass ran under (None: untouched), ``prompt`` on what, ``meta`` what else is known of
+    it; all three are saved with it.
     """
 
     def __init__(
@@ -57,6 +61,7 @@ class ActivationCache(Decomposition, Mapping[str, Tensor]):
         prompt: Prompt | None = None,
         meta: Mapping[str, Any] | None = None,
         has_batch_dim: bool = True,
+        interventions: Intervention | None = None,
     ) -> None:
         self._kept = kept
         self._names = names
@@ -65,6 +70,7 @@ class ActivationCache(Decomposition, Mapping[str, Tensor]):
         self.prompt = prompt
         self.meta = dict(meta or {})
         self.has_batch_dim = has_batch_dim
+        self.interventions = interventions
 
     def __getitem__(self, key: Key) -> Tensor:
         if _of_gradient(key):
@@ -94,7 +100,8 @@ class ActivationCache(Decomposition, Mapping[str, Tensor]):
         return len(self._names)
 
     def __repr__(self) -> str:
-        return f"ActivationCache of {len(self)} points, {_readable(self.nbytes)}: {_summary(self._names)}"
+        under = "" if self.interventions is None else f", under {_short(repr(self.interventions))}"
+        return f"ActivationCache of {len(self)} points, {_readable(self.nbytes)}{under}: {_summary(self._names)}"
 
     @property
     def nbytes(self) -> int:
@@ -246,7 +253,7 @@ class ActivationCache(Decomposition, Mapping[str, Tensor]):
 
         Args:
             path: of the file; ``.safetensors`` is added where it has no ending.
-            meta: more that should be known about the run: ``interventions=edit``, or anything that JSON can hold.
+            meta: more that should be known about the run: anything that JSON can hold.
         """
         from lostattn.cache_files import save_cache
 
@@ -264,7 +271,8 @@ class ActivationCache(Decomposition, Mapping[str, Tensor]):
         return load_cache(path, model)
 
     def _with(self, kept: dict[str, Any], prompt: Prompt | None) -> ActivationCache:
-        return ActivationCache(kept, self._names, self._sites, self._model, prompt, self.meta, self.has_batch_dim)
+        known = (self.meta, self.has_batch_dim, self.interventions)
+        return ActivationCache(kept, self._names, self._sites, self._model, prompt, *known)
 
     def map(self, metric: Callable[..., Any], update: str | None = None, point: str = "resid_post") -> dict[int, Any]:
         """Run a metric over every layer: ``metric(before, after)`` of an update, or ``metric(state)`` of a point.
@@ -337,6 +345,10 @@ def _readable(n: int | float) -> str:
             return f"{n:.4g} {unit}"
         n /= 1024
     return f"{n:.4g} GiB"
+
+
+def _short(text: str, limit: int = 120) -> str:
+    return text if len(text) <= limit else f"{text[: limit - 3]}..."
 
 
 def _summary(names: tuple[str, ...]) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import json
 import os
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -20,7 +21,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from lostattn.cross_layout import CrossKeys
-from lostattn.errors import InputError
+from lostattn.errors import InputError, UnknownName
+from lostattn.interventions.base import Intervention
+from lostattn.interventions.encoding import decode, encode
 from lostattn.patch_grid import Grid, PatchGrid, TiledGrid, UnknownGrid
 from lostattn.prompt_batch import Prompt
 from lostattn.tensor_files import read_tensors, write_tensors
@@ -42,12 +45,17 @@ def save_cache(cache: ActivationCache, path: str | os.PathLike[str], extra: Mapp
         InputError: the folder cannot be written to, or ``extra`` holds what JSON cannot.
     """
     tensors, geometry = _flat(cache._kept)
+    meta = {**_origin(cache._model), **cache.meta, **{name: _plain(value) for name, value in extra.items()}}
+    if cache.interventions is not None:
+        meta.setdefault("interventions", cache.interventions.to_dict())
+    if "interventions" in meta:
+        meta["interventions"] = _apart(meta["interventions"], tensors)
     held: dict[str, Any] = {
         "format": FORMAT,
         "names": cache._names,
         "geometry": geometry,
         "has_batch_dim": cache.has_batch_dim,
-        "meta": {**_origin(cache._model), **cache.meta, **{name: _plain(value) for name, value in extra.items()}},
+        "meta": meta,
         "weights": fingerprint(cache._model),
         "prompt": None if cache.prompt is None else _prompt_out(cache.prompt, tensors),
     }
@@ -65,15 +73,50 @@ def load_cache(path: str | os.PathLike[str], model: LVLM) -> ActivationCache:
             f"{model.name!r}; load the model that it was made with."
         )
     prompt = None if held["prompt"] is None else _prompt_in(held["prompt"], tensors)
-    kept: dict[str, Any] = {n: t for n, t in tensors.items() if not n.startswith("prompt.") and ".geometry/" not in n}
+    meta = held["meta"]
+    if "interventions" in meta:
+        meta["interventions"] = _together(meta["interventions"], tensors)
+    beside = ("prompt.", "interventions.")
+    kept: dict[str, Any] = {n: t for n, t in tensors.items() if not n.startswith(beside) and ".geometry/" not in n}
     kept |= {name: {"mask": None, "lengths": None, **plain} for name, plain in held["geometry"].items()}
     for spelled, tensor in tensors.items():
         name, inside, part = spelled.partition(".geometry/")
         if inside:
             kept[f"{name}.geometry"][part] = tensor
     return ActivationCache(
-        kept, tuple(held["names"]), model.sites, model.hf, prompt, held["meta"], held["has_batch_dim"]
+        kept, tuple(held["names"]), model.sites, model.hf, prompt, meta, held["has_batch_dim"], _known(meta)
     )
+
+
+def _apart(written: Any, tensors: dict[str, Tensor]) -> Any:
+    """An intervention's JSON with its tensors put among the file's own: metadata has room for words alone."""
+    if isinstance(written, dict) and set(written) == {"tensor"}:
+        name = f"interventions.{sum(n.startswith('interventions.') for n in tensors)}"
+        tensors[name] = decode(written, {})
+        return {"tensor": {"name": name}}
+    if isinstance(written, dict):
+        return {key: _apart(part, tensors) for key, part in written.items()}
+    return [_apart(part, tensors) for part in written] if isinstance(written, list) else written
+
+
+def _known(meta: Mapping[str, Any]) -> Intervention | None:
+    """What a pass ran under, where that is an intervention that is defined here."""
+    written = meta.get("interventions")
+    if not isinstance(written, dict) or "type" not in written:
+        return None
+    try:
+        return Intervention.from_json(json.dumps(written))
+    except UnknownName:  # one of somebody's own: its JSON stays in the metadata
+        return None
+
+
+def _together(written: Any, tensors: Mapping[str, Tensor]) -> Any:
+    """The JSON that :func:`_apart` took apart."""
+    if isinstance(written, dict) and isinstance(found := written.get("tensor"), dict):
+        return encode(tensors[found["name"]])
+    if isinstance(written, dict):
+        return {key: _together(part, tensors) for key, part in written.items()}
+    return [_together(part, tensors) for part in written] if isinstance(written, list) else written
 
 
 def fingerprint(model: nn.Module) -> str:

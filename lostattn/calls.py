@@ -7,15 +7,17 @@ by another process.
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 import nnsight
 import torch
 
 from lostattn.errors import InputError
+from lostattn.interventions.base import Intervention
 from lostattn.kernels.passes import leaving, one_pass, one_step
 
 if TYPE_CHECKING:
@@ -40,6 +42,7 @@ class Reading:
     n_pos: int = 0
     n_items: int = 0
     ends: tuple[int, ...] = ()  # of a generation: the ids that end it
+    interventions: Intervention | None = field(default=None, compare=False)  # what the pass ran under
 
     def read(self, model: LVLM, raw: Raw, prompt: Prompt | None) -> Any:
         """Read it; the prompt is only needed for what a cache tells about positions."""
@@ -57,7 +60,9 @@ class Reading:
             return read_generation(model, raw, prompt, self)
         from lostattn.cache import ActivationCache
 
-        return raw["logits"], self.moved(ActivationCache(raw["kept"], self.names, model.sites, model.hf, prompt))
+        under = self.interventions
+        cache = ActivationCache(raw["kept"], self.names, model.sites, model.hf, prompt, interventions=under)
+        return raw["logits"], self.moved(cache)
 
     def moved(self, cache: ActivationCache) -> ActivationCache:
         """A cache on the device and in the dtype that were asked for."""
@@ -67,12 +72,15 @@ class Reading:
 
     def to_dict(self) -> dict[str, Any]:
         """The reading as JSON-ready data."""
-        return asdict(self)
+        plain = {one.name: getattr(self, one.name) for one in fields(self)}
+        return {**plain, "interventions": None if self.interventions is None else self.interventions.to_dict()}
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Reading:
         """The reading that :meth:`to_dict` wrote."""
-        return cls(**{**data, "names": tuple(data["names"]), "ends": tuple(data["ends"])})
+        told = data["interventions"]
+        under = None if told is None else Intervention.from_json(json.dumps(told))
+        return cls(**{**data, "names": tuple(data["names"]), "ends": tuple(data["ends"]), "interventions": under})
 
 
 @dataclass(frozen=True)

@@ -160,7 +160,8 @@ def read_generation(model: LVLM, raw: Raw, prompt: Prompt | None, reading: Readi
     if reading.names:
         fed = None if prompt is None else extended(prompt, tokens[:, :-1], alive[:, :-1], texts)
         kept = joined(raw["steps"], tokens.shape[1])
-        cache = reading.moved(ActivationCache(kept, reading.names, model.sites, model.hf, fed))
+        under = reading.interventions
+        cache = reading.moved(ActivationCache(kept, reading.names, model.sites, model.hf, fed, interventions=under))
     return Generation(tuple(t.strip() for t in text), tokens, sequences, cache, alive, texts)
 
 

@@ -152,7 +152,7 @@ def _pass_and_back(
     by_name = {name: raw["slopes"][name].detach() for name in keys}
     kept = {name: _detached(found) for name, found in raw["kept"].items()}
     kept |= {f"{name}_grad": grad for name, grad in by_name.items()}
-    cache = ActivationCache(kept, tuple(names), model.sites, model.hf, prompt, {"backward": value})
+    cache = ActivationCache(kept, tuple(names), model.sites, model.hf, prompt, {"backward": value}, True, interventions)
     return Gradients(cache, by_name, raw["logits"].detach(), value)
 
 

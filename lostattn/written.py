@@ -35,7 +35,7 @@ def cache_call(
     """:meth:`LVLM.run_with_cache`."""
     prompt = model._prompted(prompt)
     names = kept_names(model, prompt, names_filter)
-    reading = Reading("cache", names, *_place(device, dtype))
+    reading = Reading("cache", names, *_place(device, dtype), interventions=interventions)
     return pass_call(model, prompt, reading, names, model._compiled(interventions, prompt))
 
 
@@ -132,7 +132,9 @@ def generate_call(
     settings = {"do_sample": False, "max_new_tokens": max_new_tokens, **keywords}
     if "hook_unembed" in names:
         settings["logits_to_keep"] = 0  # of all positions, where transformers would make the last one's alone
-    reading = Reading("generation", names, *_place(device, dtype), prompt.n_pos, len(prompt), _ends(model, keywords))
+    where = _place(device, dtype)
+    ends = _ends(model, keywords)
+    reading = Reading("generation", names, *where, prompt.n_pos, len(prompt), ends, interventions)
     until = last_step(program, edits) if program else None
     return Call(model._inputs(prompt), program, reading, generation=settings, until=until, prompt=prompt)
 

@@ -12,8 +12,10 @@ from safetensors.torch import save_file
 from tiny import FAMILIES, batched, unequal, wrapped
 from torch.testing import assert_close
 
-from lostattn import ActivationCache, KnockOut, load
+from lostattn import ActivationCache, KnockOut, Patch, load
+from lostattn.calls import Reading
 from lostattn.errors import InputError
+from lostattn.written import cache_call
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -38,6 +40,31 @@ def test_a_cache_comes_back_whole(family: str, tmp_path: Path) -> None:
     assert {"torch", "transformers", "nnsight"} <= set(back.meta["versions"])
     logits = model.run_with_hooks(back.prompt, interventions=edit)
     assert_close(logits, model.run_with_hooks(prompt, interventions=edit), rtol=0, atol=0)
+
+
+def test_a_cache_tells_what_its_pass_ran_under(tmp_path: Path) -> None:
+    model = wrapped("qwen")
+    prompt = model.prompt(inputs=batched("qwen", unequal("qwen")))
+    names = ["blocks.1.hook_resid_post", "blocks.2.attn.hook_pattern"]
+    _, plain = model.run_with_cache(prompt, names)
+    edit = Patch.of(plain, "resid_post", layers=1, positions="image") + KnockOut("last", "image", layers=2)
+    _, cache = model.run_with_cache(prompt, names, edit)
+    assert plain.interventions is None and cache.interventions is edit
+    assert ", under Patch(values={'blocks.1.hook_resid_post': <float32 (" in repr(cache) and "under" not in repr(plain)
+    assert cache.to(dtype=torch.float64).interventions == cache.apply_slice_to_batch_dim([0]).interventions == edit
+    assert model.generate(prompt, edit, 2, names_filter=names).cache.interventions == edit
+    back = ActivationCache.load(cache.save(tmp_path / "edited"), model)
+    assert back.interventions == edit and list(back) == list(cache)
+    with safe_open(str(tmp_path / "edited.safetensors"), framework="pt") as file:
+        stored = [name for name in file.keys() if name.startswith("interventions.")]  # noqa: SIM118
+        text = file.metadata()["lostattn"]
+    assert stored and len(text) < 40_000  # the patch's values are tensors of the file, not words about it
+    again = ActivationCache.load(back.save(tmp_path / "again"), model)
+    assert again.interventions == edit and again.meta["interventions"] == edit.to_dict()
+    whole = ActivationCache.load(plain.save(tmp_path / "plain"), model)
+    assert whole.interventions is None and "interventions" not in whole.meta
+    noted = ActivationCache.load(plain.save(tmp_path / "noted", interventions="by hand"), model)
+    assert noted.interventions is None and noted.meta["interventions"] == "by hand"
 
 
 def test_what_a_kernel_adds_to_plain_attention_comes_back_and_is_cut(tmp_path: Path) -> None:
@@ -128,3 +155,13 @@ def test_the_file_can_be_read_without_this_package(tmp_path: Path) -> None:
     with safe_open(str(cache.save(tmp_path / "c")), framework="pt") as file:
         assert_close(file.get_tensor("blocks.1.hook_resid_post"), cache["resid_post", 1], rtol=0, atol=0)
         assert json.loads(file.metadata()["lostattn"])["meta"]["class"] == "LlavaForConditionalGeneration"
+
+
+def test_a_stored_reading_knows_what_the_pass_ran_under() -> None:
+    model = wrapped("llava")
+    prompt = model.prompt(inputs=batched("llava", unequal("llava")))
+    edit = KnockOut("last", "image", layers=1)
+    for under in (edit, None):
+        call = cache_call(model, prompt, "blocks.1.hook_resid_post", under)
+        back = Reading.from_dict(json.loads(json.dumps(call.reading.to_dict())))
+        assert back == call.reading and back.interventions == under

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from lostattn.errors import InputError
-from lostattn.interventions.encoding import decode, encode, summary
+from lostattn.interventions.encoding import decode, encode, holds_tensors, summary
 
 if TYPE_CHECKING:
     from lostattn.interventions.setting import Setting
@@ -78,7 +78,8 @@ class Serializable:
         for field in dataclasses.fields(self):  # type: ignore[arg-type]
             value: Any = getattr(self, field.name)
             default: Any = field.default
-            if encode(value) != encode(checked_steps(default) if field.name == "steps" else default):
+            own = checked_steps(default) if field.name == "steps" else default
+            if holds_tensors(value) or encode(value) != encode(own):  # tensors are never written out to be compared
                 shown.append(f"{field.name}={summary(value)}")
         return f"{type(self).__name__}({', '.join(shown)})"
 

@@ -93,6 +93,12 @@ def _instance(data: dict[str, Any], known: Mapping[str, type]) -> Any:
         raise InputError(f"the JSON does not make a {name}: {error}.") from error
 
 
+def holds_tensors(value: Any) -> bool:
+    """Whether a field's value is a tensor, or a dict or sequence with one in it."""
+    inside = value.values() if isinstance(value, dict) else value if isinstance(value, tuple | list) else ()
+    return isinstance(value, Tensor) or any(map(holds_tensors, inside))
+
+
 def summary(value: Any) -> str:
     """A field's value for a repr: tensors by shape and dtype, everything else as Python writes it."""
     if isinstance(value, Tensor):
