@@ -46,22 +46,28 @@ def flex(subject: Subject, make: Callable[[], Any]) -> list[Comparison]:
 def uncompiled() -> Iterator[None]:
     """Flex attention as torch defines it: compiling its kernel takes half a minute a family on a processor."""
     from torch.nn.attention import flex_attention as torchs
-    from torch.nn.attention.flex_attention import flex_attention
+    from transformers import masking_utils
     from transformers.integrations import flex_attention as theirs
 
-    wrapper: Any = theirs.WrappedFlexAttention
-    debug = torchs._FLEX_ATTENTION_DISABLE_COMPILE_DEBUG
-    torchs._FLEX_ATTENTION_DISABLE_COMPILE_DEBUG = True
-    call, blocks = wrapper.__call__, theirs.create_block_mask
-    wrapper.__call__ = lambda self: flex_attention
-    theirs.create_block_mask = lambda *arguments, **keywords: blocks(*arguments, **{**keywords, "_compile": False})
+    def blocks(*arguments: Any, **keywords: Any) -> Any:
+        return torchs.create_block_mask(*arguments, **{**keywords, "_compile": False})
+
+    instead: list[tuple[Any, str, Any]] = [
+        (torchs, "_FLEX_ATTENTION_DISABLE_COMPILE_DEBUG", True),
+        (theirs.WrappedFlexAttention, "__call__", lambda self: torchs.flex_attention),
+        (theirs, "create_block_mask", blocks),
+        (masking_utils, "create_block_mask", blocks),
+    ]
+    before = [getattr(holder, name) for holder, name, _ in instead]
     try:
+        for holder, name, value in instead:
+            setattr(holder, name, value)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of torch about itself
             yield
     finally:
-        wrapper.__call__, theirs.create_block_mask = call, blocks
-        torchs._FLEX_ATTENTION_DISABLE_COMPILE_DEBUG = debug
+        for (holder, name, _), value in zip(instead, before, strict=True):
+            setattr(holder, name, value)
 
 
 def _said(error: BaseException) -> str:
