@@ -415,6 +415,12 @@ class Decomposition:
     def _at(self, value: Tensor, pos_slice: Any, trailing: int = 1) -> Tensor:
         if trailing == 1 and self._has_lanes(value):
             trailing = 2
+            n_pos = value.shape[int(self.has_batch_dim)]
+            if pos_slice is not None and self.prompt is not None and n_pos != self.prompt.n_pos:
+                raise InputError(
+                    f"the stream of this model holds its lanes first, {list(value.shape)}, so positions cannot be "
+                    "chosen here; leave pos_slice out and choose them of the result."
+                )
         return at_positions(value, pos_slice, self.prompt, self.has_batch_dim, trailing)
 
     def _has_lanes(self, value: Tensor) -> bool:

@@ -13,6 +13,7 @@ from lostattn.conformance import build
 from lostattn.conformance.inputs import picture_inputs
 from lostattn.conformance.judge import prompt_of
 from lostattn.errors import InputError, UnknownName
+from lostattn.gradients import gradients
 
 BOTH = ["0_attn_out", "0_mlp_out"]
 LABELS = {
@@ -280,3 +281,20 @@ def test_the_stream_behind_a_gate_is_edited(family: str) -> None:
     assert (logits - model(prompt)).abs().max() > 1e-3
     assert_close(edited["resid_mid", layer], cache["resid_mid", layer] + vector, **close(family))
     assert_close(edited["resid_pre", 0] + sum(edited.updates().values()), edited.final_stream, **close(family))
+
+
+def test_the_gradient_of_what_is_added_is_that_of_the_stream_it_is_added_to() -> None:
+    model, prompt, _ = run("qwen3_vl")
+    names = ["blocks.0.hook_between", "blocks.1.hook_resid_pre"]
+    found = gradients(model, prompt, lambda logits: logits[:, -1, 5], names)
+    assert_close(found["between", 0], found["resid_pre", 1], rtol=1e-9, atol=1e-12)
+    assert found["between", 0].abs().max() > 1e-6
+
+
+def test_positions_of_lanes() -> None:
+    model, prompt, cache = run("glm5_next")
+    assert_close(cache.decompose_resid(pos_slice="last")[-1], cache.delta("layer", 2)[:, -1:], rtol=0, atol=0)
+    kept = {name: value.movedim(2, 0) for name, value in cache.items() if name[:7] == "blocks." and "resid" in name}
+    lanes_first = la.ActivationCache(kept, tuple(kept), model.sites, model.hf, prompt)
+    with pytest.raises(InputError, match=r"holds its lanes first, \[4, 1, 24, 64\], so positions cannot be chosen"):
+        lanes_first.decompose_resid(pos_slice="last")
