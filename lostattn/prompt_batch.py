@@ -85,6 +85,9 @@ class Prompt:
         counts = self.token_map.n_images
         starts = [sum(counts[:i]) for i in range(len(counts))]
         wanted = [starts[i] + k for i in items for k in range(counts[i])]
+        if items == list(range(len(self))):  # nothing is left out, so nothing need be told apart
+            own = self.inputs["input_ids"].shape
+            return {n: v[:, columns] if v.shape[:2] == own else v for n, v in self.inputs.items()}
         by_image, tiled = per_image(self.inputs, self.token_map.grids), cut_items(self.inputs, items)
         out = {}
         for name, value in self.inputs.items():

@@ -22,6 +22,7 @@ from lostattn.prompt_batch import Prompt
 from lostattn.rendering import recover
 from lostattn.segments import Rendered, build_token_map
 from lostattn.token_map import TokenMap
+from lostattn.video_layouts import video_layouts, video_token_id, woven
 
 Pictures = Sequence[tuple[Image.Image, ...]]
 
@@ -62,6 +63,11 @@ def placeholder(processor: Any, config: Any) -> str:
     return str(processor.tokenizer.convert_ids_to_tokens(token))
 
 
+def _with_videos(ids: Tensor, image_id: int | None, video_id: int | None) -> Tensor:
+    """The ids with a video's tokens written as an image's, which they are to a token map."""
+    return ids if image_id is None or video_id is None else ids.masked_fill(ids == video_id, image_id)
+
+
 def maker_of(processor: Any) -> str:
     """What a prompt remembers of the processor that made it; empty for a model without one."""
     tokenizer = getattr(processor, "tokenizer", None)
@@ -98,7 +104,8 @@ def assemble(
     layouts = _images_of(processor, config, inputs, pictures, _rows(inputs))
     cross = cross_keys(inputs, [[one.grid for one in own] for own in layouts])
     mark = mark_id(processor, config)
-    token_map = build_token_map(processor.tokenizer, ids.cpu(), real.cpu(), image_id, rendered, layouts, mark, cross)
+    shown = _with_videos(ids.cpu(), image_id, video_token_id(config, inputs))
+    token_map = build_token_map(processor.tokenizer, shown, real.cpu(), image_id, rendered, layouts, mark, cross)
     return Prompt(
         inputs,
         token_map.to(ids.device),
@@ -179,10 +186,12 @@ def from_inputs(
     pictures = [load_pictures(p, i) for i, p in enumerate(images)]
     check_pictures(config, pictures)
     image_id = image_token_id(processor, config)
+    video_id = video_token_id(config, tensors)
     rows = _rows(tensors)
     rendered = []
     for row, own, text in zip(rows, _images_of(processor, config, tensors, pictures, rows), texts, strict=True):
-        decoded = _decode_collapsed(processor.tokenizer, row, image_id, [m.tokens for m in own])
+        seen = row if image_id is None else [image_id if token == video_id else token for token in row]
+        decoded = _decode_collapsed(processor.tokenizer, seen, image_id, [m.tokens for m in own])
         rendered.append(recover(processor, decoded, text, len(own), placeholder(processor, config)))
     told = [r.text[slice(*(r.question or (0, None)))] if t is None else t for t, r in zip(texts, rendered, strict=True)]
     prompt = assemble(processor, config, tensors, rendered, told, pictures, [""] * n)
@@ -212,11 +221,15 @@ def _images_of(
     processor: Any, config: Any, inputs: Mapping[str, Tensor], pictures: Pictures, rows: list[list[int]]
 ) -> list[list[ImageLayout]]:
     """The layout of every image of every item."""
-    image_id = image_token_id(processor, config)
+    image_id, video_id = image_token_id(processor, config), video_token_id(config, inputs)
     tokens = sum(row.count(image_id) for row in rows if image_id is not None)
     sizes = [[p.size for p in own] for own in pictures]
     known = sizes if any(sizes) else None
     layouts = image_layouts(Batch(inputs, config, processor, rows, image_id, known, tokens))
+    if video_id is not None:
+        videos = video_layouts(inputs, config, sum(row.count(video_id) for row in rows))
+        if videos is not None and (layouts is not None or not tokens):
+            return woven(rows, image_id, video_id, layouts or [], videos)
     return split_layouts(layouts, rows, image_id, [len(own) for own in sizes] if known else None)
 
 

@@ -120,7 +120,7 @@ def _text(config: Any, token: int | None, count: int, known: set[str]) -> dict[s
         "decoder_input_ids": torch.tensor([[1, *AFTER]]),
         "qformer_input_ids": torch.tensor([AFTER]),
         "image_attention_mask": torch.ones(1, len(ids), 1),
-        "cross_attention_mask": torch.ones(1, len(ids), 1, 4),
+        "cross_attention_mask": torch.tensor([1, 0, 0, 0]).expand(1, len(ids), 1, 4),  # of four tiles, the one there is
     }
     out |= {name: value for name, value in extra.items() if name in known and value is not None}
     return {name: value for name, value in out.items() if name in known}

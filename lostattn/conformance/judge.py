@@ -147,9 +147,11 @@ def prompt_of(model: LVLM, inputs: dict[str, Tensor]) -> Prompt:
 def _image(prompt: Prompt) -> str:
     grids = [grid for own in prompt.token_map.grids for grid in own]
     n = int(prompt.token_map["image"].sum())
+    known = [str(g) for g in grids if g]
+    if prompt.token_map.cross is not None:
+        return f"keys of cross-attention, {', '.join(known)}"
     if not n:
         return "no image tokens known"
-    known = [str(g) for g in grids if g]
     return f"{n} tokens, {', '.join(known) if known else 'grid not known'}"
 
 

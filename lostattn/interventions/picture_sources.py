@@ -111,7 +111,7 @@ def vision_order(setting: Setting, tower: Any, image: Tensor) -> dict[str, Any]:
         skip = 1 if getattr(setting.model.config, "vision_feature_select_strategy", "full") == "default" else 0
         pixels = setting.prompt.inputs.get("pixel_values")
         tokens = None
-        if pixels is not None and pixels.dim() == 4 and hasattr(config, "patch_size"):
+        if pixels is not None and pixels.dim() == 4 and isinstance(getattr(config, "patch_size", None), int):
             tokens = len(pixels) * (_tower_tokens(config, tower, pixels) - skip)
         if tokens != int(image.sum()):
             raise InputError(
