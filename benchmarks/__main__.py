@@ -6,6 +6,7 @@ They go to ``benchmarks/results/NAME.json``; workloads that are not run now keep
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 import time
@@ -14,14 +15,14 @@ from typing import Any
 
 import torch
 
-from benchmarks import exactness, imports, memory, page, subjects
+from benchmarks import exactness, imports, memory, page, remote_bytes, subjects
 from benchmarks.lines import Found, judged
 from benchmarks.timing import Seconds, race, ratio
 from benchmarks.workloads import WORKLOADS
 from lostattn.experiments.results import environment, write_together
 
 RESULTS = Path(__file__).parent / "results"
-EXTRAS = ("errors", "memory", "import")
+EXTRAS = ("errors", "memory", "import", "remote")
 
 
 def main() -> None:
@@ -29,7 +30,12 @@ def main() -> None:
     arguments = _arguments()
     size = subjects.SIZES[arguments.size]
     path = RESULTS / f"{arguments.name or _name(size)}.json"
-    found: Found = json.loads(path.read_text()) if path.exists() and arguments.workloads else {}
+    found: Found = json.loads(path.read_text()) if path.exists() else {}
+    if not arguments.workloads:  # all anew, but for what is run by request alone
+        asked = {
+            n: rows for n, rows in found.get("workloads", {}).items() if n in WORKLOADS and WORKLOADS[n].by_request
+        }
+        found = {"workloads": asked}
     found |= {"machine": _machine(size), "versions": environment(), "subject": str(size)}
     usual = [name for name, workload in WORKLOADS.items() if not workload.by_request]
     for name in arguments.workloads or [*usual, *EXTRAS]:
@@ -62,6 +68,11 @@ def _run(name: str, size: subjects.Size, rounds: int | None, found: Found) -> No
     elif name == "errors":
         found["errors"] = exactness.errors(subjects.states(620, 2048, 1, size.device))
         print("\nlargest relative errors against float64 SVDs\n ", found["errors"])
+    elif name == "remote":
+        found["remote"] = [dataclasses.asdict(row) for row in remote_bytes.remote_bytes()]
+        print("\nbytes of a remote call")
+        for row in found["remote"]:
+            print(f"  {row['call']}: request {row['request']:,}, result {row['response']:,}")
     elif name == "import":
         _keep(found, name, "importing", imports.importing(rounds or 5))
     else:

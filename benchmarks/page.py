@@ -68,9 +68,11 @@ def _rest(found: Found) -> list[str]:
         for workload, used in found["memory"].items():
             rows += [f"| {workload} | {name} | {size / 2**20:.0f} |" for name, size in used.items()]
         parts.append("\n".join(rows))
-    if "request_bytes" in found:
-        rows = ["| a remote request | KiB |", "|---|---|"]
-        rows += [f"| {what} | {size / 1024:.1f} |" for what, size in found["request_bytes"].items()]
+    if "remote" in found:
+        rows = ["| a remote call, KiB | request | result | the activations behind it |", "|---|---|---|---|"]
+        for call in found["remote"]:
+            sizes = " | ".join(f"{call[part] / 1024:,.1f}" for part in ("request", "response", "activations"))
+            rows.append(f"| {call['call']} | {sizes} |")
         parts.append("\n".join(rows))
     return parts
 

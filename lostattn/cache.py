@@ -165,16 +165,15 @@ class ActivationCache(Decomposition, Mapping[str, Tensor]):
         return {update.label: update.of(self) for update in stream_updates(self._sites)}
 
     def to(self, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> ActivationCache:
-        """The same cache on another device or in another floating-point dtype."""
+        """The same cache on another device or in another floating-point dtype.
 
-        def move(value: Any) -> Any:
-            if isinstance(value, dict):
-                return {k: move(v) for k, v in value.items()}
-            if isinstance(value, Tensor):
-                return value.to(device=device, dtype=dtype if value.is_floating_point() else None)
-            return value
-
-        return self._with(move(self._kept), self.prompt)
+        From a GPU to the CPU it is copied into pinned memory, one value while the next is on its way.
+        """
+        leaving = device is not None and torch.device(device).type == "cpu"
+        moved = self._with(_moved(self._kept, device, dtype), self.prompt)
+        if leaving and torch.cuda.is_available():
+            torch.cuda.synchronize()  # the copies were only begun
+        return moved
 
     def remove_batch_dim(self) -> ActivationCache:
         """Take the batch axis away, in place as in TransformerLens; returns the cache itself.
@@ -326,6 +325,18 @@ class ActivationCache(Decomposition, Mapping[str, Tensor]):
             query, key, geometry["mask"], geometry["causal"], geometry["scaling"], rows, geometry["lengths"], extras
         )
         return scores if how.kind == "attn_scores" else softmax_rows(scores, geometry.get("sinks"))
+
+
+def _moved(value: Any, device: str | torch.device | None, dtype: torch.dtype | None) -> Any:
+    """Tensors (in dicts) on a device and in a dtype; from a GPU to the CPU their copies are only begun."""
+    if isinstance(value, dict):
+        return {name: _moved(part, device, dtype) for name, part in value.items()}
+    if not isinstance(value, Tensor):
+        return value
+    value = value.to(dtype=dtype if value.is_floating_point() else None)
+    if device is not None and value.is_cuda and torch.device(device).type == "cpu":
+        return torch.empty_like(value, device="cpu", pin_memory=True).copy_(value, non_blocking=True)
+    return value.to(device=device)
 
 
 def _of_gradient(key: Any) -> bool:
