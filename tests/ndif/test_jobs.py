@@ -55,6 +55,7 @@ def test_a_cache_is_picked_up_with_its_prompt(tiny_llava, one, server_path, tmp_
 
 def test_a_call_that_waits_tells_where_it_is(tiny_llava, one, trusted, monkeypatch, capsys):
     monkeypatch.setattr(CONFIG.APP, "REMOTE_LOGGING", True)
+    monkeypatch.setattr(CONFIG.APP, "DEBUG", False)  # pytest -v would switch it on
     tiny_llava.forward(one, remote=True)
     told = capsys.readouterr().out
     stages = [told.find(stage) for stage in ("RECEIVED", "COMPLETED")]
