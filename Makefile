@@ -51,8 +51,8 @@ notebooks: env ## Run every notebook and tutorial from top to bottom
 bench: env ## Run the toolkit beside its peers and write benchmarks/results/
 	$(BIN)/python -m benchmarks
 
-conformance: env $(PACKAGES_STAMP) ## Put every family of transformers to the test and write runs/conformance/
-	$(BIN)/lostattn conformance --out runs/conformance
+conformance: env $(PACKAGES_STAMP) ## Put every family of transformers to the test and write docs/models.md
+	$(BIN)/lostattn conformance --out runs/conformance --page docs/models.md
 
 $(PACKAGES_STAMP): Makefile | $(STAMP)
 	rm -rf $(@D)

@@ -122,8 +122,8 @@ def _train_tiny(args: argparse.Namespace) -> None:
 
 
 def _conformance(args: argparse.Namespace) -> None:
-    from lostattn.conformance import families, scan, summary, write_table
-    from lostattn.errors import UnknownName, nearest
+    from lostattn.conformance import families, in_page, scan, summary, write_table
+    from lostattn.errors import InputError, UnknownName, nearest
     from lostattn.experiments.results import writable_folder
 
     known = families()
@@ -132,6 +132,10 @@ def _conformance(args: argparse.Namespace) -> None:
             raise UnknownName(f"transformers has no family {name!r}.{nearest(name, list(known))}")
     if args.out is not None:
         writable_folder(args.out)
+    if args.page is not None:
+        if not args.page.is_file():
+            raise InputError(f"--page is {args.page}, which is no file; expected a page such as docs/models.md.")
+        in_page(args.page.read_text(encoding="utf-8"), [])  # it has a place for the table
     verdicts = []
     for verdict in scan(args.families or list(known), args.kernels, args.limit, args.seed, args.packages):
         verdicts.append(verdict)
@@ -139,6 +143,8 @@ def _conformance(args: argparse.Namespace) -> None:
     print(summary(verdicts))
     if args.out is not None:
         print(f"wrote {', '.join(map(str, write_table(verdicts, args.out)))}")
+    if args.page is not None:
+        args.page.write_text(in_page(args.page.read_text(encoding="utf-8"), verdicts), encoding="utf-8")
 
 
 def _write(table: pd.DataFrame, args: argparse.Namespace) -> None:
@@ -353,6 +359,7 @@ def _add_conformance(commands: Commands) -> None:
     command.add_argument("--seed", type=_seed, default=0, help="seed of weights and pictures")
     command.add_argument("--limit", type=_count, default=120, help="seconds for one family under one kernel")
     command.add_argument("--out", type=Path, metavar="FOLDER", help="where to write conformance.json and .md")
+    command.add_argument("--page", type=Path, metavar="FILE", help="a page whose summary and table are made new")
     command.add_argument(
         "--packages",
         default=".conformance",

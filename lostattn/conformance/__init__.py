@@ -5,6 +5,6 @@ from __future__ import annotations
 from lostattn.conformance.judge import Verdict, judge
 from lostattn.conformance.models import build, families
 from lostattn.conformance.scan import scan, write_table
-from lostattn.conformance.table import markdown, summary
+from lostattn.conformance.table import in_page, markdown, summary
 
-__all__ = ["Verdict", "build", "families", "judge", "markdown", "scan", "summary", "write_table"]
+__all__ = ["Verdict", "build", "families", "in_page", "judge", "markdown", "scan", "summary", "write_table"]

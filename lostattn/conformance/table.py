@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from lostattn.conformance.judge import OUTCOMES, Verdict
+from lostattn.errors import InputError
 
 
 def summary(verdicts: Sequence[Verdict]) -> str:
@@ -57,6 +58,23 @@ def markdown(verdicts: Sequence[Verdict]) -> str:
         seen = [best.layout, best.image, best.vision, remarks[:200]]
         rows.append([family, best.kinds, points, *outcomes, compared(mine.values()), *seen])
     return "\n".join("| " + " | ".join(cell.replace("|", "/") for cell in row) + " |" for row in rows) + "\n"
+
+
+def in_page(page: str, verdicts: Sequence[Verdict]) -> str:
+    """A page with the summary and the table in it made new; each stands between two comments of its name.
+
+    Raises:
+        InputError: the page lacks the comments.
+    """
+    parts = {"summary": f"```text\n{summary(verdicts)}\n```\n", "table": markdown(verdicts)}
+    for name, text in parts.items():
+        begins, ends = f"<!-- {name} -->\n", f"<!-- end of {name} -->"
+        before, found, rest = page.partition(begins)
+        _, closed, after = rest.partition(ends)
+        if not (found and closed):
+            raise InputError(f"the page has no place for the {name}: expected {begins.strip()!r} and {ends!r}.")
+        page = f"{before}{begins}{text}{ends}{after}"
+    return page
 
 
 def _beside(remarks: str, known: str) -> str:

@@ -5,8 +5,12 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
-from lostattn.conformance import Verdict, markdown, scan, summary, write_table
+import pytest
+
+from lostattn.conformance import Verdict, in_page, markdown, scan, summary, write_table
+from lostattn.errors import InputError
 from lostattn.extra_packages import PACKAGES
 
 VERDICTS = [
@@ -65,3 +69,13 @@ def test_packages_of_a_folder_are_found_though_torchvision_cannot_load_its_libra
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == [str(tmp_path / "torchvision" / "__init__.py")]
+
+
+def test_a_page_gets_its_summary_and_its_table_made_new():
+    page = "a\n<!-- summary -->\nold\n<!-- end of summary -->\nb\n<!-- table -->\n<!-- end of table -->\nc\n"
+    new = in_page(page, VERDICTS)
+    assert "old" not in new and new.startswith("a\n<!-- summary -->\n```text\neager: 1 of 2") and new.endswith("\nc\n")
+    assert markdown(VERDICTS) in new and in_page(new, VERDICTS) == new
+    with pytest.raises(InputError, match="the page has no place for the table: expected '<!-- table -->'"):
+        in_page(page.replace("<!-- table -->", ""), VERDICTS)
+    assert in_page((Path(__file__).parents[2] / "docs/models.md").read_text(), VERDICTS)
