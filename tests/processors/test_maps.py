@@ -140,7 +140,7 @@ def test_an_item_of_a_batch_is_the_prompt_of_that_item_alone(name):
             assert torch.equal(one.inputs[key], value), key
 
 
-@pytest.mark.parametrize("name", BATCHED)
+@pytest.mark.parametrize("name", [n for n in BATCHED if n != "idefics3"])
 def test_inputs_made_elsewhere_give_the_same_map(name):
     family = families.family(name)
     picture = noise(330, 210)
