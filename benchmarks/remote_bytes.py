@@ -37,7 +37,7 @@ def remote_bytes(side: int = 24, n_questions: int = 16) -> list[Weight]:
     tiny = la.load("tiny-llava", selftest=False)
     batch = tiny.prompt(list(la.data.load("shapes", split="test", n=n_questions, seed=0)))
     return [
-        weighed("run_with_cache, one point", large, prompt, 1, lambda s: s.run_with_cache(prompt, point)),
+        weighed("run_with_cache, one point + logits", large, prompt, 1, lambda s: s.run_with_cache(prompt, point)),
         metrics("metrics of every update", large, prompt),
         metrics(f"metrics of every update, {n_questions} questions", tiny, batch),
     ]
