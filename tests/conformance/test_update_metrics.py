@@ -85,9 +85,8 @@ def test_the_experiment_and_its_references_in_parallel_blocks() -> None:
 
 
 def test_references_act_where_there_is_attention_and_layers_in_one_are_refused() -> None:
-    model, _, _ = run("qwen3_5")
-    assert [block.attn is None for block in model.architecture.stack.blocks] == [True, False]
-    assert (_layers_with(model, "rope"), _layers_with(model, "noise_delta")) == ([1], [0, 1])
-    other, prompt, _ = run("nemotron_h_omni")
+    model, prompt, _ = run("nemotron_h_omni")
+    assert [block.attn is None for block in model.architecture.stack.blocks] == [True, True, False, True]
+    assert (_layers_with(model, "rope"), _layers_with(model, "noise_delta")) == ([2], [0, 1, 2, 3])
     with pytest.raises(InputError, match=r"layer 0 \(no attention\) has no 'attn' update that can be told apart"):
-        update_metrics(other, prompt)
+        update_metrics(model, prompt)
