@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from lostattn.call_order import calls_attention
 from lostattn.conformance.compare import compare
 from lostattn.conformance.comparison import plain
 from lostattn.conformance.inputs import NoInput, moved_picture, picture_inputs
@@ -146,13 +147,11 @@ def prompt_of(model: LVLM, inputs: dict[str, Tensor]) -> Prompt:
 
 def _image(prompt: Prompt) -> str:
     grids = [grid for own in prompt.token_map.grids for grid in own]
+    known = ", ".join(str(g) for g in grids if g) or "grid not known"
     n = int(prompt.token_map["image"].sum())
-    known = [str(g) for g in grids if g]
     if prompt.token_map.cross is not None:
-        return f"keys of cross-attention, {', '.join(known)}"
-    if not n:
-        return "no image tokens known"
-    return f"{n} tokens, {', '.join(known) if known else 'grid not known'}"
+        return f"{int(prompt.token_map.cross.resolve().sum())} keys of cross-attention, {known}"
+    return f"{n} tokens, {known}" if n else "no image tokens known"
 
 
 def _remarks(model: LVLM) -> str:
@@ -173,12 +172,20 @@ def _remarks(model: LVLM) -> str:
                  and f"blocks.{i}.hook_resid_mid" not in model.sites.written]  # fmt: skip
     if unwritten:
         said.append("resid_mid is read only")
+    second = [i for i, block in enumerate(stack.blocks) if _attentions(model, block.path) > 1]
+    if second:
+        said.append("no points of the cross-attention beside self-attention")
     if model.architecture.no_vision:
         said.append(f"vision tower: {model.architecture.no_vision}")
     elif model.architecture.vision is None:
         said.append("no attention of a vision tower was found")
     said += [f"{part} runs {kernel}" for part, kernel in other_parts(model.hf.config).items()]
     return "; ".join(said)
+
+
+def _attentions(model: LVLM, path: str) -> int:
+    """How many modules of a layer call the attention interface."""
+    return sum(calls_attention(module) for module in model.hf.get_submodule(path).modules())
 
 
 def _line(error: BaseException) -> str:
