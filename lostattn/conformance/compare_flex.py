@@ -29,6 +29,9 @@ def flex(subject: Subject, make: Callable[[], Any]) -> list[Comparison]:
         module = make()
     except Exception as error:  # whatever transformers says
         raise Absent(_said(error)) from error
+    kernel = module.config.get_text_config(decoder=True)._attn_implementation
+    if kernel != "flex_attention":
+        raise Absent(f"transformers gives the decoder {kernel} attention instead")
     bare = copy.deepcopy(module)
     with uncompiled():
         try:
@@ -36,7 +39,7 @@ def flex(subject: Subject, make: Callable[[], Any]) -> list[Comparison]:
                 bare(**subject.model._inputs(subject.prompt), use_cache=False)
         except Exception as error:  # whatever torch says
             raise Absent(_said(error)) from error
-        model = la.load(module, attn_implementation="flex_attention", selftest=False)
+        model = la.load(module, selftest=False)
         model.sites = subject.model.sites
         under = replace(subject, model=model, bare=bare)
         return [*patterns(under), *identity(under), *uniform(under)]
