@@ -277,7 +277,7 @@ def sweeping(size: Size, batch_size: int = 32) -> Contenders:
 
 EDITED = ("lostattn, uniform", "eager softmax edited")
 WORKLOADS = {
-    "caching": Workload("residual points of all layers, 576 visual tokens", lambda s: caching(24, s), 9),
+    "caching": Workload("residual points of all layers, 576 visual tokens", lambda s: caching(24, s), 8),
     "patterns_600": Workload("patterns of all layers, 576 visual tokens", lambda s: patterns(24, s, True), 5),
     "patterns_2500": Workload("patterns of all layers, 2500 visual tokens", lambda s: patterns(50, s, False), 5, 0),
     "replace_600": Workload(
@@ -286,7 +286,7 @@ WORKLOADS = {
     "replace_2500": Workload(
         "`ReplaceAttention`, every layer, last row, 2500 visual tokens", lambda s: replacing(50, s, False), 5, 0, EDITED
     ),
-    "generate": Workload("32 tokens after 576 visual tokens", lambda s: generating(24, s), 7),
+    "generate": Workload("32 tokens after 576 visual tokens", lambda s: generating(24, s), 6),
     "metrics": Workload("RID and MixIG of 3 layers, states of 620 × 2048", lambda s: metrics(620, 2048, 3, s), 6),
     "metrics_2500": Workload(
         "RID and MixIG of 1 layer, states of 2500 × 4096", lambda s: metrics(2500, 4096, 1, s), 2, 0, by_request=True
