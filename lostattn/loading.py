@@ -107,7 +107,8 @@ def _check_loaded(model: Any, name: str, settings: dict[str, Any], attn_implemen
     config = getattr(model, "config", None)
     if hasattr(config, "model_type"):
         check_kind(config, name)
-    if attn_implementation not in ("sdpa", getattr(config, "_attn_implementation", None)):
+    decoder = config.get_text_config(decoder=True) if hasattr(config, "get_text_config") else None
+    if attn_implementation not in ("sdpa", *(getattr(c, "_attn_implementation", None) for c in (config, decoder))):
         settings = {**settings, "attn_implementation": attn_implementation}
     given = [setting for setting, value in settings.items() if value is not None]
     if given:

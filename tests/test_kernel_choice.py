@@ -16,6 +16,9 @@ def test_a_part_without_the_kernel_runs_eager_and_a_warning_says_so():
         module = build("got_ocr2", "sdpa")
     assert other_parts(module.config) == {"vision_config": "eager"}
     assert la.load(module, selftest=False).cfg.attn_implementation == "sdpa"
+    with pytest.warns(UserWarning, match="supports 'flex_attention' in text_config alone"):
+        module = build("got_ocr2", "flex_attention")
+    assert la.load(module, attn_implementation="flex_attention", selftest=False).hf is module  # as it was loaded
 
 
 def test_a_folder_is_loaded_with_the_kernel_where_it_runs(tmp_path):
