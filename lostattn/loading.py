@@ -107,7 +107,7 @@ def _check_loaded(model: Any, name: str, settings: dict[str, Any], attn_implemen
     config = getattr(model, "config", None)
     if hasattr(config, "model_type"):
         check_kind(config, name)
-    decoder = config.get_text_config(decoder=True) if hasattr(config, "get_text_config") else None
+    decoder: Any = None if config is None else config.get_text_config(decoder=True)
     if attn_implementation not in ("sdpa", *(getattr(c, "_attn_implementation", None) for c in (config, decoder))):
         settings = {**settings, "attn_implementation": attn_implementation}
     given = [setting for setting, value in settings.items() if value is not None]
