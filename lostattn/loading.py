@@ -104,10 +104,12 @@ def _check_settings(dtype: torch.dtype | str | None, attn_implementation: str) -
 
 def _check_loaded(model: Any, name: str, settings: dict[str, Any], attn_implementation: str) -> None:
     """What cannot be meant for a model that is loaded already: another kind of model, and settings of loading."""
+    from transformers import PreTrainedConfig
+
     config = getattr(model, "config", None)
     if hasattr(config, "model_type"):
         check_kind(config, name)
-    decoder: Any = None if config is None else config.get_text_config(decoder=True)
+    decoder: Any = config.get_text_config(decoder=True) if isinstance(config, PreTrainedConfig) else None
     if attn_implementation not in ("sdpa", *(getattr(c, "_attn_implementation", None) for c in (config, decoder))):
         settings = {**settings, "attn_implementation": attn_implementation}
     given = [setting for setting, value in settings.items() if value is not None]
