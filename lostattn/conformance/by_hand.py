@@ -53,8 +53,9 @@ def by_hand(model: Any, edit: HandEdit | None = None, unembed: str = "") -> Iter
         calls.append(new.detach().clone())
         if new is weights:
             return out, weights
-        read = (new - weights).to(value.dtype) @ value.repeat_interleave(new.shape[1] // value.shape[1], dim=1)
-        return out + read.transpose(1, 2).reshape(out.shape), new
+        values = value.repeat_interleave(new.shape[1] // value.shape[1], dim=1)
+        read = (new - weights).float() @ values.float()  # rounded once, as it is added
+        return out + read.transpose(1, 2).reshape(out.shape).to(out.dtype), new
 
     hook = model.get_submodule(unembed).register_forward_hook(lambda *call: seen.logits.append(_logits(call[-1])))
     try:

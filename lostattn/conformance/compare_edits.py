@@ -83,6 +83,7 @@ def uniform_by_hand(subject: Subject, without_cache: bool = False) -> HandEdit:
     def edit(path: str, call: int, weights: Tensor) -> Tensor:
         if path not in paths:
             return weights
+        weights = weights.float()
         n_rows, n_keys = weights.shape[-2:]
         whole = without_cache or n_rows == n_prompt + call
         total = n_rows if whole else n_prompt + call
