@@ -71,7 +71,8 @@ def _made(place: str, name: str, maker: Maker, subject: Subject) -> dict[str, Co
     except Exception as error:  # a crash is a failure of ours, and is shown as one
         said = " ".join(str(error).split())
         found = [Comparison(name, None, 0.0, crash=f"{type(error).__name__}: {said[:160]}")]
-    return {f"{place}{one.name}": replace(one, name=f"{place}{one.name}") for one in found}
+    names = [name if place == f"{one.name}: " else f"{place}{one.name}" for one in found]
+    return {full: replace(one, name=full) for full, one in zip(names, found, strict=True)}
 
 
 def _batch(subject: Subject) -> Subject:
