@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 Layers = Iterable[SupportsIndex] | SupportsIndex | None
 Span = tuple[int, int | None]
-Steps = str | Span
+Steps = str | Span | slice
 
 
 class Serializable:
@@ -171,13 +171,15 @@ def checked_steps(steps: Steps) -> tuple[int, int | None]:
     named: dict[str, tuple[int, int | None]] = {"all": (0, None), "prefill": (0, 1), "decode": (1, None)}
     if isinstance(steps, str) and steps in named:
         return named[steps]
+    if isinstance(steps, slice) and steps.step in (None, 1):
+        return checked_steps((steps.start or 0, steps.stop))
     if isinstance(steps, tuple | list) and len(steps) == 2 and type(steps[0]) is int and steps[0] >= 0:
         first, end = steps
         if end is None or (type(end) is int and end > first):
             return (first, end)
     raise InputError(
         f"steps is {steps!r}; expected 'all', 'prefill', 'decode', or (first, end) with 0 <= first < end "
-        "or end None; step 0 is the prefill."
+        "or end None, or such a slice; step 0 is the prefill."
     )
 
 

@@ -86,7 +86,7 @@ def test_generated_tokens_are_text(pair, prompt):
 
 @pytest.mark.parametrize(
     ("steps", "span"),
-    [("prefill", (0, 1)), ("decode", (1, None)), ((2, 3), (2, 3)), ((0, 2), (0, 2))],
+    [("prefill", (0, 1)), ("decode", (1, None)), ((2, 3), (2, 3)), ((0, 2), (0, 2)), (slice(2), (0, 2))],
     ids=str,
 )
 def test_steps(pair, prompt, steps, span):
