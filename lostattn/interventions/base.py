@@ -171,10 +171,9 @@ def checked_steps(steps: Steps) -> tuple[int, int | None]:
     named: dict[str, tuple[int, int | None]] = {"all": (0, None), "prefill": (0, 1), "decode": (1, None)}
     if isinstance(steps, str) and steps in named:
         return named[steps]
-    if isinstance(steps, slice) and steps.step in (None, 1):
-        return checked_steps((steps.start or 0, steps.stop))
-    if isinstance(steps, tuple | list) and len(steps) == 2 and type(steps[0]) is int and steps[0] >= 0:
-        first, end = steps
+    span = (steps.start or 0, steps.stop) if isinstance(steps, slice) and steps.step in (None, 1) else steps
+    if isinstance(span, tuple | list) and len(span) == 2 and type(span[0]) is int and span[0] >= 0:
+        first, end = span
         if end is None or (type(end) is int and end > first):
             return (first, end)
     raise InputError(

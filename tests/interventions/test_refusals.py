@@ -41,6 +41,7 @@ AT_ONCE = [
     (lambda: la.KnockOut("last", "image", steps=(2, 2)), r"steps is \(2, 2\); .* with 0 <= first < end"),
     (lambda: la.KnockOut("last", "image", steps=(-1, 2)), r"steps is \(-1, 2\); expected"),
     (lambda: la.KnockOut("last", "image", steps=slice(0, 4, 2)), r"steps is slice\(0, 4, 2\); expected 'all'"),
+    (lambda: la.KnockOut("last", "image", steps=slice(-1, 2)), r"steps is slice\(-1, 2, None\); expected 'all'"),
     (lambda: la.KnockOut("last", "image", steps=3), "steps is 3; expected 'all'"),
     (lambda: la.KnockOut("last", "image", steps=(1, 2, 3)), r"steps is \(1, 2, 3\); expected 'all'"),
     (lambda: la.KnockOut("last", "image", steps=None), "steps is None; expected 'all'"),
