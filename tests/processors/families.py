@@ -1,8 +1,8 @@
-"""The processors of twelve families at their published settings, with tiny random models of the same geometry.
+"""The processors of the families that most people use, at their published settings, with tiny random models for them.
 
-Settings are those of the checkpoints named beside them: sizes, means and deviations, limits, tiles, patches, merges.
-Nothing is scaled down; only the models are small (width 16, one layer). Tokenizers are made here, with the special
-tokens that each processor asks for. Idefics3 is taken in both its shapes, so the families are thirteen rows.
+Settings are those of `published`. Nothing is scaled down; only the models are small (width 16, one layer). Tokenizers
+are made here, with the special tokens that each processor asks for, and chat templates of one turn that write what the
+checkpoint's own write. Idefics3 is taken in both its shapes, and Gemma 3 with and without pan and scan.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 import transformers
+from published import PUBLISHED
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from torch import nn
 from transformers import CONFIG_MAPPING, PreTrainedTokenizerFast
@@ -21,9 +22,6 @@ from transformers import CONFIG_MAPPING, PreTrainedTokenizerFast
 from lostattn.processors import processor_without_video
 
 WORDS = "USER ASSISTANT user assistant model system User Assistant You are helpful How many red squares there are Is it"
-CLIP = {"image_mean": [0.48145466, 0.4578275, 0.40821073], "image_std": [0.26862954, 0.26130258, 0.27577711]}
-HALF = {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}
-IMAGENET = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
 TILES = [f"<row_{r}_col_{c}>" for r in range(1, 7) for c in range(1, 7)]
 
 
@@ -108,19 +106,20 @@ def tower(kind: str, side: int, patch: int, **more: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def images(kind: str, name: str) -> Any:
+    """The image processor of a class at a checkpoint's settings."""
+    return getattr(transformers, kind)(**PUBLISHED[name].image)
+
+
 def token(processor: Any, name: str) -> int:
     """The id of a special token."""
     return int(processor.tokenizer.convert_tokens_to_ids(name))
 
 
 def llava() -> Family:
-    """llava-hf/llava-1.5-7b-hf."""
     processor = transformers.LlavaProcessor(
-        image_processor=transformers.CLIPImageProcessorPil(
-            size={"shortest_edge": 336}, crop_size={"height": 336, "width": 336}, do_center_crop=True, **CLIP
-        ),
-        tokenizer=tokenizer(["<image>", "<s>"], bos="<s>"), patch_size=14, num_additional_image_tokens=1,
-        vision_feature_select_strategy="default", chat_template=template("USER: ", "<image>\n", " ASSISTANT:"),
+        image_processor=images("CLIPImageProcessorPil", "llava"), tokenizer=tokenizer(["<image>", "<s>"], bos="<s>"),
+        chat_template=template("USER: ", "<image>\n", " ASSISTANT:"), **PUBLISHED["llava"].processor,
     )  # fmt: skip
     config = transformers.LlavaConfig(
         vision_config=tower("clip_vision_model", 336, 14, projection_dim=16),
@@ -130,57 +129,48 @@ def llava() -> Family:
     return Family("llava", processor, config)
 
 
-PINS = [[336, 672], [672, 336], [672, 672], [1008, 336], [336, 1008]]
-
-
 def llava_next() -> Family:
-    """llava-hf/llava-v1.6-mistral-7b-hf."""
     processor = transformers.LlavaNextProcessor(
-        image_processor=transformers.LlavaNextImageProcessorPil(
-            size={"shortest_edge": 336}, crop_size={"height": 336, "width": 336}, image_grid_pinpoints=PINS, **CLIP
-        ),
-        tokenizer=tokenizer(["<image>", "<s>"], bos="<s>"), patch_size=14, num_additional_image_tokens=1,
-        vision_feature_select_strategy="default", chat_template=template("[INST] ", "<image>\n", " [/INST]"),
+        image_processor=images("LlavaNextImageProcessorPil", "llava_next"),
+        tokenizer=tokenizer(["<image>", "<s>"], bos="<s>"), chat_template=template("[INST] ", "<image>\n", " [/INST]"),
+        **PUBLISHED["llava_next"].processor,
     )  # fmt: skip
     config = transformers.LlavaNextConfig(
         vision_config=tower("clip_vision_model", 336, 14, projection_dim=16),
         text_config=text("mistral", len(processor.tokenizer)), image_token_id=token(processor, "<image>"),
-        image_grid_pinpoints=PINS, vision_feature_select_strategy="default", vision_feature_layer=-1,
+        image_grid_pinpoints=processor.image_processor.image_grid_pinpoints, vision_feature_layer=-1,
+        vision_feature_select_strategy="default",
     )  # fmt: skip
     return Family("llava_next", processor, config)
 
 
 def llava_onevision() -> Family:
-    """llava-hf/llava-onevision-qwen2-7b-ov-hf."""
-    images = transformers.LlavaOnevisionImageProcessorPil(size={"height": 384, "width": 384}, **HALF)
-    before = "<|im_start|>user "
     processor = processor_without_video(
-        "LlavaOnevisionProcessor", images,
-        tokenizer(["<image>", "<video>", "<|im_start|>", "<|im_end|>"]), num_image_tokens=729,
-        vision_feature_select_strategy="full", vision_aspect_ratio="anyres_max_9",
-        chat_template=template(before, "<image>\n", "<|im_end|>\n<|im_start|>assistant\n"),
+        "LlavaOnevisionProcessor", images("LlavaOnevisionImageProcessorPil", "llava_onevision"),
+        tokenizer(["<image>", "<video>", "<|im_start|>", "<|im_end|>"]),
+        chat_template=template("<|im_start|>user\n", "<image>\n", "<|im_end|>\n<|im_start|>assistant\n"),
+        **PUBLISHED["llava_onevision"].processor,
     )  # fmt: skip
     config = transformers.LlavaOnevisionConfig(
         vision_config=tower("siglip_vision_model", 384, 14, vision_use_head=False),
         text_config=text("qwen2", len(processor.tokenizer)), image_token_id=token(processor, "<image>"),
-        video_token_id=token(processor, "<video>"), image_grid_pinpoints=images.image_grid_pinpoints,
-        vision_feature_select_strategy="full", vision_feature_layer=-1, vision_aspect_ratio="anyres_max_9",
+        video_token_id=token(processor, "<video>"),
+        image_grid_pinpoints=processor.image_processor.image_grid_pinpoints, vision_feature_select_strategy="full",
+        vision_feature_layer=-1, vision_aspect_ratio="anyres_max_9",
     )  # fmt: skip
     return Family("llava_onevision", processor, config)
 
 
-def _qwen(
-    name: str, processor_class: str, patch: int, size: dict[str, int], norm: dict[str, Any], **tower_: Any
-) -> Family:
+def _qwen(name: str, processor_class: str, system: str = "", opening: str = "", **tower_: Any) -> Family:
     marks = ["<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"]
+    before = f"<|im_start|>system\n{system}<|im_end|>\n" if system else ""
     processor = processor_without_video(
-        processor_class,
-        transformers.Qwen2VLImageProcessorPil(size=size, patch_size=patch, merge_size=2, temporal_patch_size=2, **norm),
-        tokenizer(marks),
+        processor_class, images("Qwen2VLImageProcessorPil", name), tokenizer(marks),
         chat_template=template(
-            "<|im_start|>user\n", "<|vision_start|><|image_pad|><|vision_end|>", "<|im_end|>\n<|im_start|>assistant\n"
+            f"{before}<|im_start|>user\n", "<|vision_start|><|image_pad|><|vision_end|>",
+            f"<|im_end|>\n<|im_start|>assistant\n{opening}",
         ),
-    )
+    )  # fmt: skip
     rope = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [1, 1, 2]}
     kind = CONFIG_MAPPING[name]
     own = kind().to_dict()
@@ -192,8 +182,8 @@ def _qwen(
             "rope_parameters": {**rope, "partial_rotary_factor": 1.0, "mrope_interleaved": True},
         }  # fmt: skip
     vision = {
-        "depth": 1, "num_heads": 2, "intermediate_size": 24, "patch_size": patch, "spatial_merge_size": 2,
-        "temporal_patch_size": 2, **tower_,
+        "depth": 1, "num_heads": 2, "intermediate_size": 24, "patch_size": processor.image_processor.patch_size,
+        "spatial_merge_size": 2, "temporal_patch_size": 2, **tower_,
     }  # fmt: skip
     config = kind(
         text_config=words, vision_config=vision, image_token_id=token(processor, "<|image_pad|>"),
@@ -203,45 +193,38 @@ def _qwen(
     return Family(name, processor, config)
 
 
+HELPFUL = "You are a helpful assistant."
+_SIDE_BY_SIDE = {"hidden_size": 16, "out_hidden_size": 16}
+
+
 def qwen2_vl() -> Family:
-    """Qwen/Qwen2-VL-7B-Instruct (min_pixels 3136, max_pixels 12845056)."""
-    size = {"shortest_edge": 3136, "longest_edge": 12845056}
-    return _qwen("qwen2_vl", "Qwen2VLProcessor", 14, size, CLIP, embed_dim=16, hidden_size=16, mlp_ratio=2)
+    return _qwen("qwen2_vl", "Qwen2VLProcessor", HELPFUL, embed_dim=16, hidden_size=16, mlp_ratio=2)
 
 
 def qwen2_5_vl() -> Family:
-    """Qwen/Qwen2.5-VL-7B-Instruct."""
-    size = {"shortest_edge": 3136, "longest_edge": 12845056}
-    more = {"hidden_size": 16, "out_hidden_size": 16, "window_size": 112, "fullatt_block_indexes": [0]}
-    return _qwen("qwen2_5_vl", "Qwen2_5_VLProcessor", 14, size, CLIP, **more)
+    more = {**_SIDE_BY_SIDE, "window_size": 112, "fullatt_block_indexes": [0]}
+    return _qwen("qwen2_5_vl", "Qwen2_5_VLProcessor", HELPFUL, **more)
 
 
 def qwen3_vl() -> Family:
-    """Qwen/Qwen3-VL-8B-Instruct."""
-    size = {"shortest_edge": 65536, "longest_edge": 16777216}
-    more = {"hidden_size": 16, "out_hidden_size": 16, "deepstack_visual_indexes": [], "num_position_embeddings": 2304}
-    return _qwen("qwen3_vl", "Qwen3VLProcessor", 16, size, HALF, **more)
+    more = {**_SIDE_BY_SIDE, "deepstack_visual_indexes": [], "num_position_embeddings": 2304}
+    return _qwen("qwen3_vl", "Qwen3VLProcessor", **more)
 
 
 def qwen3_5() -> Family:
-    """Qwen/Qwen3.5: the processor of Qwen3-VL."""
-    size = {"shortest_edge": 65536, "longest_edge": 16777216}
-    more = {"hidden_size": 16, "out_hidden_size": 16, "deepstack_visual_indexes": [], "num_position_embeddings": 2304}
-    return _qwen("qwen3_5", "Qwen3VLProcessor", 16, size, HALF, **more)
+    """The processor of Qwen3-VL, and a block of thoughts."""
+    more = {**_SIDE_BY_SIDE, "deepstack_visual_indexes": [], "num_position_embeddings": 2304}
+    return _qwen("qwen3_5", "Qwen3VLProcessor", opening="<think>\n\n</think>\n\n", **more)
 
 
 def internvl() -> Family:
-    """OpenGVLab/InternVL3-8B-hf."""
     named = {
         "start_image_token": "<img>", "end_image_token": "</img>", "context_image_token": "<IMG_CONTEXT>",
         "video_token": "<video>",
     }  # fmt: skip
     processor = processor_without_video(
-        "InternVLProcessor",
-        transformers.GotOcr2ImageProcessorPil(
-            size={"height": 448, "width": 448}, crop_to_patches=False, min_patches=1, max_patches=12, **IMAGENET
-        ),
-        tokenizer(["<|im_start|>", "<|im_end|>"], **named), image_seq_length=256,
+        "InternVLProcessor", images("GotOcr2ImageProcessorPil", "internvl"),
+        tokenizer(["<|im_start|>", "<|im_end|>"], **named), **PUBLISHED["internvl"].processor,
         chat_template=template("<|im_start|>user\n", "<IMG_CONTEXT>\n", "<|im_end|>\n<|im_start|>assistant\n"),
     )  # fmt: skip
     config = transformers.InternVLConfig(
@@ -253,16 +236,15 @@ def internvl() -> Family:
 
 
 def gemma3(scan: bool = False) -> Family:
-    """google/gemma-3-4b-it; `scan`: with pan and scan, which the checkpoint leaves to the caller."""
+    """`scan`: with pan and scan, which the checkpoint leaves to the caller."""
     named = {"boi_token": "<start_of_image>", "eoi_token": "<end_of_image>", "image_token": "<image_soft_token>"}
     processor = transformers.Gemma3Processor(
-        image_processor=transformers.Gemma3ImageProcessorPil(
-            size={"height": 896, "width": 896}, do_pan_and_scan=None, **HALF
-        ),
-        tokenizer=tokenizer(["<bos>", "<start_of_turn>", "<end_of_turn>"], bos="<bos>", **named), image_seq_length=256,
+        image_processor=images("Gemma3ImageProcessorPil", "gemma3"),
+        tokenizer=tokenizer(["<bos>", "<start_of_turn>", "<end_of_turn>"], bos="<bos>", **named),
         chat_template=template(
             "<bos><start_of_turn>user\n", "<start_of_image>", "<end_of_turn>\n<start_of_turn>model\n"
         ),
+        **PUBLISHED["gemma3"].processor,
     )  # fmt: skip
     if scan:
         processor.images_kwargs = {**processor.images_kwargs, "do_pan_and_scan": True}
@@ -276,10 +258,9 @@ def gemma3(scan: bool = False) -> Family:
 
 
 def paligemma() -> Family:
-    """google/paligemma-3b-pt-224."""
-    images = transformers.SiglipImageProcessorPil(size={"height": 224, "width": 224}, **HALF)
-    images.image_seq_length = 256
-    processor = transformers.PaliGemmaProcessor(images, tokenizer(["<bos>", "<image>"], image_token="<image>"))
+    shown = images("SiglipImageProcessorPil", "paligemma")
+    shown.image_seq_length = 256
+    processor = transformers.PaliGemmaProcessor(shown, tokenizer(["<bos>", "<image>"], image_token="<image>"))
     processor.tokenizer.bos_token = "<bos>"
     config = transformers.PaliGemmaConfig(
         vision_config=tower("siglip_vision_model", 224, 14, vision_use_head=False),
@@ -289,7 +270,7 @@ def paligemma() -> Family:
     return Family("paligemma", processor, config)
 
 
-_IDEFICS = ["<|im_start|>", "<image>", "<fake_token_around_image>", "<end_of_utterance>", "<global-img>", *TILES]
+_IDEFICS = ["<image>", "<fake_token_around_image>", "<end_of_utterance>"]
 
 
 def _idefics_config(name: str, processor: Any, side: int, patch: int, scale: int) -> Any:
@@ -300,46 +281,38 @@ def _idefics_config(name: str, processor: Any, side: int, patch: int, scale: int
 
 
 def idefics3() -> Family:
-    """HuggingFaceM4/Idefics3-8B-Llama3."""
+    """Its marks of rows and columns are plain text to its tokenizer."""
     processor = transformers.Idefics3Processor(
-        transformers.Idefics3ImageProcessorPil(
-            size={"longest_edge": 4 * 364}, max_image_size={"longest_edge": 364}, do_image_splitting=True, **HALF
-        ),
-        tokenizer(_IDEFICS), image_seq_len=169,
-        chat_template=template("<|im_start|>User:", "<image>", "<end_of_utterance>\nAssistant:"),
+        images("Idefics3ImageProcessorPil", "idefics3"), tokenizer(["<|begin_of_text|>", *_IDEFICS]),
+        chat_template=template("<|begin_of_text|>User:", "<image>", "<end_of_utterance>\nAssistant:"),
+        **PUBLISHED["idefics3"].processor,
     )  # fmt: skip
     return Family("idefics3", processor, _idefics_config("idefics3", processor, 364, 14, 2))
 
 
 def smolvlm() -> Family:
-    """HuggingFaceTB/SmolVLM2-2.2B-Instruct."""
+    """Its marks of rows and columns are special tokens."""
     from transformers.models.smolvlm import processing_smolvlm
 
     # The processor will not start without a package that writes numbers of frames in words; pictures need none.
     processing_smolvlm.num2words = processing_smolvlm.num2words or str
     processor = processor_without_video(
-        "SmolVLMProcessor",
-        transformers.SmolVLMImageProcessorPil(
-            size={"longest_edge": 1536}, max_image_size={"longest_edge": 384}, do_image_splitting=True, **HALF
-        ),
-        tokenizer(_IDEFICS), image_seq_len=81,
+        "SmolVLMProcessor", images("SmolVLMImageProcessorPil", "smolvlm"),
+        tokenizer(["<|im_start|>", *_IDEFICS, "<global-img>", *TILES]),
         chat_template=template("<|im_start|>User:", "<image>", "<end_of_utterance>\nAssistant:"),
+        **PUBLISHED["smolvlm"].processor,
     )  # fmt: skip
     return Family("smolvlm", processor, _idefics_config("smolvlm", processor, 384, 14, 3))
 
 
 def mllama(side: int = 560) -> Family:
-    """meta-llama/Llama-3.2-11B-Vision-Instruct; `side`: smaller tiles, for tests that run many passes."""
+    """`side`: smaller tiles, for tests that run many passes."""
     marks = [
-        "<|begin_of_text|>",
-        "<|image|>",
-        "<|python_tag|>",
-        "<|eot_id|>",
-        "<|start_header_id|>",
-        "<|end_header_id|>",
-    ]
+        "<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "<|python_tag|>", "<|image|>",
+    ]  # fmt: skip
+    shown = {**PUBLISHED["mllama"].image, "size": {"height": side, "width": side}}
     processor = transformers.MllamaProcessor(
-        transformers.MllamaImageProcessorPil(size={"height": side, "width": side}, max_image_tiles=4, **CLIP),
+        transformers.MllamaImageProcessorPil(**shown),
         tokenizer(marks, bos="<|begin_of_text|>"),
         chat_template=template(
             "<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\n", "<|image|>",
