@@ -28,8 +28,9 @@ GRAM_ERROR = 16 * 2.220446049250313e-16
 ACCURACY = 1e-7
 # Smallest σ_min / σ_max for which the Cholesky factor of a Gram matrix is asked for.
 CHOLESKY_LIMIT = 1e-6
-# Places of the far side that a product on a CPU takes at a time.
-PART = 512
+# Places of the far side that a product on a CPU takes at a time, and rows that an entropy does.
+PART = 256
+ROWS = 64
 
 
 def to_float64(states, mask):
@@ -41,21 +42,27 @@ def to_float64(states, mask):
     return torch.where(mask.unsqueeze(-1), x, torch.zeros((), dtype=x.dtype, device=x.device))
 
 
-def near_rows(states, mask, wide, start, end):
-    """``[*batch, near, end - start]``: a part of a state in float64, some places of its far side at a time.
+def parts_of(states, mask, wide):
+    """``[*batch, near, part]`` after part: a state in float64, on a CPU ``PART`` places of its far side at a time.
 
-    With ``wide`` the near side is that of positions, otherwise that of ``d_model``.
+    What is made of a part is used at once, and the next one overwrites it: memory that is asked for anew each time
+    costs more than the conversion.
     """
-    if wide:
-        return to_float64(states[..., start:end], mask)
-    return to_float64(states[..., start:end, :], None if mask is None else mask[..., start:end]).mT
-
-
-def parts_of(states, wide, size):
-    """``(start, end)`` of parts of the far side, of ``size`` on a CPU: what is made of one is soon used again."""
     far = states.shape[-1] if wide else states.shape[-2]
-    step = far if states.is_cuda else size
-    return [(start, min(start + step, far)) for start in range(0, far, step)]
+    step = far if states.is_cuda else min(PART, far)
+    shape = states.shape[:-1] + (step,) if wide else states.shape[:-2] + (step, states.shape[-1])
+    held = torch.empty(shape, dtype=torch.float64, device=states.device)
+    for start in range(0, far, step):
+        end = min(start + step, far)
+        if wide:
+            part, source, real = held[..., : end - start], states[..., start:end], mask
+        else:
+            part, source = held[..., : end - start, :], states[..., start:end, :]
+            real = None if mask is None else mask[..., start:end]
+        part.copy_(source.detach())
+        if real is not None:
+            part.masked_fill_(~real.unsqueeze(-1), 0)
+        yield part if wide else part.mT
 
 
 def add_product(out, left, right):
@@ -86,8 +93,7 @@ def gram(states, mask, wide):
     out = torch.zeros(states.shape[:-2] + (n, n), dtype=torch.float64, device=states.device)
     count = 1 if states.is_cuda or n < 128 else 6
     edges = [n * i // count for i in range(count + 1)]
-    for start, end in parts_of(states, wide, 4 * PART):
-        part = near_rows(states, mask, wide, start, end)
+    for part in parts_of(states, mask, wide):
         for a, b in zip(edges[:-1], edges[1:], strict=True):
             add_product(out[..., a:b, :b], part[..., a:b, :], part[..., :b, :])
     for a, b in zip(edges[1:-1], edges[2:], strict=True):
@@ -95,13 +101,14 @@ def gram(states, mask, wide):
     return out
 
 
-def change(before, after):
+def change(before, after, mask):
     """``Δ rowsᵀ`` ``[*batch, near, near]``, where Δ is what an update added to the rows, and ``‖Δ‖²`` ``[*batch]``."""
-    cross = torch.zeros_like(before["gram"])
-    size2 = torch.zeros_like(before["norm"])
-    for start, end in parts_of(before["states"], before["wide"], PART):
-        rows = near_rows(before["states"], before["mask"], before["wide"], start, end)
-        delta = near_rows(after["states"], after["mask"], after["wide"], start, end) - rows
+    wide = before.shape[-2] <= before.shape[-1]
+    n = min(before.shape[-2:])
+    cross = torch.zeros(before.shape[:-2] + (n, n), dtype=torch.float64, device=before.device)
+    size2 = torch.zeros(before.shape[:-2], dtype=torch.float64, device=before.device)
+    for rows, delta in zip(parts_of(before, mask, wide), parts_of(after, mask, wide), strict=True):
+        delta.sub_(rows)
         add_product(cross, delta, rows)
         size2 = size2 + squared_norm(delta)
     return cross, size2
@@ -201,13 +208,14 @@ def support(before):
     return {"factor": None, "vectors": torch.linalg.eigh(square)[1].flip(-1)}
 
 
-def innovation(before, basis, after):
+def innovation(before, basis, after, moved=None):
     """``‖(I − P_C) X'‖_F / ‖X'‖_F`` and ``‖X' (I − P_R)‖_F / ‖X'‖_F``, each ``[*batch]``; 0 where X' is zero.
 
-    ``before`` and ``after`` are decompositions, ``basis`` is ``support(before)``. Where X has as many
-    independent rows (columns) as there are, P_C (P_R) is the identity and the term is exactly zero.
+    ``before`` and ``after`` are decompositions, ``basis`` is ``support(before)``, ``moved`` the ``change`` from one to
+    the other where that is known already. Where X has as many independent rows (columns) as there are, P_C (P_R) is
+    the identity and the term is exactly zero.
     """
-    near2, far2, error2 = residuals(before, basis, after)
+    near2, far2, error2 = residuals(before, basis, after, moved)
     rank = before["rank"]
     no_column = rank == before["n_real"]
     no_row = rank == before["states"].shape[-1]
@@ -231,12 +239,12 @@ def squared_norm(matrix):
     return torch.linalg.vector_norm(matrix, dim=(-2, -1)).square()
 
 
-def residuals(before, basis, after):
+def residuals(before, basis, after, moved=None):
     """Squared residuals of X' off the near and the far support of X, and an estimate of the error of each."""
-    cross, delta2 = change(before, after)
+    cross, delta2 = change(before["states"], after["states"], before["mask"]) if moved is None else moved
     if basis["factor"] is not None:
         # X (I − P_R) = 0, so the residual of X' is that of Δ: ‖Δ‖² − ‖L⁻¹ X Δᵀ‖² with L Lᵀ = X Xᵀ.
-        half = torch.linalg.solve_triangular(basis["factor"], cross.mT, upper=False)
+        half = torch.linalg.solve_triangular(basis["factor"], cross.mT, upper=False, out=cross.mT)
         half2 = squared_norm(half)
         far2 = delta2 - half2
         # The error goes with the size of the weights A = Δ X⁺ on rows as long as X's: first a cheap bound on
@@ -287,7 +295,8 @@ def eigen_residuals(before, vectors, after, cross, delta2):
 
 def whole_rows(state):
     """``[*batch, near, far]``: all of a decomposed state in float64."""
-    return near_rows(state["states"], state["mask"], state["wide"], 0, None)
+    rows = to_float64(state["states"], state["mask"])
+    return rows if state["wide"] else rows.mT
 
 
 def project_by_svd(before, after, near, far, chosen):
@@ -327,16 +336,21 @@ def mixing_entropy(state, mask, power, normalise, last):
         index = place.unsqueeze(-1)
         square = square.gather(-2, index.unsqueeze(-1).expand(index.shape + (n_pos,)))
         row_scale = scale.gather(-1, index)
-    weights = square * row_scale.unsqueeze(-1) * scale.unsqueeze(-2)
-    # (cos + 1) / 2, but for the half, which the normalisation takes out again.
-    weights = weights.clamp_(-1, 1).add_(1)
-    if power != 1:
-        weights = weights.pow(power)
-    if mask is not None:
-        weights = weights * mask.unsqueeze(-2)
-    total = weights.sum(-1)
-    # -Σ p ln p with p = w / Σw, without ever forming p.
-    entropy = total.log() - (weights * weights.clamp_min(1e-300).log()).sum(-1) / total
+    step = square.shape[-2] if square.is_cuda else ROWS
+    found = []
+    for start in range(0, square.shape[-2], step):
+        some = slice(start, start + step)
+        weights = square[..., some, :] * row_scale[..., some].unsqueeze(-1)
+        # (cos + 1) / 2, but for the half, which the normalisation takes out again.
+        weights.mul_(scale.unsqueeze(-2)).clamp_(-1, 1).add_(1)
+        if power != 1:
+            weights.pow_(power)
+        if mask is not None:
+            weights.mul_(mask.unsqueeze(-2))
+        total = weights.sum(-1)
+        # -Σ p ln p with p = w / Σw, without ever forming p.
+        found.append(total.log() - (weights * weights.clamp_min(1e-300).log()).sum(-1) / total)
+    entropy = torch.cat(found, -1)
     n_real = state["n_real"]
     if last:
         value = entropy.squeeze(-1)
@@ -349,11 +363,14 @@ def mixing_entropy(state, mask, power, normalise, last):
     return value.clamp_min(0)
 
 
-def discrepancy(before, basis, after):
-    """ΔS, ΔD and RID of one update, with the column and the row term; a dict of ``[*batch]`` tensors."""
+def discrepancy(before, basis, after, moved=None):
+    """ΔS, ΔD and RID of one update, with the column and the row term; a dict of ``[*batch]`` tensors.
+
+    The arguments are those of ``innovation``.
+    """
     smaller = before["n_real"].clamp_max(before["states"].shape[-1])
     delta_s = (effective_rank(after["sigma"]) - effective_rank(before["sigma"])).abs() / smaller
-    column, row = innovation(before, basis, after)
+    column, row = innovation(before, basis, after, moved)
     delta_d = (column + row) / 2
     return {
         "delta_s": delta_s,
@@ -367,39 +384,37 @@ def discrepancy(before, basis, after):
 def prepared(states, mask, tol, is_before, mixing):
     """A state of a stream with all that its updates need of it; ``is_before`` where one is judged against it."""
     state = decompose(states, mask, tol)
-    basis = support(state) if is_before else None
-    return {"state": state, "basis": basis, "entropy": mixing_entropy(state, mask, *mixing)}
+    return {
+        "state": state,
+        "basis": support(state) if is_before else None,
+        "entropy": mixing_entropy(state, mask, *mixing),
+    }
 
 
-def update_numbers(before, previous, after):
-    """The metrics of one update from prepared states: ``before`` is what it is judged against, ``previous`` what it was
-    added to."""
-    found = discrepancy(before["state"], before["basis"], after["state"])
-    found["mixig"] = after["entropy"] - previous["entropy"]
-    return found
-
-
-def stream_metrics(states, mask, tol, layer_input, power, normalise, last, run=map, window=1):
+def stream_metrics(states, mask, tol, layer_input, power, normalise, last, run=map):
     """The metrics of each update along a stream X_0 … X_n, every state decomposed once; ``[update, *batch]``
     each.
 
     ``layer_input`` False: an update is judged against the state it was added to. True: the updates come in
     pairs (attention, then FFN) and both are judged against the state before the pair; MixIG stays that of the
-    update. ``run`` is a ``map`` that may do ``window`` states at a time side by side.
+    update. ``run`` is a ``map`` that gives its results in order, and may be at work on the next ones meanwhile.
     """
-    end = len(states)
+    count = len(states)
+    # judge[u] is the state that update u, which ends in state u + 1, is judged against.
+    judge = [u - 1 if layer_input and u % 2 == 1 else u for u in range(count - 1)]
+    is_before = [i in judge for i in range(count)]
     mixing = (power, normalise, last)
-    known = {0: prepared(states[0], mask, tol, True, mixing)}
-    found = []
-    for start in range(1, end, window):
-        chosen = range(start, min(start + window, end))
-        n = len(chosen)
-        judge = [i < end - 1 and not (layer_input and i % 2 == 1) for i in chosen]
-        ready = run(prepared, [states[i] for i in chosen], [mask] * n, [tol] * n, judge, [mixing] * n)
-        known = {i: known[i] for i in known if i >= start - 2}
-        known.update(zip(chosen, ready, strict=True))
-        before = [known[i - 2 if layer_input and i % 2 == 0 else i - 1] for i in chosen]
-        found.extend(run(update_numbers, before, [known[i - 1] for i in chosen], [known[i] for i in chosen]))
+    ready = run(prepared, states, [mask] * count, [tol] * count, is_before, [mixing] * count)
+    moves = run(change, [states[i] for i in judge], states[1:], [mask] * (count - 1))
+    known, found = {}, []
+    for i, new in enumerate(ready):
+        known[i] = new
+        if i > 0:
+            before = known[judge[i - 1]]
+            update = discrepancy(before["state"], before["basis"], new["state"], next(moves))
+            update["mixig"] = new["entropy"] - known[i - 1]["entropy"]
+            found.append(update)
+        known.pop(i - 2, None)
     return {name: torch.stack([update[name] for update in found]) for name in found[0]}
 
 

@@ -58,8 +58,8 @@ def stream_metrics(
     for i, state in enumerate(states):
         check_state(state, f"states[{i}]", mask)
         check_same(states[0], state, ("states[0]", f"states[{i}]"))
-    with side_by_side(list(states)) as (run, window):
-        return _kernels.stream_metrics(list(states), mask, tol, released, *settings, run, window)
+    with side_by_side(list(states)) as run:
+        return _kernels.stream_metrics(list(states), mask, tol, released, *settings, run)
 
 
 def update_metrics(

@@ -79,8 +79,12 @@ def test_gram(n: int, far: int) -> None:
 @pytest.mark.parametrize("shape", [(2, 41, 2 * _kernels.PART + 3), (2, 2 * _kernels.PART + 3, 41)])
 def test_the_change_of_an_update_is_gathered_part_by_part(shape: tuple[int, int, int]) -> None:
     x, y = definitions.random(*shape, seed=1), definitions.random(*shape, seed=2)
-    cross, size2 = _kernels.change(_kernels.decompose(x, None, None), _kernels.decompose(y, None, None))
-    rows, delta = x.double(), y.double() - x.double()
+    mask = torch.ones(shape[:2], dtype=torch.bool)
+    mask[1, :2] = False
+    holes = x.clone()
+    holes[1, :2] = float("nan")
+    cross, size2 = _kernels.change(holes, y, mask)
+    rows, delta = (torch.where(mask.unsqueeze(-1), state.double(), 0) for state in (x, y.double() - x.double()))
     wanted = delta @ rows.mT if shape[1] < shape[2] else delta.mT @ rows
     torch.testing.assert_close(cross, wanted, rtol=1e-12, atol=1e-10)
     torch.testing.assert_close(size2, delta.square().sum((-2, -1)), rtol=1e-12, atol=0)

@@ -79,7 +79,7 @@ def test_one_decomposition_per_state(monkeypatch: pytest.MonkeyPatch, convention
 @pytest.mark.parametrize("convention", ["paper", "released"])
 @pytest.mark.parametrize("threads", [1, 2, 3])
 def test_states_side_by_side_give_what_they_give_in_turn(convention: str, threads: int) -> None:
-    """Over windows that end in the middle of a layer too; and torch keeps its threads."""
+    """However many are under way at once; and torch keeps its threads."""
     states = [definitions.random(2, 131, 140, seed=i) for i in range(7)]
     own = torch.get_num_threads()
     released = convention == "released"
