@@ -37,7 +37,7 @@ def main() -> None:
         }
         found = {"workloads": asked}
     found |= {"machine": _machine(size), "versions": environment(), "subject": str(size)}
-    usual = [name for name, workload in WORKLOADS.items() if not workload.by_request]
+    usual = [name for name, workload in WORKLOADS.items() if not workload.by_request and not workload.repeats(size)]
     for name in arguments.workloads or [*usual, *EXTRAS]:
         began = time.perf_counter()
         _run(name, size, arguments.rounds, found)
@@ -77,6 +77,7 @@ def _run(name: str, size: subjects.Size, rounds: int | None, found: Found) -> No
         _keep(found, name, "importing", imports.importing(rounds or 5))
     else:
         workload = WORKLOADS[name]
+        size = workload.of(size)
         runs = {who: make() for who, make in workload.contenders(size).items()}
         workload.compare(runs, size)
         _keep(found, name, workload.what, race(runs, rounds or workload.rounds, workload.warm_up))

@@ -7,7 +7,7 @@ which measures the memory of one need not build the others' models.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -34,6 +34,15 @@ class Workload:
     warm_up: int = 1
     same: tuple[str, str] | None = None  # contenders that must give the same last row of logits
     by_request: bool = False  # too long for the usual run
+    dtype: torch.dtype | None = None  # of the model, where it is not that of the size
+
+    def of(self, size: Size) -> Size:
+        """The size that is run where a size is asked for."""
+        return size if self.dtype is None else replace(size, dtype=self.dtype)
+
+    def repeats(self, size: Size) -> bool:
+        """Whether a model of this size is run in this dtype by the workload that leaves the dtype alone."""
+        return self.dtype == size.dtype
 
     def compare(self, runs: dict[str, Run], size: Size) -> None:
         """What is raced must do the same: refuse contenders of :attr:`same` whose logits differ."""
@@ -285,6 +294,13 @@ WORKLOADS = {
     ),
     "replace_2500": Workload(
         "`ReplaceAttention`, every layer, last row, 2500 visual tokens", lambda s: replacing(50, s, False), 5, 0, EDITED
+    ),
+    "replace_2500_bfloat16": Workload(
+        "the same in bfloat16, as checkpoints are run",
+        lambda s: replacing(50, s, False),
+        5,
+        same=EDITED,
+        dtype=torch.bfloat16,
     ),
     "generate": Workload("32 tokens after 576 visual tokens", lambda s: generating(24, s), 6),
     "metrics": Workload("RID and MixIG of 3 layers, states of 620 × 2048", lambda s: metrics(620, 2048, 3, s), 6),

@@ -107,6 +107,19 @@ def test_a_line_is_judged_by_its_bound():
     assert [line["found"] for line in lines.judged({"workloads": {}, "memory": {"replace_2500": used}})] == [0.0]
 
 
+def test_a_dtype_of_its_own_is_run_where_the_size_has_another():
+    workload = workloads.WORKLOADS["replace_2500_bfloat16"]
+    half = workload.of(MICRO)
+    assert (half.dtype, MICRO.dtype) == (torch.bfloat16, torch.float32)
+    assert not workload.repeats(MICRO) and workload.repeats(half)
+    assert workloads.WORKLOADS["caching"].of(MICRO) is MICRO
+    runs = {name: make() for name, make in workloads.replacing(SIDE, half, False).items()}
+    assert {run().dtype for run in runs.values()} == {torch.bfloat16}
+    workload.compare(runs, half)
+    with pytest.raises(AssertionError):
+        workload.compare({**runs, "eager softmax edited": lambda: runs["bare sdpa forward"]() + 1}, half)
+
+
 def test_the_page_says_what_the_results_say():
     text = page.PAGE.read_text()
     made = text.split(page.START)[1].split(page.END)[0].strip()
