@@ -131,9 +131,8 @@ def _watched(model: LVLM) -> set[str]:
     return {*updates, *(b.path for b in blocks), *(b.mid for b in blocks if b.mid), *([norm] if norm else [])}
 
 
-def _identities(model: LVLM, prompt: Prompt, bare: torch.Tensor) -> list[Check]:
-    """The bare model against the walker, and one pass with the identity at every editable point at once."""
-    untouched = model.forward(prompt)
+def identity_edits(model: LVLM, prompt: Prompt) -> list[Edit]:
+    """The identity at every editable point that a pass over the prompt comes to."""
     edits = []
     for name in reached(prompt, model.hook_names):
         try:
@@ -142,6 +141,13 @@ def _identities(model: LVLM, prompt: Prompt, bare: torch.Tensor) -> list[Check]:
             continue
         rows = name.endswith(("attn.hook_pattern", "attn.hook_attn_scores"))
         edits.append(Edit(name, unchanged_rows if rows else unchanged))
+    return edits
+
+
+def _identities(model: LVLM, prompt: Prompt, bare: torch.Tensor) -> list[Check]:
+    """The bare model against the walker, and one pass with the identity at every editable point at once."""
+    untouched = model.forward(prompt)
+    edits = identity_edits(model, prompt)
     same = model._run(prompt, (), edits)[0]
     return [
         Check("the untouched pass is the bare model's", _worst(untouched, bare), torch.equal(untouched, bare)),

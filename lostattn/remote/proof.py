@@ -15,9 +15,8 @@ from lostattn.calls import Remote
 from lostattn.errors import InputError, UnsupportedModel
 from lostattn.kernels.reduce import largest_change
 from lostattn.plan import Edit, Reduction
-from lostattn.presence import reached
 from lostattn.remote.session import Later, Session
-from lostattn.selftest import Check, Report, _places, rotated_rows, sample_prompt, unchanged, unchanged_rows
+from lostattn.selftest import Check, Report, _places, identity_edits, rotated_rows, sample_prompt
 
 if TYPE_CHECKING:
     from lostattn.model import LVLM
@@ -38,7 +37,7 @@ def prove(model: LVLM, prompt: Prompt | None, remote: Remote) -> Report:
         if model.processor is None:
             raise InputError("the self-test needs a prompt: model.selftest(model.prompt(inputs=…), remote=True).")
         prompt = sample_prompt(model)
-    edits = _identities(model, prompt)
+    edits = identity_edits(model, prompt)
     with Session(model, remote) as session:
         session.remember(prompt, [LOGITS])
         same = _change(session, prompt, edits)
@@ -57,18 +56,6 @@ def prove(model: LVLM, prompt: Prompt | None, remote: Remote) -> Report:
     if not report.passed:
         raise UnsupportedModel(f"{report!r}\nThis model would be edited in vain on this service.")
     return report
-
-
-def _identities(model: LVLM, prompt: Prompt) -> list[Edit]:
-    edits = []
-    for name in reached(prompt, model.hook_names):
-        try:
-            model.sites.editable(name)
-        except InputError:
-            continue
-        rows = name.endswith(("attn.hook_pattern", "attn.hook_attn_scores"))
-        edits.append(Edit(name, unchanged_rows if rows else unchanged))
-    return edits
 
 
 def _change(session: Session, prompt: Prompt, edits: list[Edit]) -> Later:
