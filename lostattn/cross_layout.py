@@ -13,6 +13,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from lostattn.crop_geometry import Shown, shown_parts
+from lostattn.errors import InputError
 from lostattn.image_layout import SEPARATOR, Batch, ImageLayout, patch_side, placed, together
 from lostattn.patch_grid import Grid, PatchGrid
 
@@ -97,7 +98,11 @@ def _tiles(batch: Batch, item: int, image: int, ratio: tuple[int, ...], pixels: 
 
 
 def cross_keys(inputs: dict[str, Any], grids: Sequence[Sequence[Grid]]) -> CrossKeys | None:
-    """What the keys of the cross-attention layers are; None where the inputs hold no such pictures."""
+    """What the keys of the cross-attention layers are; None where the inputs hold no such pictures.
+
+    Raises:
+        InputError: a picture says that it has more tiles than there are.
+    """
     pixels = inputs.get("pixel_values")
     if pixels is None or pixels.ndim != 6 or "aspect_ratio_ids" not in inputs:
         return None
@@ -108,6 +113,11 @@ def cross_keys(inputs: dict[str, Any], grids: Sequence[Sequence[Grid]]) -> Cross
     for i, own in enumerate(grids):
         for k, grid in enumerate(own):
             tiles = len(grid.tiles)
+            if tiles > n_tiles:
+                raise InputError(
+                    f"image {k} of item {i} says that it has {tiles} tiles (aspect_ratio_ids), but pixel_values hold"
+                    f" {n_tiles}: it was prepared for another number of tiles than this model's max_num_tiles."
+                )
             image[i, k, :tiles] = k
             patch[i, k, :tiles, 1:] = torch.arange(tiles * (each - 1)).reshape(tiles, each - 1)
     return CrossKeys(image.flatten(1), patch.flatten(1))

@@ -9,6 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from lostattn.errors import InputError
+from lostattn.picture_options import as_called, check_options
 from lostattn.pictures import load_pictures
 from lostattn.prompt_batch import Prompt
 from lostattn.prompt_inputs import assemble, check_pictures, content_id, from_inputs, placeholder
@@ -28,6 +29,7 @@ def build_prompt(
     inputs: Mapping[str, Any] | None = None,
     system: str | None = None,
     answer: str | Sequence[str] | None = None,
+    images_kwargs: Any = None,
 ) -> Prompt:
     """A prompt from a question, a text with images, lists of either, or inputs made elsewhere.
 
@@ -44,15 +46,20 @@ def build_prompt(
         inputs: a processor's output, ``return_tensors="pt"``, made elsewhere.
         system: a system text to put before the user's turn.
         answer: the answer so far, one for all items or one for each.
+        images_kwargs: options of the image processor for this prompt alone, such as ``{"do_pan_and_scan": True}``;
+            with `inputs`, those that they were made with.
 
     Raises:
         InputError: placeholders and images differ in number; a picture that cannot be read (named);
-            arguments that do not go together; inputs that are no processor's output.
+            arguments that do not go together; inputs that are no processor's output; an option that the image
+            processor does not take.
     """
+    options = check_options(processor, images_kwargs)
+    seen = as_called(processor, options)
     if inputs is not None:
         if system is not None or answer is not None:
             raise InputError("inputs= are a finished prompt: neither system= nor answer= can be added to them.")
-        return from_inputs(processor, config, inputs, question_or_text, images)
+        return from_inputs(seen, config, inputs, question_or_text, images)
     texts, pictures, ids = _items(question_or_text, images)
     answers = [answer] * len(texts) if answer is None or isinstance(answer, str) else list(answer)
     if len(answers) != len(texts):
@@ -63,9 +70,9 @@ def build_prompt(
         render(processor, text, len(own), mark, system, said)
         for text, own, said in zip(texts, pictures, answers, strict=True)
     ]
-    given = _process(processor, rendered, pictures)
+    given = _process(processor, rendered, pictures, options)
     names = [i or content_id(text, own) for i, text, own in zip(ids, texts, pictures, strict=True)]
-    return assemble(processor, config, given, laid_out(processor, rendered, pictures), texts, pictures, names)
+    return assemble(seen, config, given, laid_out(processor, rendered, pictures), texts, pictures, names)
 
 
 def _items(given: Any, images: Any) -> tuple[list[str], list[tuple[Image.Image, ...]], list[str | None]]:
@@ -102,7 +109,10 @@ def _item(given: Any, images: Any, i: int) -> tuple[str, tuple[Image.Image, ...]
 
 
 def _process(
-    processor: Any, rendered: list[Rendered], pictures: Sequence[tuple[Image.Image, ...]]
+    processor: Any,
+    rendered: list[Rendered],
+    pictures: Sequence[tuple[Image.Image, ...]],
+    options: Mapping[str, Any],
 ) -> dict[str, Tensor]:
     tokenizer = processor.tokenizer
     if tokenizer.pad_token is None and len(rendered) > 1:
@@ -113,6 +123,8 @@ def _process(
     if tokenizer.pad_token is not None:
         # Left: the last position of every item is then the one that the answer follows.
         keywords |= {"padding": True, "padding_side": "left"}
+    if options:
+        keywords["images_kwargs"] = dict(options)
     # A list an item: some processors do otherwise with several pictures of one prompt than with one each of several.
     images = [list(own) for own in pictures] if any(pictures) else None
     try:
