@@ -192,7 +192,8 @@ def from_inputs(
     for row, own, text in zip(rows, _images_of(processor, config, tensors, pictures, rows), texts, strict=True):
         seen = row if image_id is None else [image_id if token == video_id else token for token in row]
         decoded = _decode_collapsed(processor.tokenizer, seen, image_id, [m.tokens for m in own])
-        rendered.append(recover(processor, decoded, text, len(own), placeholder(processor, config)))
+        ends = _around_images(processor.tokenizer, seen, image_id)
+        rendered.append(recover(processor, decoded, text, len(own), placeholder(processor, config), ends))
     told = [r.text[slice(*(r.question or (0, None)))] if t is None else t for t, r in zip(texts, rendered, strict=True)]
     prompt = assemble(processor, config, tensors, rendered, told, pictures, [""] * n)
     return replace(prompt, ids=tuple(_inputs_id(prompt, i) for i in range(n)))
@@ -244,6 +245,18 @@ def _decode_collapsed(tokenizer: Any, row: list[int], image_id: int | None, coun
             kept += [token] * (seen in firsts)
             seen += 1
     return str(tokenizer.decode(kept, skip_special_tokens=False, clean_up_tokenization_spaces=False))
+
+
+def _around_images(tokenizer: Any, row: list[int], image_id: int | None) -> tuple[str, str] | None:
+    """The text of an item before the first token of an image and behind the last; None where it has none."""
+    if image_id is None or image_id not in row:
+        return None
+    first, last = row.index(image_id), len(row) - row[::-1].index(image_id)
+    head, tail = (
+        tokenizer.decode(part, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        for part in (row[:first], row[last:])
+    )
+    return str(head), str(tail)
 
 
 def _inputs_id(prompt: Prompt, i: int) -> str:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from difflib import SequenceMatcher
 from typing import Any
 
 from lostattn.errors import InputError
-from lostattn.segments import Rendered
+from lostattn.segments import Rendered, special_ids
 
 _MARK = "lostattn-puts-the-question-here"
 """Rendered in the question's place, it shows what the template puts before and after a question."""
@@ -92,7 +93,9 @@ def _moved(rendered: Rendered, text: str) -> Rendered:
     return replace(rendered, text=text, content=now(rendered.content), question=question, answer=answer)
 
 
-def recover(processor: Any, decoded: str, text: str | None, n_images: int, placeholder: str) -> Rendered:
+def recover(
+    processor: Any, decoded: str, text: str | None, n_images: int, placeholder: str, ends: tuple[str, str] | None = None
+) -> Rendered:
     """Where the parts are in a prompt that was rendered elsewhere.
 
     Args:
@@ -101,10 +104,14 @@ def recover(processor: Any, decoded: str, text: str | None, n_images: int, place
         text: the question, if it is known; otherwise it is what stands where the template puts one.
         n_images: how many images the prompt holds.
         placeholder: the processor's image placeholder.
+        ends: the text before the first token of an image and behind the last, with the marks that the processor put
+            around images; None where there is no image.
     """
     if has_template(processor):
         # The images stand where the template puts them, or the text held its own placeholders.
         for shown in dict.fromkeys((n_images, 0)):
+            if ends is not None and not shown and (told := _unframed(processor, ends, text, n_images, placeholder)):
+                return told
             before, after = _around(processor, shown, None)
             start = decoded.find(before)
             end = decoded.rfind(after) if start >= 0 else -1
@@ -114,10 +121,45 @@ def recover(processor: Any, decoded: str, text: str | None, n_images: int, place
                 return Rendered(
                     decoded, content, (start + len(before), end), rest if rest < len(decoded) else None, False
                 )
+    elif text is None and ends is not None:  # without a template all text is the question
+        text = _bare(processor, ends[1]) or None
     start = -1 if text is None else decoded.rfind(text.strip())
     found = None if text is None or start < 0 else (start, start + len(text.strip()))
     first = decoded.find(placeholder) if placeholder else -1
     return Rendered(decoded, max(0, start if first < 0 else min(first, start)), found, None, False)
+
+
+def _unframed(
+    processor: Any, ends: tuple[str, str], text: str | None, n_images: int, placeholder: str
+) -> Rendered | None:
+    """A prompt whose images the processor framed with marks of its own, as the text that it was given.
+
+    None unless the images stand where the template puts them, with nothing said between it and them.
+    """
+    before, after = _around(processor, n_images, None)
+    lead, *rest = before.split(placeholder) if placeholder else [before]
+    head, tail = ends
+    start, end = head.find(lead), tail.rfind(after)
+    if len(rest) != n_images or start < 0 or end < 0:
+        return None
+    question = _bare(processor, tail[:end]).removeprefix(rest[-1].strip()).lstrip()
+    framing = re.sub(r"<[^<>]+>", "", _bare(processor, head[start + len(lead) :])).strip()
+    if not question or (text is not None and text.strip() != question.strip()) or (framing and text is None):
+        return None
+    begins, whole = start + len(before), head[:start] + before + question + after + tail[end + len(after) :]
+    ends_at = begins + len(question) + len(after)
+    answer = ends_at if ends_at < len(whole) else None
+    return Rendered(whole, start + _content(processor, before, None), (begins, begins + len(question)), answer, False)
+
+
+def _bare(processor: Any, text: str) -> str:
+    """A text without the white space and the special tokens that it begins with."""
+    marks = sorted(filter(None, map(str, _special_texts(processor.tokenizer))), key=len, reverse=True)
+    return re.sub("^(?:" + "|".join([r"\s", *map(re.escape, marks)]) + ")+", "", text)
+
+
+def _special_texts(tokenizer: Any) -> set[str]:
+    return {tokenizer.decode([i], clean_up_tokenization_spaces=False) for i in special_ids(tokenizer)}
 
 
 def _through_template(processor: Any, text: str, shown: int, system: str | None, answer: str | None) -> Rendered:

@@ -140,16 +140,39 @@ def test_an_item_of_a_batch_is_the_prompt_of_that_item_alone(name):
             assert torch.equal(one.inputs[key], value), key
 
 
-@pytest.mark.parametrize("name", [n for n in BATCHED if n != "idefics3"])
+@pytest.mark.parametrize("name", BATCHED)
 def test_inputs_made_elsewhere_give_the_same_map(name):
+    """The question too, though it stands behind marks that the processor puts around pictures."""
     family = families.family(name)
     picture = noise(330, 210)
     made = prompt(name, picture)
     again = build_prompt(family.processor, family.config, inputs=made.inputs, images=[picture])
+    bare = build_prompt(family.processor, family.config, inputs=made.inputs)
     assert again.token_map.grids == made.token_map.grids
-    assert torch.equal(again.token_map.patch_index, made.token_map.patch_index)
-    assert torch.equal(again.token_map["image"], made.token_map["image"])
-    bare = build_prompt(family.processor, family.config, inputs=made.inputs).token_map.grids[0]
+    for one in (again, bare):
+        assert one.token_map.located == (True,) and joined(one, "question") == TEXT
+        for field in ("part", "image_index", "patch_index"):
+            assert torch.equal(getattr(one.token_map, field), getattr(made.token_map, field)), field
     # Without the picture the grids are the same, with no place in it.
-    assert sum(len(g) for g in bare) == len(made.token_map.grids[0][0])
-    assert {str(t) for g in bare for t in g.tiles} == {str(t) for t in made.token_map.grids[0][0].tiles}
+    assert [str(g) for g in bare.token_map.grids[0]] == [str(g) for g in made.token_map.grids[0]]
+
+
+def test_crops_of_inputs_made_elsewhere_are_found_where_picture_and_question_are_given():
+    family, picture = families.family("gemma3 with pan and scan"), noise(700, 290)
+    made = prompt("gemma3 with pan and scan", picture)
+    again = build_prompt(family.processor, family.config, TEXT, inputs=made.inputs, images=[picture])
+    assert again.token_map.grids == made.token_map.grids and torch.equal(again.token_map.part, made.token_map.part)
+
+
+@pytest.mark.parametrize("name", ["internvl", "gemma3", "smolvlm", "idefics3"])
+def test_several_pictures_and_text_around_them_made_elsewhere(name):
+    """Two pictures before the question are told apart from it; text before a picture is not taken for a mark."""
+    family = families.family(name)
+    pair = [noise(100, 60), noise(60, 90, 1)]
+    made = prompt(name, *pair)
+    bare = build_prompt(family.processor, family.config, inputs=made.inputs)
+    assert torch.equal(bare.token_map.part, made.token_map.part)
+    mark = family.processor.image_token
+    spoken = build_prompt(family.processor, family.config, f"First {mark} then {TEXT}", images=pair[:1])
+    again = build_prompt(family.processor, family.config, inputs=spoken.inputs)
+    assert "First" not in joined(again, "separator") and "then" not in joined(again, "separator")
