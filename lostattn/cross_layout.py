@@ -14,8 +14,9 @@ from torch import Tensor
 
 from lostattn.crop_geometry import Shown, shown_parts
 from lostattn.errors import InputError
-from lostattn.image_layout import SEPARATOR, Batch, ImageLayout, patch_side, placed, together
+from lostattn.image_layout import SEPARATOR, Batch, ImageLayout, placed, together
 from lostattn.patch_grid import Grid, PatchGrid
+from lostattn.token_grids import patch_side
 
 
 @dataclass(frozen=True, eq=False)

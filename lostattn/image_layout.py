@@ -3,11 +3,17 @@
 Everything is worked out from what the processor returned, from the ids, and from the attributes of processor and
 config, never from a model's name. The layouts known are, in the order in which they are tried:
 
-- *packed*: pictures of any size, their grid in the inputs (`image_grid_thw`, the Qwen families)
+- *packed*: pictures of any size, their grid in the inputs (`image_grid_thw`, the Qwen families; here and below:
+  `lostattn.packed_layouts`)
 - *any resolution*: a thumbnail and a fitted picture with a newline after each row (`lostattn.tiled_layouts`)
 - *framed*: tiles between marks of their own, an item's in a row of `pixel_values` (`lostattn.tiled_layouts`)
 - *crossed*: pictures that are no tokens at all but keys of cross-attention layers (`lostattn.cross_layout`)
-- *sized*: pictures of any size in one padded tensor, their sizes in the inputs (here)
+- *viewed*: all of a picture in one tensor, its tiles in another (`lostattn.viewed_layouts`)
+- *gridded*: a small copy and a large one, the grids of both in the inputs (`lostattn.viewed_layouts`)
+- *pieces*: a picture or its tiles, each of a shape of its own, the shapes in the inputs (`lostattn.viewed_layouts`)
+- *positioned*: patches that say their own column and row
+- *sized*: pictures of any size in one padded tensor, their sizes in the inputs
+- *lined*: a row of pixel values for every token, rows of the picture told by newlines
 - *whole*: tensors of one size, a row of `pixel_values` each, one or several a picture (here)
 
 What is not understood is an `UnknownGrid` that says why.
@@ -24,6 +30,7 @@ from torch import Tensor
 
 from lostattn.crop_geometry import Shown, Size, shown_parts
 from lostattn.patch_grid import Grid, PatchGrid, TiledGrid, UnknownGrid
+from lostattn.token_grids import token_grid
 
 __all__ = ["Batch", "ImageLayout", "PatchGrid", "TiledGrid", "UnknownGrid", "image_layouts"]
 
@@ -107,109 +114,16 @@ def image_layouts(batch: Batch) -> list[ImageLayout] | None:
     Returns:
         None where the inputs do not even say how many tokens each image has.
     """
-    from lostattn import cross_layout, tiled_layouts
+    from lostattn import cross_layout, tiled_layouts, viewed_layouts
+    from lostattn import packed_layouts as own_size
 
     tiled = (tiled_layouts.any_resolution, tiled_layouts.framed, cross_layout.crossed)
-    for layout in (_packed, *tiled, _positioned, _sized, _whole):
+    viewed = (viewed_layouts.viewed, viewed_layouts.gridded, viewed_layouts.pieces)
+    for layout in (own_size.packed, *tiled, *viewed, own_size.positioned, own_size.sized, own_size.lined, _whole):
         found = layout(batch)
         if found is not None:
             return found
     return None
-
-
-def _packed(batch: Batch) -> list[ImageLayout] | None:
-    """Pictures resized to whole tokens, each with its own number of them; the grid is in the inputs."""
-    thw = next((batch.inputs[name] for name in _GRIDS if name in batch.inputs), None)
-    if thw is None:
-        return None
-    shapes = [(1, *row) if len(row) == 2 else tuple(row) for row in thw.tolist()]
-    patches = sum(frames * high * wide for frames, high, wide in shapes)
-    merge = _packed_merge(batch, patches)
-    framed = (
-        not merge and sum(_with_newlines(shape, m) for shape in shapes for m in [_said_merge(batch)]) == batch.tokens
-    )
-    merge = merge or _said_merge(batch)
-    sizes = batch.flat_sizes
-    known = sizes if sizes is not None and len(sizes) == len(shapes) else [(None, 1)] * len(shapes)
-    layouts = []
-    for (frames, high, wide), (size, _) in zip(shapes, known, strict=True):
-        # The picture is resized to exactly these patches, so the grid covers all of it.
-        covers = None if size is None else (0.0, 0.0, float(size[0]), float(size[1]))
-        grid = PatchGrid(high // merge, wide // merge, frames, size, merge, covers)
-        order = tuple(range(len(grid)))
-        if framed:  # a token before, a newline after each row, a token behind
-            lines = [(*order[r * grid.cols : (r + 1) * grid.cols], SEPARATOR) for r in range(frames * grid.rows)]
-            order = (SEPARATOR, *(one for line in lines for one in line), SEPARATOR)
-        layouts.append(ImageLayout(len(order), grid, order, rows=frames * high * wide))
-    return layouts
-
-
-_GRIDS = ("image_grid_thw", "grid_thws", "image_grid_hw")
-
-
-def _said_merge(batch: Batch) -> int:
-    """Patches along each side of a token, as the processor and the config of a packing family say it."""
-    images = getattr(batch.processor, "image_processor", None)
-    return batch.number("merge_size", images) or batch.number("spatial_merge_size", batch.vision, batch.config) or 1
-
-
-def _packed_merge(batch: Batch, patches: int) -> int | None:
-    """What is said, if it makes the right number of tokens; else the merge that does; None where none does."""
-    if patches == batch.tokens * (said := _said_merge(batch)) ** 2:
-        return said
-    ratio = round((patches / batch.tokens) ** 0.5) if batch.tokens else 0
-    return ratio if ratio and patches == batch.tokens * ratio**2 else None
-
-
-def _with_newlines(shape: tuple[int, ...], merge: int) -> int:
-    """The tokens of a grid with one before it, one after each row, and one behind it."""
-    frames, high, wide = shape
-    return frames * (high // merge) * (wide // merge + 1) + 2
-
-
-def _sized(batch: Batch) -> list[ImageLayout] | None:
-    """Pictures of their own size in pixels, padded to one tensor; the inputs say each size (Pixtral and its kin)."""
-    sizes, pixels, side = batch.inputs.get("image_sizes"), batch.inputs.get("pixel_values"), patch_side(batch)
-    merge = batch.number("spatial_merge_size", batch.config, batch.vision)
-    shapes = batch.inputs.get("spatial_shapes")  # in patches rather than pixels
-    if shapes is not None and (factor := batch.number("downsample_factor", batch.config, batch.vision)):
-        sizes, side, merge = shapes, 1, factor
-    if sizes is None or pixels is None or side is None or merge is None or sizes.shape != (len(pixels), 2):
-        return None
-    step = side * merge
-    shapes_in_tokens = [(high // step, wide // step) for high, wide in sizes.tolist()]
-    if sum(rows * cols for rows, cols in shapes_in_tokens) != batch.tokens:
-        return None
-    known = batch.flat_sizes
-    layouts = []
-    for k, (rows, cols) in enumerate(shapes_in_tokens):
-        size = known[k][0] if known is not None and len(known) == len(shapes_in_tokens) else None
-        grid = PatchGrid(rows, cols, size=size, merge=merge)
-        if size is not None:
-            shown = shown_parts(batch.processor, size)
-            note = shown if isinstance(shown, str) else "its processor's sizes do not say"
-            grid = replace(grid, note=note)
-        layouts.append(ImageLayout(rows * cols, grid, tuple(range(rows * cols))))
-    return layouts
-
-
-def _positioned(batch: Batch) -> list[ImageLayout] | None:
-    """Patches that say their own column and row, pooled in squares (Gemma 4); -1 where there is none."""
-    places = batch.inputs.get("image_position_ids")
-    pool = batch.number("pooling_kernel_size", batch.vision)
-    if places is None or places.ndim != 3 or not pool:
-        return None
-    shapes = [(int(y) // pool, int(x) // pool) for x, y in (places.amax(1) + 1).tolist()]
-    if sum(rows * cols for rows, cols in shapes) != batch.tokens:
-        return None
-    known = batch.flat_sizes
-    layouts = []
-    for k, (rows, cols) in enumerate(shapes):
-        size = known[k][0] if known is not None and len(known) == len(shapes) else None
-        covers = None if size is None else (0.0, 0.0, float(size[0]), float(size[1]))
-        grid = PatchGrid(rows, cols, size=size, merge=pool, covers=covers)
-        layouts.append(ImageLayout(len(grid), grid, tuple(range(len(grid)))))
-    return layouts
 
 
 def _whole(batch: Batch) -> list[ImageLayout] | None:
@@ -224,13 +138,12 @@ def _whole(batch: Batch) -> list[ImageLayout] | None:
         return None
     layouts = []
     for size, own, note in parts:
-        if isinstance(found, str):
-            layouts.append(ImageLayout(each * len(own), UnknownGrid(found, size), rows=len(own)))
+        if isinstance(found, UnknownGrid):
+            layouts.append(ImageLayout(each * len(own), replace(found, size=size), rows=len(own)))
             continue
-        grid, lead = found
-        tensor, step = (pixels.shape[-1], pixels.shape[-2]), grid.merge * (patch_side(batch) or 1)
-        grids = [placed(grid, part, size, note, tensor, step) for part in own]
-        order = [p for k in range(len(own)) for p in (*[PLACELESS] * lead, *range(k * len(grid), (k + 1) * len(grid)))]
+        n, tensor = len(found.grid), (pixels.shape[-1], pixels.shape[-2])
+        grids = [placed(found.grid, part, size, note, tensor, found.step) for part in own]
+        order = [p for k in range(len(own)) for p in (*[PLACELESS] * found.lead, *range(k * n, (k + 1) * n))]
         layouts.append(ImageLayout(len(order), together(grids), tuple(order), rows=len(own)))
     return layouts
 
@@ -267,67 +180,8 @@ def _parts_by_image(
 def cuts_pictures(processor: Any) -> bool:
     """Whether a processor's image processor can make several tensors of one picture."""
     images = getattr(processor, "image_processor", None)
-    names = ("crop_to_patches", "do_image_splitting", "image_grid_pinpoints", "do_pan_and_scan", "max_image_tiles")
-    return any(hasattr(images, name) for name in names)
-
-
-def patch_side(batch: Batch) -> int | None:
-    """The pixels along a patch of the vision tower; None where they are not said, or patches are not square."""
-    written = getattr(batch.vision, "patch_size", None)
-    if isinstance(written, list | tuple):
-        return int(written[0]) if len(set(written)) == 1 else None
-    return batch.number("patch_size")
-
-
-def token_grid(batch: Batch, height: int, width: int, tokens: int) -> tuple[PatchGrid, int] | str:
-    """The grid of the tokens of one tensor and how many tokens stand before it, or why there is none."""
-    side = patch_side(batch)
-    if side is None:
-        return "neither processor nor config has a patch_size"
-    rows, cols = height // side, width // side
-    if tokens == rows * cols:
-        return PatchGrid(rows, cols), 0
-    extra = batch.number("num_additional_image_tokens", batch.processor) or 0
-    strategy = getattr(batch.processor, "vision_feature_select_strategy", None) or getattr(
-        batch.config, "vision_feature_select_strategy", None
-    )
-    if strategy == "full" and extra and tokens - rows * cols == extra:
-        return PatchGrid(rows, cols), extra
-    if made := _resampler(batch.config):
-        return f"its {tokens} tokens are made of the whole picture by a resampler ({made}), so none of them has a place"
-    merge = merge_factor(batch, rows, tokens)
-    if merge and tokens == (rows // merge) * (cols // merge):
-        return PatchGrid(rows // merge, cols // merge, merge=merge), 0
-    return f"{tokens} tokens for a tensor of {rows} x {cols} patches"
-
-
-def merge_factor(batch: Batch, rows: int, tokens: int) -> int | None:
-    """Patches along each side of a token, as config and processor say it; None where they say nothing."""
-    holders = (batch.config, batch.vision)
-    for name in ("downsample_factor", "scale_factor", "spatial_merge_size", "projector_pooling_ratio"):
-        if (factor := batch.number(name, *holders)) and factor > 1:
-            return factor
-    for name in ("downsample_ratio", "pixel_shuffle_ratio", "downsample_rate"):
-        for holder in holders:
-            if (value := getattr(holder, name, None)) and 0 < (ratio := _ratio(value)) < 1:
-                return round(1 / ratio)
-    if batch.number("mm_tokens_per_image", batch.config) == tokens:
-        return rows // round(tokens**0.5)
-    return None
-
-
-def _ratio(value: Any) -> float:
-    """A number that a config may write as a fraction, such as ``"1/2"``."""
-    if isinstance(value, str):
-        above, _, below = value.partition("/")
-        return float(above) / float(below or 1)
-    return float(value) if isinstance(value, int | float) else 0.0
-
-
-def _resampler(config: Any) -> str | None:
-    """The part of a config that says that tokens are queries over all patches."""
-    names = ("qformer_config", "perceiver_config", "projector_patch_to_query_dict", "resampler_config")
-    return next((name for name in names if getattr(config, name, None) is not None), None)
+    names = "crop_to_patches do_image_splitting image_grid_pinpoints do_pan_and_scan max_image_tiles slice_mode"
+    return any(hasattr(images, name) for name in names.split())
 
 
 def placed(

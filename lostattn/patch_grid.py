@@ -194,16 +194,34 @@ def _tile_name(tile: PatchGrid, k: int) -> str:
 
 @dataclass(frozen=True)
 class UnknownGrid:
-    """Stands for a grid that could not be worked out; false in a condition, and says why when asked."""
+    """Stands for a grid that could not be worked out, or that there is none; false in a condition, and says why.
+
+    Attributes:
+        reason: why there is no grid.
+        size: (width, height) of the original picture in pixels; None where only its tensor is known.
+        resampler: what makes each token of the whole picture, so that none has a place in it; None where tokens may
+            have one that is not known.
+    """
 
     reason: str
     size: Size | None = None
+    resampler: str | None = None
 
     def __bool__(self) -> bool:
         return False
 
     def __len__(self) -> int:
         return 0
+
+    def __str__(self) -> str:
+        return f"no place in the picture: resampled by {self.resampler}" if self.resampler else "grid not known"
+
+    @property
+    def why(self) -> str:
+        """The reason as a sentence."""
+        if self.resampler:
+            return f"The tokens of this image have no place in the picture: {self.reason}."
+        return f"The patch grid of this image is not known: {self.reason}."
 
     @property
     def tiles(self) -> tuple[PatchGrid, ...]:
@@ -212,19 +230,19 @@ class UnknownGrid:
 
     def boxes(self) -> Float[Tensor, "patch 4"]:
         """Raises `InputError` with the reason."""
-        raise InputError(f"The patch grid of this image is not known: {self.reason}.")
+        raise InputError(self.why)
 
     def touching(self, box: Sequence[float | int]) -> list[int]:
         """Raises `InputError` with the reason."""
-        raise InputError(f"The patch grid of this image is not known: {self.reason}.")
+        raise InputError(self.why)
 
     def to_map(self, values: Float[Tensor, "patch"]) -> Float[Tensor, "*frame row col"]:
         """Raises `InputError` with the reason."""
-        raise InputError(f"The patch grid of this image is not known: {self.reason}.")
+        raise InputError(self.why)
 
     def to_maps(self, values: Float[Tensor, "patch"]) -> tuple[Float[Tensor, "*frame row col"], ...]:
         """Raises `InputError` with the reason."""
-        raise InputError(f"The patch grid of this image is not known: {self.reason}.")
+        raise InputError(self.why)
 
 
 Grid = PatchGrid | TiledGrid | UnknownGrid

@@ -16,15 +16,12 @@ from lostattn.image_layout import (
     Batch,
     ImageLayout,
     cuts_pictures,
-    merge_factor,
-    patch_side,
     placed,
     together,
-    token_grid,
 )
 from lostattn.patch_grid import Edges, PatchGrid, TiledGrid, UnknownGrid
-
-_TILE = re.compile(r"row_(\d+)_col_(\d+)")
+from lostattn.piece_marks import marked_pieces
+from lostattn.token_grids import merge_factor, patch_side, token_grid
 
 
 def any_resolution(batch: Batch) -> list[ImageLayout] | None:
@@ -146,24 +143,23 @@ def framed(batch: Batch) -> list[ImageLayout] | None:
     tensor = (pixels.shape[-1], pixels.shape[-2])
     layouts: list[ImageLayout] = []
     for i, row in enumerate(batch.ids):
-        for size, own, note in _own_tiles(batch, i, row, real[i], each, tensor):
-            if isinstance(found, str):
-                layouts.append(ImageLayout(each * len(own), UnknownGrid(found, size), rows=len(own)))
+        for size, own, note in own_tiles(batch, i, row, real[i]):
+            if isinstance(found, UnknownGrid):
+                layouts.append(ImageLayout(each * len(own), replace(found, size=size), rows=len(own)))
                 continue
-            step = found[0].merge * (patch_side(batch) or 1)
-            grids = [placed(replace(found[0], role=r, place=p), part, size, note, tensor, step) for part, r, p in own]
+            like = [(replace(found.grid, role=role, place=place), part) for part, role, place in own]
+            grids = [placed(grid, part, size, note, tensor, found.step) for grid, part in like]
             grid = together(grids)
             layouts.append(ImageLayout(len(grid), grid, tuple(range(len(grid))), rows=len(own)))
     return layouts
 
 
-_Tile = tuple[Shown | None, str, tuple[int, int] | None]
+Tile = tuple[Shown | None, str, tuple[int, int] | None]
+"""What a tile shows (None: not known), its role and its place."""
 
 
-def _own_tiles(
-    batch: Batch, item: int, row: Sequence[int], n: int, each: int, tensor: Size
-) -> list[tuple[Size | None, list[_Tile], str | None]]:
-    """The images of an item: size, tiles, and why their place in the picture is not known."""
+def own_tiles(batch: Batch, item: int, row: Sequence[int], n: int) -> list[tuple[Size | None, list[Tile], str | None]]:
+    """The pictures of an item of `n` tiles: size, tiles, and why their place in the picture is not known."""
     if batch.sizes is not None and cuts_pictures(batch.processor):
         sizes = batch.sizes[item]
         for cut in (None, True, False):
@@ -174,7 +170,7 @@ def _own_tiles(
                     for size, own in zip(sizes, parts, strict=True)
                     if not isinstance(own, str)
                 ]
-    marked = _marked_tiles(batch, row)
+    marked = marked_pieces(batch, row)
     if marked is None or sum(len(own) for own in marked) != n:
         count = len(batch.sizes[item]) if batch.sizes is not None else 0
         shares = [1] * count if count == n else [n] * bool(n)
@@ -185,26 +181,6 @@ def _own_tiles(
         (held[k] if held else None, [(None, role, place) for role, place in own], note if held else None)
         for k, own in enumerate(marked)
     ]
-
-
-def _marked_tiles(batch: Batch, row: Sequence[int]) -> list[list[tuple[str, tuple[int, int] | None]]] | None:
-    """The tiles of each image of an item as the marks before them say it: ``<row_1_col_2>``, ``<global-img>``."""
-    tokenizer = getattr(batch.processor, "tokenizer", None)
-    if tokenizer is None or not hasattr(tokenizer, "convert_ids_to_tokens"):
-        return None
-    images: list[list[tuple[str, tuple[int, int] | None]]] = [[]]
-    for k, token in enumerate(row):
-        if token != batch.image_id or (k and row[k - 1] == batch.image_id):
-            continue
-        mark = str(tokenizer.convert_ids_to_tokens(row[k - 1])) if k else ""
-        if found := _TILE.search(mark):
-            images[-1].append(("tile", (int(found[1]) - 1, int(found[2]) - 1)))
-        elif "global" in mark:  # closes an image: it comes last
-            images[-1].append(("thumbnail" if images[-1] else "whole", None))
-            images.append([])
-        else:
-            return None
-    return images[:-1] if not images[-1] else None
 
 
 def tile_mask(pixels: Tensor) -> Tensor:

@@ -147,7 +147,7 @@ def prompt_of(model: LVLM, inputs: dict[str, Tensor]) -> Prompt:
 
 def _image(prompt: Prompt) -> str:
     grids = [grid for own in prompt.token_map.grids for grid in own]
-    known = ", ".join(str(g) for g in grids if g) or "grid not known"
+    known = ", ".join(str(g) for g in grids if g) or next(map(str, grids), "grid not known")
     n = int(prompt.token_map["image"].sum())
     if prompt.token_map.cross is not None:
         return f"{int(prompt.token_map.cross.resolve().sum())} keys of cross-attention, {known}"

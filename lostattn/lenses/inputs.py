@@ -56,7 +56,7 @@ def input_attribution(
     alone = prompt[item]
     grid = alone.token_map.grids[0][image]
     if isinstance(grid, UnknownGrid):
-        raise InputError(f"the patch grid of this image is not known: {grid.reason}.")
+        raise InputError(grid.why)
     if of == "pixels":
         if remote is not False or model.is_described_only:
             raise InputError(
