@@ -110,6 +110,9 @@ GIVEN: dict[str, dict[str, Any]] = {
     "gemma4_unified": {"vision_config": {"model_type": "gemma4_unified_vision"}},
 }
 
+# What stands after each row of a picture's tokens, where nothing else says how long a row is.
+ROW_ENDS: dict[str, int] = {"fuyu": 279}
+
 # Inputs that a forward hands on without naming them.
 HANDED_ON: dict[str, tuple[str, ...]] = {"diffusion_gemma": ("pixel_values", "image_position_ids", "mm_token_type_ids")}
 
@@ -123,10 +126,12 @@ MORE_INPUTS: dict[str, dict[str, Any]] = {
         "pixel_values": torch.randn(16, 16, 16, 3, generator=torch.Generator().manual_seed(0)),
         "image_grid_thw": torch.tensor([[1, 4, 4]]),
     },
+    # A small copy and one crop, 8 x 8 patches each; each token pools 2 x 2 of them.
     "molmo2": {
-        "image_token_pooling": torch.arange(64).reshape(16, 4),
-        "image_grids": torch.tensor([[4, 4, 0, 0]]),
-        "image_num_crops": torch.tensor([1]),
+        "pixel_values": torch.randn(2, 64, 192, generator=torch.Generator().manual_seed(0)),
+        "image_token_pooling": torch.arange(128).reshape(2, 4, 2, 4, 2).transpose(2, 3).reshape(32, 4),
+        "image_grids": torch.tensor([[4, 4, 4, 4]]),
+        "image_num_crops": torch.tensor([2]),
     },
     # Not a picture but a protein.
     "evolla": {

@@ -7,6 +7,7 @@ read from what the model itself says when the number is wrong.
 from __future__ import annotations
 
 import inspect
+import math
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lostattn.conformance.exceptions import HANDED_ON, MORE_INPUTS
+from lostattn.conformance.exceptions import HANDED_ON, MORE_INPUTS, ROW_ENDS
 from lostattn.conformance.shrink import WIDTH
 from lostattn.errors import UnsupportedModel
 from lostattn.presence import PICTURES
@@ -39,7 +40,7 @@ def picture_inputs(model: nn.Module, family: str = "", seed: int = 0) -> tuple[d
     said: list[str] = []
     takes_picture = any(name.startswith(PICTURES) for name in known)
     for layout, pixels in _layouts(model.config, known, family, seed):
-        found = _fitted(model, pixels, known, said, layout)
+        found = _fitted(model, pixels, known, said, layout, ROW_ENDS.get(family))
         if found is not None:
             return found, layout
     if not takes_picture:
@@ -69,7 +70,12 @@ def _is_pixels(name: str, value: Tensor) -> bool:
 
 
 def _fitted(
-    model: nn.Module, pixels: dict[str, Tensor], known: set[str], said: list[str], layout: str
+    model: nn.Module,
+    pixels: dict[str, Tensor],
+    known: set[str],
+    said: list[str],
+    layout: str,
+    row_end: int | None = None,
 ) -> dict[str, Tensor] | None:
     """The inputs of a layout with the number of image tokens that the model asks for."""
     token = image_token_id(None, model.config)
@@ -81,7 +87,7 @@ def _fitted(
     while untried and len(tried) < 5:
         count = untried.pop(0)
         tried.append(count)
-        inputs = {**_text(model.config, token, count, known), **pixels}
+        inputs = {**_text(model.config, token, count, known, row_end), **pixels}
         try:
             with torch.no_grad():
                 out = model(**inputs, use_cache=False) if "use_cache" in known else model(**inputs)
@@ -108,8 +114,12 @@ def _wanted(message: str) -> list[int]:
     return [n for f in both for n in (f // WIDTH if f % WIDTH == 0 else 0, f) if 0 < n <= 400]
 
 
-def _text(config: Any, token: int | None, count: int, known: set[str]) -> dict[str, Tensor]:
-    ids = [*BEFORE, *[token if token is not None else 0] * count, *AFTER]
+def _text(config: Any, token: int | None, count: int, known: set[str], row_end: int | None) -> dict[str, Tensor]:
+    picture = [token if token is not None else 0] * count
+    if row_end is not None:  # the picture is square
+        width = math.isqrt(count)
+        picture = [one for k in range(0, count, width) for one in (*picture[k : k + width], row_end)]
+    ids = [*BEFORE, *picture, *AFTER]
     row = torch.tensor([ids])
     out = {"input_ids": row, "attention_mask": torch.ones_like(row)}
     is_image = (row == token).int() if token is not None else torch.zeros_like(row)
@@ -148,8 +158,8 @@ def _layouts(config: Any, known: set[str], family: str, seed: int) -> Iterator[t
         "spatial_shapes": torch.tensor([[rows, rows]]),
         "aspect_ratio_ids": torch.ones(1, 1, dtype=torch.long),
         "aspect_ratio_mask": torch.tensor([[[1, 0, 0, 0]]]),
-        "image_position_ids": places,
-        "pixel_position_ids": places,
+        "image_position_ids": places.flip(-1),  # the column, then the row
+        "pixel_position_ids": places.flip(-1),
         "grid_thws": grid,
         "target_sizes": torch.tensor([[rows, rows]]),
         "tgt_sizes": torch.tensor([[rows, rows]]),
@@ -182,6 +192,10 @@ def _layouts(config: Any, known: set[str], family: str, seed: int) -> Iterator[t
     ]
     if packed:
         shapes.sort(key=lambda one: one[0] != "packed")
+    if "target_sizes" in known:  # patches side by side along one strip
+        shapes.sort(key=lambda one: one[0] != "strip")
+    if "image_position_ids" in known:
+        shapes.sort(key=lambda one: one[0] != "sequence")
     for layout, shape in shapes:
         pixels = random(*shape)
         if main == "flattened_patches" and shape[-1] == flat + 2:
