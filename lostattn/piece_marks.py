@@ -49,8 +49,8 @@ def item_of_each(batch: Batch, counts: Sequence[int]) -> list[list[int]] | None:
 def marked_pieces(batch: Batch, row: Sequence[int]) -> list[list[Piece]] | None:
     """The pieces of each picture of an item, as the marks before them say it; None where marks say nothing.
 
-    Marks are read as text (``<row_1_col_2>``, ``<global-img>``, ``<|img_thumbnail|>``); where there are just two, the
-    first is that of a whole picture and the other that of the tiles that follow it.
+    Marks are read as text (``<row_1_col_2>``, ``<global-img>``, ``<|img_thumbnail|>``). Where there are just two, the
+    first is that of a whole picture and the other that of the tiles that follow it at once.
     """
     runs = image_runs(row, batch.image_id)
     if any(start == 0 for start, _ in runs):
@@ -59,9 +59,14 @@ def marked_pieces(batch: Batch, row: Sequence[int]) -> list[list[Piece]] | None:
     tokenizer = getattr(batch.processor, "tokenizer", None)
     name = getattr(tokenizer, "convert_ids_to_tokens", None)
     said = None if name is None else _by_name([str(name(token)) for token in before])
-    if said is None and len(set(before)) == 2:
-        return _by_two([token == before[0] for token in before], runs)
-    return said
+    if said is not None or len(set(before)) != 2:
+        return said
+    after = [row[start + n] if start + n < len(row) else None for start, n in runs]
+    return (
+        _by_two([token == before[0] for token in before], runs)
+        if len(set(zip(before, after, strict=True))) == 2
+        else None
+    )
 
 
 def _by_name(marks: Sequence[str]) -> list[list[Piece]] | None:
@@ -80,7 +85,10 @@ def _by_name(marks: Sequence[str]) -> list[list[Piece]] | None:
     return images if images[-1] else images[:-1]
 
 
-def _by_two(whole: Sequence[bool], runs: Sequence[tuple[int, int]]) -> list[list[Piece]]:
+def _by_two(whole: Sequence[bool], runs: Sequence[tuple[int, int]]) -> list[list[Piece]] | None:
+    gaps = [start - sum(runs[k]) for k, (start, _) in enumerate(runs[1:])]
+    if any(not 2 <= gap <= 3 for gap, starts_one in zip(gaps, whole[1:], strict=True) if not starts_one):
+        return None  # an end and a start mark, and a line break between rows of tiles
     starts = [k for k, one in enumerate(whole) if one] + [len(whole)]
     images: list[list[Piece]] = []
     for first, end in zip(starts[:-1], starts[1:], strict=True):

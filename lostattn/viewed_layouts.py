@@ -12,7 +12,7 @@ from lostattn.crop_geometry import Shown, Size
 from lostattn.image_layout import PLACELESS, SEPARATOR, Batch, ImageLayout, placed, together
 from lostattn.packed_layouts import packed_merge, shown_of
 from lostattn.patch_grid import Edges, PatchGrid, TiledGrid
-from lostattn.piece_marks import image_runs, item_of_each, tile_places
+from lostattn.piece_marks import image_runs, item_of_each, marked_pieces, tile_places
 from lostattn.tiled_layouts import own_tiles
 from lostattn.token_grids import may_query, patch_side, placeless, resampler
 
@@ -58,7 +58,10 @@ def _pictures(batch: Batch, counts: list[int]) -> list[tuple[Size | None, _Own, 
     for i, own in enumerate(items):
         row = batch.ids[i] if batch.ids is not None else ()
         left = iter(own)
-        for size, parts, note in own_tiles(batch, i, row, len(own)):
+        grouped = own_tiles(batch, i, row, len(own))
+        if batch.sizes is None and marked_pieces(batch, row) is None:
+            grouped = [(None, [(None, "whole", None)], None)] * len(own)
+        for size, parts, note in grouped:
             found.append((size, [(next(left), part, role, place) for part, role, place in parts], note))
     return found
 
@@ -161,11 +164,14 @@ def _solved(
 ) -> _View | None:
     """The pixels along each side of a token that make the right number of tokens, with newlines or without."""
     side = patch_side(batch)
+    laid = any(shape is not None for shape in shapes)  # how tiles lie is said where they are laid together
     if not side or may_query(batch.config):
         return None
     for step in (side * k for k in range(1, 17)):
         whole, tile = (_shape(one, step) for one in (pixels, local))
-        if sum(n * tile[0] * tile[1] + whole[0] * whole[1] for n in tiles) == batch.tokens:
+        if whole is None or tile is None:
+            continue
+        if not laid and sum(n * tile[0] * tile[1] + whole[0] * whole[1] for n in tiles) == batch.tokens:
             return _View(whole, tile, step, False)
         detail = [(r * tile[0], c * tile[1]) for r, c in (shape or (0, 0) for shape in shapes)]
         if sum(r * (c + 1) + whole[0] * (whole[1] + 1) + 1 for r, c in detail) == batch.tokens:
@@ -173,9 +179,10 @@ def _solved(
     return None
 
 
-def _shape(pixels: Tensor | None, step: int) -> tuple[int, int]:
-    """How many steps a tensor is high and wide; none where it is not there."""
-    return (0, 0) if pixels is None else (pixels.shape[-2] // step, pixels.shape[-1] // step)
+def _shape(pixels: Tensor | None, step: int) -> tuple[int, int] | None:
+    """How many steps a tensor is high and wide, no steps where it is not there; None where they are no whole number."""
+    high, wide = (0, 0) if pixels is None else pixels.shape[-2:]
+    return None if high % step or wide % step else (high // step, wide // step)
 
 
 def _places(

@@ -78,8 +78,9 @@ CONFIG_CHANGES: dict[str, dict[str, Any]] = {
     "deepseek_ocr2": {"text_config.mlp_layer_types": ["dense", "sparse"], "text_config.num_experts_per_tok": 2},
     "nemotron_h_omni": {"image_token_id": 281},
     "minicpm_ocr": {"image_token_id": 281},
-    "minicpmv4_6": {"image_token_id": 281},
-    "minicpmv4_7": {"image_token_id": 281},
+    # The merger inside the tower stands behind a layer that there is.
+    "minicpmv4_6": {"image_token_id": 281, "insert_layer_id": 0},
+    "minicpmv4_7": {"image_token_id": 281, "insert_layer_id": 0},
     "granite_docling": {"vision_config.use_fine_route": False},
     "diffusion_gemma": {
         "text_config.num_experts": 4,
