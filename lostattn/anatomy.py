@@ -28,6 +28,7 @@ class Attention:
     z_is_kernels: bool = True  # what the output projection gets is the kernel's output, without a gate or a norm
     gives_o: bool = True  # what the module gives is what the output projection gives
     v_is_values: bool = True  # what the value projection gives is what the kernel gets, without a norm
+    keeps_keys: bool = False  # where it looks at another sequence, a cache keeps its keys, made at the prompt's pass
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,22 @@ class Update:
 
 
 @dataclass(frozen=True)
+class Cross:
+    """Attention to another sequence, that of an encoder or a picture, beside a layer's self-attention.
+
+    It comes after self-attention, or, in a list of layers of its own, before the layer (``ahead``).
+    """
+
+    attn: Attention
+    out: str  # the module that gives what it adds
+    mid: str | None = None  # the module whose input is the stream with that in it
+    ln: str | None = None  # where that module is a norm
+    update: Update | None = None
+    added_to: str = ""  # the point of the layer that holds the stream to which it is added
+    ahead: bool = False
+
+
+@dataclass(frozen=True)
 class Block:
     """One layer of a stack: the norms, the attention, the FFN and its linear maps, as paths (``None`` where absent)."""
 
@@ -61,6 +78,18 @@ class Block:
     mlp_out: str | None
     attn_update: Update | None
     mlp_update: Update | None
+    cross: Cross | None = None
+
+    @property
+    def crosses(self) -> bool:
+        """Whether the layer's one attention looks at another sequence (Llama 3.2 Vision)."""
+        return self.attn is not None and "cross_attn" in self.attn.path.removeprefix(self.path)
+
+    @property
+    def attentions(self) -> dict[str, Attention]:
+        """Every attention of the layer, by the name that its hook points begin with."""
+        beside = {} if self.cross is None else {"cross_attn": self.cross.attn}
+        return ({} if self.attn is None else {"attn": self.attn}) | beside
 
     @property
     def kind(self) -> str:

@@ -147,6 +147,8 @@ class ActivationCache(Decomposition, Mapping[str, Tensor]):
         ``"attn"``: ``resid_mid - resid_pre``; ``"mlp"``: ``resid_post - resid_mid``; ``"between"``: what is added after
         the layer and before the next (deepstack; zeros where nothing is); ``"layer"``: ``resid_post - resid_pre``. In
         parallel blocks there is no ``resid_mid``: attention's is what its module adds, the FFN's the rest of the layer.
+        Where cross-attention stands between the two, ``"cross_attn"`` is ``resid_mid_cross - resid_mid``, and the FFN's
+        update begins at ``resid_mid_cross``.
 
         Raises:
             InputError: another word or layer, or a layer in which attention and FFN cannot be told apart.

@@ -4,11 +4,15 @@ A small interpreter walks through the forward as Python would, with the module's
 (``if self.layer_type == "linear_attention"``) and the defaults of its arguments, but with :class:`Value` s in the
 place of tensors. They say where a tensor comes from: the module's input, a child's output, a sum, or something else.
 Nothing is executed, so it works on a model without weights.
+
+Of a layer, a child that adds what it makes to the stream itself (T5's and BERT's sublayers hold their own residual sum)
+is opened: what happens in it is read as if the layer did it.
 """
 
 from __future__ import annotations
 
 import ast
+import functools
 import inspect
 import textwrap
 from dataclasses import dataclass, replace
@@ -65,10 +69,13 @@ class _Returned(Exception):
     pass
 
 
-def flow(module: nn.Module) -> Flow:
-    """Read ``type(module).forward``; empty where there is no Python source to read."""
-    reader = _Reader(module)
-    function = _function(type(module).forward)
+def flow(module: nn.Module, opened: bool = False) -> Flow:
+    """Read ``type(module).forward``; empty where there is no Python source to read.
+
+    ``opened``: the module is a layer, and its children that hold a residual sum of their own are looked into.
+    """
+    reader = _Reader(module, opened)
+    function = source_of(type(module).forward)
     if function is None:
         return Flow((), OTHER)
     result = reader.run(function, [INPUT], {}, 0)
@@ -76,7 +83,9 @@ def flow(module: nn.Module) -> Flow:
     return Flow(tuple(reader.calls), first)
 
 
-def _function(forward: Any) -> ast.FunctionDef | None:
+@functools.cache
+def source_of(forward: Any) -> ast.FunctionDef | None:
+    """A function's source as a tree, read once; ``None`` where there is no Python source to read."""
     try:
         tree = ast.parse(textwrap.dedent(inspect.getsource(inspect.unwrap(forward))))
     except (OSError, TypeError, SyntaxError):
@@ -87,8 +96,10 @@ def _function(forward: Any) -> ast.FunctionDef | None:
 class _Reader:
     """The interpreter; ``calls`` grows as it goes."""
 
-    def __init__(self, module: nn.Module) -> None:
-        self.module = module
+    def __init__(self, module: nn.Module, opens: bool) -> None:
+        self.root = self.module = module  # paths are below the root; ``self`` in the source is the module
+        self.opens = opens
+        self.paths = {id(one): path for path, one in module.named_modules()}
         self.calls: list[Call] = []
         self.depth = 0
 
@@ -235,6 +246,9 @@ class _Reader:
         """A value that is known without running, in a tuple of one."""
         if isinstance(node, ast.Constant):
             return (node.value,)
+        if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+            number = self._constant(node.operand, names)
+            return (-number[0],) if number is not None and isinstance(number[0], int | float) else None
         if isinstance(node, ast.Name):
             if node.id == "self":
                 return (self.module,)
@@ -311,13 +325,16 @@ class _Reader:
         named = {k.arg: self.value(k.value, names) for k in node.keywords if k.arg is not None}
         every = (*given, *named.values())
         if module is not None:
-            return self._module(module, every)
+            return self._module(module, given, named)
         if isinstance(node.func, ast.Name) and node.func.id == ATTENTION_CALL:
             self.calls.append(Call(ATTENTION_CALL, every))
             return Value("child", ATTENTION_CALL)
         helper = self._helper(node.func)
         if helper is not None and self.depth < DEPTH:
             return self.run(helper, given, named, self.depth + 1)
+        handed = self._helper(node.args[0]) if node.args and isinstance(node.func, ast.Name) else None
+        if handed is not None and self.depth < DEPTH:  # apply_chunking_to_forward(self.feed_forward_chunk, …, stream)
+            return self.run(handed, [value for value in given if value.known], {}, self.depth + 1)
         if base is not None and base.known:
             return base  # a method of a tensor: view, to, float, reshape, …
         name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
@@ -325,12 +342,16 @@ class _Reader:
             return given[0] if given else OTHER
         return OTHER
 
-    def _module(self, module: nn.Module, every: tuple[Value, ...]) -> Value:
+    def _module(self, module: nn.Module, given: list[Value], named: dict[str, Value]) -> Value:
+        every = (*given, *named.values())
         if type(module).__name__.endswith(TRANSPARENT):
             return every[0] if every else OTHER
-        path = next((path for path, one in self.module.named_modules() if one is module), None)
+        path = self.paths.get(id(module))
         if path is None:
             return OTHER
+        inside = self._opened(module, given, named)
+        if inside is not None:
+            return inside
         self.calls.append(Call(path, every))
         tensors = [value for value in every if value.known]
         if len(tensors) > 1 and INPUT in tensors:
@@ -338,16 +359,46 @@ class _Reader:
             return Value("sum", parts=(INPUT, Value("child", path, None)))
         return Value("child", path)
 
+    def _opened(self, module: nn.Module, given: list[Value], named: dict[str, Value]) -> Value | None:
+        """What a child gives that adds to the stream inside itself; its calls are noted as the layer's own."""
+        streams = [value for value in (*given, *named.values()) if self._is_stream(value)]
+        source = source_of(type(module).forward) if self.opens and streams and module._modules else None
+        if source is None:
+            return None
+        known, outer = len(self.calls), self.module
+        self.module = module
+        result = self.run(source, given, named, self.depth)
+        self.module = outer
+        made = self.calls[known:]
+        seen = [result.parts[0] if result.kind == "tuple" and result.parts else result]
+        seen += [call.given[0] for call in made if call.given]
+        own = {call.child for call in made}
+        if any(_adds_to(value, stream, own) for value in seen for stream in streams):
+            return result
+        del self.calls[known:]
+        return None
+
+    def _is_stream(self, value: Value) -> bool:
+        """Whether a value is the layer's input, that with something added to it, or the norm of such."""
+        if value == INPUT or (value.kind == "sum" and value.factor == 1.0 and INPUT in value.parts):
+            return True
+        made = next((c for c in self.calls if value.kind == "child" and c.child == value.child and c.given), None)
+        if made is None or made.child == ATTENTION_CALL or made.given[0].kind != "sum":
+            return False
+        return "norm" in type(self.root.get_submodule(made.child)).__name__.lower()
+
     def _helper(self, node: ast.expr) -> ast.FunctionDef | None:
         """The source of ``self.method`` where it is a plain method of the module."""
         if not (isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "self"):
             return None
         method = getattr(type(self.module), node.attr, None)
-        return _function(method) if inspect.isfunction(method) else None
+        return source_of(method) if inspect.isfunction(method) else None
 
 
 def _combined(operator: ast.operator, left: Value, right: Value) -> Value:
     if isinstance(operator, ast.Add):
+        if left.kind == "tuple":  # (hidden_states,) + attention_outputs
+            return Value("tuple", parts=(*left.parts, *right.parts))
         if left.known and right.known:
             return Value("sum", parts=(*_summands(left), *_summands(right)))
         known = left if left.known else right
@@ -366,6 +417,13 @@ def _combined(operator: ast.operator, left: Value, right: Value) -> Value:
 
 def _summands(value: Value) -> tuple[Value, ...]:
     return value.parts if value.kind == "sum" and value.factor == 1.0 else (value,)
+
+
+def _adds_to(value: Value, stream: Value, own: set[str]) -> bool:
+    """Whether a value is the stream with one of these children's outputs added to it, as it is."""
+    parts = _summands(value)
+    added = [part for part in parts if part.kind == "child" and part.child in own and part.factor == 1.0]
+    return bool(added) and value.kind == "sum" and all(part in parts for part in _summands(stream))
 
 
 def _number(value: Value) -> float | None:

@@ -24,7 +24,7 @@ from lostattn.described import with_weights
 from lostattn.errors import InputError
 from lostattn.norms import centred, gain, root_mean_square
 from lostattn.passages import head_parts, why_no_heads
-from lostattn.updates import KINDS, StreamUpdate, layer_updates, module_term
+from lostattn.updates import INSIDE, KINDS, StreamUpdate, layer_updates, module_term
 
 if TYPE_CHECKING:
     from lostattn.lenses import Readout
@@ -84,7 +84,8 @@ class Decomposition:
         Args:
             layer: up to the input of which layer.
             incl_mid: also the stream between the two updates of each earlier layer (``"0_mid"``) where there is one,
-                and before what is added between layers (``"0_post"``).
+                after cross-attention that stands between them (``"0_mid_cross"``), and before what is added between
+                layers (``"0_post"``).
             apply_ln: apply the norm that reads the result. At the end of the stream, that is the final norm with
                 statistics of each stream's own (the logit lens); before it, with the statistics of the layer's input.
             pos_slice: which positions.
@@ -100,10 +101,12 @@ class Decomposition:
                 continue
             parts.append(self["resid_pre", i])
             labels.append(f"{i}_pre")
-            seen = f"blocks.{i}.hook_resid_mid" in self._sites.at
-            if (incl_mid and i < end and seen) or (mlp_input and i == end):
-                parts.append(self["resid_mid", i])
-                labels.append(f"{i}_mid")
+            mids = (
+                [m for m in ("mid", "mid_cross") if f"blocks.{i}.hook_resid_{m}" in self._sites.at] if incl_mid else []
+            )
+            for mid in mids if i < end else [self._mid(i)] if mlp_input else []:
+                parts.append(self[f"resid_{mid}", i])
+                labels.append(f"{i}_{mid}")
             if incl_mid and i < end and f"blocks.{i}.hook_between" in self._sites.at:
                 parts.append(self["resid_post", i])
                 labels.append(f"{i}_post")
@@ -132,14 +135,15 @@ class Decomposition:
         Args:
             layer: up to the input of which layer.
             mlp_input: also the attention of ``layer``.
-            mode: all updates, or those of one kind: ``"attn"``, ``"mlp"``, ``"between"``, ``"layer"``.
+            mode: all updates, or those of one kind: ``"attn"``, ``"cross_attn"``, ``"mlp"``, ``"between"`` or
+                ``"layer"``.
             apply_ln: scale the parts by the norm that reads their sum.
             pos_slice: which positions.
             incl_embeds: begin with the stream before the first block.
             return_labels: return ``(components, labels)``.
         """
         if mode != "all" and mode not in KINDS:
-            raise InputError(f"mode is {mode!r}; expected 'all', 'mlp', 'attn', 'between' or 'layer'.")
+            raise InputError(f"mode is {mode!r}; expected 'all', 'mlp', 'attn', 'cross_attn', 'between' or 'layer'.")
         end = self._layer(layer, mlp_input)
         parts, labels = [], []
         if incl_embeds:
@@ -371,7 +375,11 @@ class Decomposition:
         """The stream that the norm of a layer reads."""
         if layer == self._n_layers:
             return self["ln_final.hook_in"] if "ln_final.hook_in" in self else self["resid_post", -1]
-        return self["resid_mid" if mlp_input else "resid_pre", layer]
+        return self[f"resid_{self._mid(layer)}" if mlp_input else "resid_pre", layer]
+
+    def _mid(self, layer: int) -> str:
+        """The stream that a layer's FFN is given: after cross-attention, where that stands before it."""
+        return "mid_cross" if f"blocks.{layer}.hook_resid_mid_cross" in self._sites.at else "mid"
 
     def _refuse_lanes(self) -> None:
         if ("resid_pre", 0) in self and self._has_lanes(self["resid_pre", 0]):
@@ -391,7 +399,8 @@ class Decomposition:
         architecture = self._sites.architecture
         end = layer == self._n_layers
         block = architecture.stack.blocks[min(layer, self._n_layers - 1)]
-        path = architecture.final_norm if end else block.ln2 if mlp_input else block.ln1
+        before_ffn = block.cross.ln if block.cross is not None and self._mid(layer) == "mid_cross" else block.ln2
+        path = architecture.final_norm if end else before_ffn if mlp_input else block.ln1
         if path is None and not end:
             raise InputError(f"no norm reads the stream before layer {layer}.")
         return None if path is None else with_weights(self._model, path)
@@ -402,11 +411,12 @@ class Decomposition:
         if not mlp_input:
             return before
         self._stream(end, mlp_input)  # refuses a layer without a stream between its updates, and says which have one
-        return [*before, layer_updates(self._sites, end)[0]]
+        inside = layer_updates(self._sites, end)
+        return [*before, *inside[: [update.kind for update in inside].index("mlp")]]
 
     def _value(self, update: StreamUpdate) -> Tensor:
         """An update's value; by the module that adds it, where the stream around it was not kept."""
-        term = module_term(self._sites, update.kind, update.layer) if update.kind in ("attn", "mlp") else None
+        term = module_term(self._sites, update.kind, update.layer) if update.kind in INSIDE else None
         if term is not None and term[0] in self and not all(name in self for name in update.needs):
             return self[term[0]] * term[1]
         found: Tensor = update.of(self)  # type: ignore[arg-type]

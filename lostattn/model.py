@@ -416,10 +416,7 @@ def _operations(model: LVLM) -> dict[str, str]:
     stacks = [architecture.stack, *([architecture.vision.stack] if architecture.vision else [])]
     found = {}
     for stack in stacks:
-        for block in stack.blocks:
-            if block.attn is None:
-                continue
-            path = block.attn.path
+        for path in (attn.path for block in stack.blocks for attn in block.attentions.values()):
             names = [n for n in model.nn.get(served(path)).source.names if n.startswith("attention_interface_")]
             if not names:
                 raise UnsupportedModel(f"{path}: nnsight sees no call of attention_interface in its forward.")

@@ -11,6 +11,12 @@ forward pass::
                mlp.hook_pre  mlp.hook_pre_linear  mlp.hook_post  hook_mlp_out  hook_resid_post
                hook_between
 
+Where cross-attention (to an encoder's sequence, to a picture) stands beside self-attention, after ``ln2`` come::
+
+               cross_attn.hook_q  cross_attn.hook_k  …  (the same as of ``attn``)
+               hook_cross_attn_out  hook_resid_mid_cross
+               ln3.hook_scale  ln3.hook_normalized  ln3.hook_out
+
 ``hook_between`` is what the decoder adds to the stream after this layer and before the next (Qwen3-VL's deepstack
 features; ``hook_deepstack`` is an alias). It exists where something is added.
 
@@ -23,26 +29,27 @@ from __future__ import annotations
 
 import re
 
+# What an attention offers.
+ATTENTION = ("q", "k", "v", "rot_q", "rot_k", "attn_scores", "pattern", "z", "result")
+
 # What a block offers, in the order of the forward pass.
 BLOCK_HOOKS = (
     "hook_resid_pre",
     "ln1.hook_scale",
     "ln1.hook_normalized",
     "ln1.hook_out",
-    "attn.hook_q",
-    "attn.hook_k",
-    "attn.hook_v",
-    "attn.hook_rot_q",
-    "attn.hook_rot_k",
-    "attn.hook_attn_scores",
-    "attn.hook_pattern",
-    "attn.hook_z",
-    "attn.hook_result",
+    *(f"attn.hook_{point}" for point in ATTENTION),
     "hook_attn_out",
     "hook_resid_mid",
     "ln2.hook_scale",
     "ln2.hook_normalized",
     "ln2.hook_out",
+    *(f"cross_attn.hook_{point}" for point in ATTENTION),
+    "hook_cross_attn_out",
+    "hook_resid_mid_cross",
+    "ln3.hook_scale",
+    "ln3.hook_normalized",
+    "ln3.hook_out",
     "mlp.hook_pre",
     "mlp.hook_pre_linear",
     "mlp.hook_post",
@@ -58,6 +65,8 @@ BLOCK_ALIASES = {
     "hook_deepstack": "hook_between",
     "ln1.hook_in": "hook_resid_pre",
     "ln2.hook_in": "hook_resid_mid",
+    "hook_resid_mid2": "hook_resid_mid_cross",
+    "ln3.hook_in": "hook_resid_mid_cross",
     "attn.hook_in": "ln1.hook_out",
     "attn.q.hook_in": "ln1.hook_out",
     "attn.k.hook_in": "ln1.hook_out",
@@ -70,6 +79,12 @@ BLOCK_ALIASES = {
     "attn.o.hook_out": "hook_attn_out",
     "attn.proj.hook_out": "hook_attn_out",
     "attn.hook_out": "hook_attn_out",
+    "cross_attn.q.hook_out": "cross_attn.hook_q",
+    "cross_attn.k.hook_out": "cross_attn.hook_k",
+    "cross_attn.v.hook_out": "cross_attn.hook_v",
+    "cross_attn.o.hook_in": "cross_attn.hook_z",
+    "cross_attn.o.hook_out": "hook_cross_attn_out",
+    "cross_attn.hook_out": "hook_cross_attn_out",
     "mlp.hook_in": "ln2.hook_out",
     "mlp.gate.hook_in": "ln2.hook_out",
     "mlp.in.hook_in": "ln2.hook_out",
@@ -114,7 +129,15 @@ OUTER_ALIASES = {
 
 _BLOCK = re.compile(r"^(?P<stack>blocks|vision_encoder\.(?:blocks|encoder_layers))\.(?P<layer>-?\d+)\.(?P<point>.+)$")
 _SHORT = re.compile(r"([a-z]+)(\d+)([a-z]?.*)")
-_LAYER_TYPES = {"a": "attn", "m": "mlp", "b": "", "block": "", "blocks": "", "attention": "attn"}
+_LAYER_TYPES = {
+    "a": "attn",
+    "m": "mlp",
+    "b": "",
+    "block": "",
+    "blocks": "",
+    "attention": "attn",
+    "cross": "cross_attn",
+}
 _ACTIVATIONS = {
     "attn": "pattern",
     "attn_logits": "attn_scores",
@@ -125,7 +148,6 @@ _ACTIVATIONS = {
     "mlp_mid": "mid",
     "mlp_post": "post",
 }
-_OF_ATTENTION = {"k", "v", "q", "z", "rot_k", "rot_q", "result", "pattern", "attn_scores"}
 _OF_MLP = {"pre", "post", "mid", "pre_linear"}
 _OF_NORM = {"scale", "normalized"}
 
@@ -140,6 +162,11 @@ def get_act_name(name: str, layer: int | str | None = None, layer_type: str | No
         get_act_name("normalized", 27, "ln2") == "blocks.27.ln2.hook_normalized"
         get_act_name("scale4ln1")            == "blocks.4.ln1.hook_scale"
         get_act_name("embed")                == "hook_embed"
+
+    and, beside that grammar, points of cross-attention::
+
+        get_act_name("cross_pattern", 3) == get_act_name("pattern", 3, "cross_attn")
+                                         == "blocks.3.cross_attn.hook_pattern"
     """
     if ("." in name or name.startswith("hook_")) and layer is None and layer_type is None:
         return name
@@ -148,9 +175,12 @@ def get_act_name(name: str, layer: int | str | None = None, layer_type: str | No
         name, layer, layer_type = short.group(1), short.group(2), short.group(3) or layer_type
     if layer_type is not None:
         layer_type = _LAYER_TYPES.get(layer_type, layer_type)
+    inner = name.removeprefix("cross_")
+    if inner != name and _ACTIVATIONS.get(inner, inner) in ATTENTION:
+        name, layer_type = inner, "cross_attn"
     name = _ACTIVATIONS.get(name, name)
-    if name in _OF_ATTENTION:
-        layer_type = "attn"
+    if name in ATTENTION:
+        layer_type = "cross_attn" if layer_type == "cross_attn" else "attn"
     elif name in _OF_MLP:
         layer_type = "mlp"
     parts = []

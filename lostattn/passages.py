@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from lostattn.errors import InputError
 from lostattn.norms import centred, gain, offset, root_mean_square
+from lostattn.updates import added_by
 
 if TYPE_CHECKING:
     from lostattn.anatomy import Block, Update
@@ -85,7 +86,7 @@ def why_no_heads(cache: Decomposition, layer: int) -> str:
         return "it makes no call of the attention interface"
     if attn.o is None or f"blocks.{layer}.hook_attn_out" not in cache._sites.at:
         return "no output map of its attention was found"
-    if not attn.gives_o or attn.path != block.attn_out:
+    if not attn.gives_o or block.attn_out not in (attn.path, attn.o):
         return "something stands between the output map and what its attention gives"
     return _why_not(block, block.attn_update, (block.attn_out,))
 
@@ -120,7 +121,7 @@ def _why_not(block: Block, update: Update | None, outputs: tuple[str | None, ...
 
 def _passage(cache: Decomposition, kind: str, layer: int, pos_slice: Any) -> Passage:
     block = cache._sites.architecture.stack.blocks[layer]
-    update = block.attn_update if kind == "attn" else block.mlp_update
+    update = added_by(block, kind)
     assert update is not None and update.factor is not None
     if update.source == update.path or update.path == block.mlp_out:
         return Passage(update.factor)

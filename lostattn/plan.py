@@ -11,8 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from lostattn.names import split_block
-from lostattn.sites import Sites, Slot, served
+from lostattn.sites import Sites, Slot, of_mid, served
 
 _PATTERN = ("attn.hook_pattern", "attn.hook_attn_scores")
 
@@ -94,7 +93,8 @@ def write(
     held = {need for reduction in reductions for need in reduction.needs}
     held |= {need for edit in edits for need in edit.needs}
     last_need = {r.name: max(sites.at[need] for need in r.needs) for r in reductions}
-    held |= {e.name.replace("hook_resid_mid", "hook_resid_pre") for e in edits if _of_mid(e.name)}
+    edited = {e.name for e in edits}
+    held |= {slot.added_to for slot in sites.slots if slot.stream in edited}
     before = _before(sites, kept | held | {e.name for e in edits})
     behind = {f"{slot.behind}.hook_resid_post": f"{slot.behind} behind" for slot in sites.slots if slot.behind
               and any(e.name == f"{slot.behind}.hook_resid_mid" for e in edits)}  # fmt: skip
@@ -160,7 +160,7 @@ def _tensor_actions(
             actions += [{**late, **_edit(e)} for e in edits if e.name == name]
         if name in behind:
             actions.append({"verb": "add_behind", "held": behind[name]})
-        here = [e for e in edits if e.name == name and (slot.port == "output" or not _of_mid(name))]
+        here = [e for e in edits if e.name == name and (slot.port == "output" or not of_mid(name))]
         actions += [{"verb": "edit", "view": view, **_edit(e)} for e in here]
         if name in kept:
             actions.append({"verb": "tap", "name": name, "view": view})
@@ -172,8 +172,8 @@ def _tensor_actions(
             actions.append({"verb": "hold", "name": before[name], "view": view})
     if slot.stream:
         # The stream after attention exists in no module's output: it is edited where its second summand is.
-        added = {"verb": "edit_sum", "held": f"{slot.stream}.hook_resid_pre", "factor": slot.factor}
-        actions += [{**added, **_edit(e)} for e in edits if e.name == f"{slot.stream}.hook_resid_mid"]
+        added = {"verb": "edit_sum", "held": slot.added_to, "factor": slot.factor}
+        actions += [{**added, **_edit(e)} for e in edits if e.name == slot.stream]
     actions += [{"verb": "reduce", "name": r.name, "kernel": r.kernel, "params": dict(r.params)} for r in due]
     return actions
 
@@ -229,7 +229,7 @@ def _heads(sites: Sites, slot: Slot) -> dict[str, int]:
     """How many heads of queries and of keys meet at an attention call; layers of one stack may differ."""
     vision = sites.architecture.vision
     blocks = (*sites.architecture.stack.blocks, *(vision.stack.blocks if vision is not None else ()))
-    attn = next(b.attn for b in blocks if b.attn is not None and b.attn.path == slot.path)
+    attn = next(attn for block in blocks for attn in block.attentions.values() if attn.path == slot.path)
     return {"heads": attn.n_heads, "kv_heads": attn.n_key_value_heads}
 
 
@@ -266,10 +266,5 @@ def _of_pattern(name: str) -> bool:
     return name.endswith(_PATTERN)
 
 
-def _of_mid(name: str) -> bool:
-    return name.endswith("hook_resid_mid")
-
-
 def _boundary(name: str) -> str:
-    inside = split_block(name)
-    return f"{inside[0]}.{inside[1]}.attn" if inside else name
+    return name.rpartition(".")[0]

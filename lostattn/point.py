@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from lostattn.errors import InputError
 from lostattn.kernels.walker import rewrapped, unviewed, unwrapped, viewed
 from lostattn.names import get_act_name
-from lostattn.sites import Slot, View
+from lostattn.sites import Slot, View, of_mid
 
 if TYPE_CHECKING:
     from lostattn.model import LVLM
@@ -53,7 +53,7 @@ class Point:
 
     @value.setter
     def value(self, new: Any) -> None:
-        if self.name.endswith("hook_resid_mid") and self.slot.port == "input":
+        if of_mid(self.name) and self.slot.port == "input":
             raise InputError(f"{self.name!r} is read here but written elsewhere; edit it with run_with_hooks.")
         if self.slot.port == "input":
             self.envoy.input = unviewed(self.envoy.input, self.view, new)

@@ -4,7 +4,8 @@
 - the identity edit at every point that can be edited changes nothing, bit for bit;
 - a perturbed pattern moves the logits, in every layer of the decoder and in every vision layer that is read;
 - the attention kernel's output is recomputed from what it was given, and pattern rows sum to one;
-- what attention and FFN add to the stream, by the modules' own outputs, is what the stream gains: with plain hooks.
+- what attention and FFN (and cross-attention between them) add to the stream, by the modules' own outputs, is what the
+  stream gains: with plain hooks.
 
 A first pass of the bare model is watched with plain hooks: points that it does not bear out are taken away
 (:mod:`lostattn.settling`), so that they are absent rather than wrong.
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from PIL import Image
 
-from lostattn.architecture import Block, Update
+from lostattn.architecture import Attention, Block, Update
 from lostattn.calls import Call, Reading, check_weights, run_here
 from lostattn.errors import InputError, UnsupportedModel
 from lostattn.kernels.attention import mixed_values
@@ -30,6 +31,7 @@ from lostattn.presence import has_picture, reached
 from lostattn.prompt_inputs import placeholder
 from lostattn.rendering import has_template
 from lostattn.settling import Seen, settle, watch
+from lostattn.updates import INSIDE, added_by
 
 if TYPE_CHECKING:
     from lostattn.model import LVLM
@@ -127,8 +129,9 @@ def selftest(model: LVLM, prompt: Prompt | None = None) -> Report:
 def _watched(model: LVLM) -> set[str]:
     """The modules whose outputs are added to the stream, and the layers."""
     blocks, norm = model.architecture.stack.blocks, model.architecture.final_norm
-    updates = [u.path for b in blocks for u in (b.attn_update, b.mlp_update) if u is not None]
-    return {*updates, *(b.path for b in blocks), *(b.mid for b in blocks if b.mid), *([norm] if norm else [])}
+    updates = [u.path for b in blocks for u in (added_by(b, kind) for kind in INSIDE) if u is not None]
+    mids = [mid for b in blocks for mid in (b.mid, b.cross and b.cross.mid) if mid]
+    return {*updates, *(b.path for b in blocks), *mids, *([norm] if norm else [])}
 
 
 def identity_edits(model: LVLM, prompt: Prompt) -> list[Edit]:
@@ -164,24 +167,33 @@ def _places(model: LVLM, prompt: Prompt) -> list[str]:
     return places
 
 
+def _boundaries(model: LVLM, prompt: Prompt) -> dict[str, Attention]:
+    """Every attention that the logits depend on, by what its hook names begin with: ``blocks.0.attn`` and so on."""
+    return {
+        f"{place}.{name}": attn
+        for place in _places(model, prompt)
+        for name, attn in _block(model, place).attentions.items()
+    }
+
+
 def _patterns(model: LVLM, prompt: Prompt) -> list[Check]:
     bare = model.forward(prompt)
     checks = []
-    for place in _places(model, prompt):
-        if f"{place}.attn.hook_pattern" not in model.sites.derived:
+    for boundary in _boundaries(model, prompt):
+        if f"{boundary}.hook_pattern" not in model.sites.derived:
             continue
-        moved = model._run(prompt, (), [Edit(f"{place}.attn.hook_pattern", rotated_rows)])[0]
+        moved = model._run(prompt, (), [Edit(f"{boundary}.hook_pattern", rotated_rows)])[0]
         change = _worst(moved, bare)
-        checks.append(Check(f"a perturbed {place}.attn.hook_pattern moves the logits", change, change > 0))
+        checks.append(Check(f"a perturbed {boundary}.hook_pattern moves the logits", change, change > 0))
     return checks
 
 
 def _kernels(model: LVLM, prompt: Prompt) -> list[Check]:
     """Every call of the attention interface recomputed from what it was given."""
-    places = _places(model, prompt)
+    places = _boundaries(model, prompt)
     program = []
     for slot in model.sites.slots:
-        name = next(iter(slot.views), "").removesuffix(".attn.hook_rot_q")
+        name = next(iter(slot.views), "").removesuffix(".hook_rot_q")
         if slot.kind == "attention" and name in places:
             operation = model.operations[slot.path]
             program.append({"kind": "proof", "path": slot.served, "operation": operation, "name": name, "once": True})
@@ -190,19 +202,19 @@ def _kernels(model: LVLM, prompt: Prompt) -> list[Check]:
     checks = []
     for place, found in raw["kept"].items():
         gap, rows = float(found["gap"]), float(found["rows"])
-        checks.append(Check(f"rows of {place}.attn.hook_pattern sum to one", rows, rows < 1e-5))
-        checks.append(Check(f"{place}: pattern @ v = what the kernel gave", gap, gap < max(1e-4, 8 * eps)))
+        at = place.removesuffix(".attn")
+        checks.append(Check(f"rows of {place}.hook_pattern sum to one", rows, rows < 1e-5))
+        checks.append(Check(f"{at}: pattern @ v = what the kernel gave", gap, gap < max(1e-4, 8 * eps)))
     return checks
 
 
 def _heads(model: LVLM, prompt: Prompt) -> list[Check]:
     """Where nothing stands between values, heads and output projection: the cached pattern times v is z."""
-    inside = ("attn.hook_pattern", "attn.hook_v", "attn.hook_z")
+    inside = ("hook_pattern", "hook_v", "hook_z")
     plain = []
-    for place in _places(model, prompt):
-        attn = _block(model, place).attn
+    for place, attn in _boundaries(model, prompt).items():
         has = all(f"{place}.{p}" in model.sites.names for p in inside)
-        if has and attn is not None and attn.z_is_kernels and (attn.v_is_values or attn.qkv is not None):
+        if has and attn.z_is_kernels and (attn.v_is_values or attn.qkv is not None):
             plain.append(place)
     _, cache = model.run_with_cache(prompt, [f"{place}.{p}" for place in plain for p in inside])
     eps = torch.finfo(model.cfg.dtype).eps
@@ -215,7 +227,7 @@ def _heads(model: LVLM, prompt: Prompt) -> list[Check]:
             real = prompt.token_map["all"].to(z.device)
         mixed = mixed_values(pattern, v.transpose(1, 2))
         read = _relative(mixed[real], z[real]) if mixed.shape == z.shape else float("inf")
-        checks.append(Check(f"{place}: pattern @ v = z", read, read < max(1e-4, 8 * eps)))
+        checks.append(Check(f"{place.removesuffix('.attn')}: pattern @ v = z", read, read < max(1e-4, 8 * eps)))
     return checks
 
 
@@ -235,16 +247,23 @@ def _updates(model: LVLM, prompt: Prompt, seen: Seen) -> list[Check]:
         checks.append(Check(name, gap, gap < max(1e-5, 8 * eps)))
 
     for i, block in enumerate(model.architecture.stack.blocks):
-        attn, mlp = block.attn_update, block.mlp_update
+        attn, cross, mlp = (added_by(block, kind) for kind in INSIDE)
         pre, post = seen.tensors.get((block.path, "input")), seen.tensors.get((block.path, "output"))
-        numbers = [u.factor is not None for u in (attn, mlp) if u is not None]
+        numbers = [u.factor is not None for u in (attn, cross, mlp) if u is not None]
         if pre is None or post is None or not numbers or not all(numbers) or pre.shape != post.shape:
             continue
+        between = "" if block.cross is None or block.cross.ahead else "Δcross_attn + "
         if block.kind in ("plain", "post-norm", "scaled", "parallel"):
-            compare(f"blocks.{i}: resid_pre + Δattn + Δmlp = resid_post", pre + added(block, attn, mlp), post)
+            whole = pre + added(block, attn, cross, mlp)
+            compare(f"blocks.{i}: resid_pre + Δattn + {between}Δmlp = resid_post", whole, post)
         if block.mid is not None and attn is not None:
             mid = seen.tensors[block.mid, "input"].reshape(pre.shape)
             compare(f"blocks.{i}: resid_pre + Δattn = resid_mid", pre + added(block, attn), mid)
+        if block.cross is not None and block.cross.mid is not None and cross is not None and block.mid is not None:
+            normed = block.cross.added_to.endswith("hook_out")
+            before = seen.tensors[block.mid, "output" if normed else "input"]
+            crossed = seen.tensors[block.cross.mid, "input"]
+            compare(f"blocks.{i}: the stream + Δcross_attn = resid_mid_cross", before + added(block, cross), crossed)
     return checks
 
 

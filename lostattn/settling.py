@@ -90,7 +90,7 @@ def settle(sites: Sites, seen: Seen) -> Sites:
         stream, own = seen.shapes.get((block.path, "input")), seen.shapes.get(place)
         if own is None:
             return f"{slot.path} holds no tensor there"
-        if stream is not None and own[:2] != stream[:2]:
+        if stream is not None and (own[:1] != stream[:1] if slot.elsewhere else own[:2] != stream[:2]):
             return f"{slot.path} holds it as {list(own)}, while the stream is {list(stream)}"
         view = slot.views[name]
         if view[0] == "heads" and own[-1] % int(view[1]):

@@ -11,9 +11,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
-from lostattn.architecture import Architecture, Attention, Block, Stack, Vision
+from lostattn.architecture import Architecture, Attention, Block, Stack, Update, Vision
 from lostattn.errors import InputError, UnknownName, nearest
-from lostattn.names import BLOCK_HOOKS, ONE_OF_SEVERAL_READERS, canonical, split_block
+from lostattn.names import ATTENTION, BLOCK_HOOKS, ONE_OF_SEVERAL_READERS, canonical, split_block
 
 View = tuple[str | int, ...]
 NamesFilter = str | Iterable[str] | Callable[[str], bool] | None
@@ -21,11 +21,14 @@ NamesFilter = str | Iterable[str] | Callable[[str], bool] | None
 
 _NO_CALL = "the layer does not call transformers' attention interface"
 _NO_MAPS = "the FFN was looked into for two linear maps, or three if gated, and has others (experts)"
+_NO_CROSS = "the layer has no cross-attention beside self-attention (where it has that alone, its points are of `attn`)"
 LOOKED_FOR = {
     **dict.fromkeys(("attn.hook_rot_q", "attn.hook_rot_k", "attn.hook_attn_scores", "attn.hook_pattern"), _NO_CALL),
     **{f"attn.hook_{p}": f"looked for {p}_proj, {w} or a fused projection of q, k and v, one row for each head's unit"
        for p, w in (("q", "query"), ("k", "key"), ("v", "value"))},
     **dict.fromkeys(("attn.hook_z", "attn.hook_result"), "looked for a linear map after the attention operation"),
+    **dict.fromkeys(("hook_cross_attn_out", "hook_resid_mid_cross"), _NO_CROSS),
+    **{f"cross_attn.hook_{p}": _NO_CROSS for p in ATTENTION},
     **dict.fromkeys(("mlp.hook_pre", "mlp.hook_pre_linear", "mlp.hook_post"), _NO_MAPS),
     "hook_between": "nothing is added between this layer and what comes after it",
     "hook_resid_mid": "no sum was found between attention and FFN (parallel blocks, or one of the two alone)",
@@ -42,8 +45,10 @@ class Slot:
     once: bool = False  # at prefill only
     views: Mapping[str, View] = field(default_factory=dict)  # hook name -> how it looks at the value
     out: str = ""  # windows: where edited rows are written
-    stream: str = ""  # the block whose stream this update is added to: where an edit of resid_mid is written
+    stream: str = ""  # the point of the stream that this update is added to make: where an edit of it is written
+    added_to: str = ""  # the point that holds the stream before that
     factor: float = 1.0  # what the update is multiplied by when it is added
+    elsewhere: bool = False  # its positions are those of another sequence: keys and values of cross-attention
     behind: str = ""  # the block whose resid_mid is edited here, behind a gate; its output gets the same difference
 
     @property
@@ -80,6 +85,7 @@ class Sites:
         early = architecture.vision is not None and architecture.vision.before_embed
         slots += [*vision, *embed] if early else [*embed, *vision]
         for i, block in enumerate(architecture.stack.blocks):
+            slots += _ahead_slots(f"{architecture.stack.prefix}.{i}", block, self.derived)
             slots += _after(i - 1, architecture, _block_slots(architecture.stack, i, block, False, self.derived))
         if architecture.final_norm is not None:
             last = [
@@ -141,6 +147,9 @@ class Sites:
             # The one input map of a plain FFN, the second one of a gated FFN.
             gated = key.replace(".in.hook_out", ".hook_pre_linear")
             key = gated if gated in self.at else key.replace(".in.hook_out", ".hook_pre")
+        if ".mlp." in name and key.endswith(".ln2.hook_out"):
+            behind = key.replace(".ln2.", ".ln3.")  # of cross-attention, which stands before the FFN
+            key = behind if behind in self.at else key
         if key in self.at or key in self.derived:
             return key
         inside = split_block(key)
@@ -194,10 +203,11 @@ class Sites:
             )
         if key.endswith("attn.hook_result"):
             raise InputError(f"{key!r} can be read but not edited. Edit {key.replace('result', 'z')!r} instead.")
-        if key.endswith("hook_resid_mid") and key not in self.written:
+        if of_mid(key) and key not in self.written:
+            instead = key.replace("resid_mid_cross", "cross_attn_out").replace("resid_mid", "attn_out")
             raise InputError(
                 f"{key!r} can be read but not edited: no single module's output is added to the stream there. "
-                f"Edit {key.replace('resid_mid', 'attn_out')!r} instead."
+                f"Edit {instead!r} instead."
             )
         self._refuse_vision(key)
         return key
@@ -205,8 +215,9 @@ class Sites:
     @property
     def written(self) -> set[str]:
         """The streams between two updates that an edit can reach."""
-        direct = {name for slot in self.slots if slot.port == "output" for name in slot.views if _of_mid(name)}
-        return direct | {f"{at}.hook_resid_mid" for slot in self.slots for at in (slot.stream, slot.behind) if at}
+        direct = {name for slot in self.slots if slot.port == "output" for name in slot.views if of_mid(name)}
+        summed = {slot.stream for slot in self.slots if slot.stream}
+        return direct | summed | {f"{slot.behind}.hook_resid_mid" for slot in self.slots if slot.behind}
 
     def _refuse_vision(self, key: str) -> None:
         vision = self.architecture.vision
@@ -247,8 +258,9 @@ def _after(layer: int, architecture: Architecture, slots: list[Slot]) -> list[Sl
     return [replace(slots[0], views={**added, **slots[0].views}), *slots[1:]]
 
 
-def _of_mid(name: str) -> bool:
-    return name.endswith("hook_resid_mid")
+def of_mid(name: str) -> bool:
+    """Whether a point is the stream between two updates of a layer, which is no module's output."""
+    return name.endswith(("hook_resid_mid", "hook_resid_mid_cross"))
 
 
 def _viewing(slot: Slot, known: set[str]) -> Slot:
@@ -281,11 +293,21 @@ def _block_slots(stack: Stack, i: int, block: Block, once: bool, derived: dict[s
 
     slots = tensor(block.path, "input", hook_resid_pre=plain) + tensor(block.ln1, "output", ln1__hook_out=plain)
     if block.attn is not None:
-        slots += _attention_slots(at, block.attn, once, derived)
-    slots += _with_stream(at, block, tensor(block.attn_out, "output", hook_attn_out=plain), once)
+        slots += _attention_slots(f"{at}.attn", block.attn, once, derived, block.crosses)
+    mid = (f"{at}.hook_resid_mid", f"{at}.hook_resid_pre") if block.mid is not None else None
+    slots += _with_stream(mid, block.attn_update, tensor(block.attn_out, "output", hook_attn_out=plain), once)
     slots += _middle(at, block, tensor(block.mid, "input", hook_resid_mid=plain)) + tensor(
         block.ln2, "output", ln2__hook_out=plain
     )
+    if block.cross is not None and not block.cross.ahead:
+        cross = block.cross
+        slots += _attention_slots(f"{at}.cross_attn", cross.attn, once, derived, True)
+        summed = (f"{at}.hook_resid_mid_cross", f"{at}.{cross.added_to}") if cross.mid is not None else None
+        slots += _with_stream(summed, cross.update, tensor(cross.out, "output", hook_cross_attn_out=plain), once)
+        slots += tensor(cross.mid, "input", hook_resid_mid_cross=plain)
+        slots += tensor(cross.ln, "output", ln3__hook_out=plain)
+        if cross.ln is not None:
+            _derive_norm(derived, f"{at}.ln3", f"{at}.hook_resid_mid_cross", cross.ln)
     for kind, path in block.mlp_order:
         slots += tensor(path, "output", **{f"mlp__hook_{kind}": plain})
     slots += tensor(block.mlp_post, "input", mlp__hook_post=plain)
@@ -298,38 +320,54 @@ def _block_slots(stack: Stack, i: int, block: Block, once: bool, derived: dict[s
     return slots
 
 
-def _attention_slots(at: str, attn: Attention, once: bool, derived: dict[str, Derived]) -> list[Slot]:
-    """The projections, the boundary, and what the heads give."""
+def _ahead_slots(at: str, block: Block, derived: dict[str, Derived]) -> list[Slot]:
+    """The cross-attention that stands before a layer, in a list of layers of its own."""
+    if block.cross is None or not block.cross.ahead:
+        return []
+    inside = _attention_slots(f"{at}.cross_attn", block.cross.attn, False, derived, True)
+    return [*inside, Slot("tensor", block.cross.out, views={f"{at}.hook_cross_attn_out": ("plain",)})]
+
+
+def _attention_slots(
+    at: str, attn: Attention, once: bool, derived: dict[str, Derived], crosses: bool = False
+) -> list[Slot]:
+    """The projections, the boundary, and what the heads give; ``crosses``: the keys are another sequence's."""
+    kept = crosses and attn.keeps_keys
     heads: View = ("heads", attn.n_heads)
     kv_heads: View = ("heads", attn.n_key_value_heads)
     slots = []
     for path in attn.order:
         if path == attn.qkv:
-            parts: dict[str, View] = {f"{at}.attn.hook_{p}": ("fused", n, attn.n_heads) for n, p in enumerate("qkv")}
+            parts: dict[str, View] = {f"{at}.hook_{p}": ("fused", n, attn.n_heads) for n, p in enumerate("qkv")}
             slots.append(Slot("tensor", path, "output", once, parts))
+        elif path == attn.q:
+            slots.append(Slot("tensor", path, "output", once, {f"{at}.hook_q": heads}))
         else:
-            letter = "q" if path == attn.q else "k" if path == attn.k else "v"
-            view = heads if letter == "q" else kv_heads
-            slots.append(Slot("tensor", path, "output", once, {f"{at}.attn.hook_{letter}": view}))
-    boundary: dict[str, View] = {f"{at}.attn.hook_rot_q": ("plain",), f"{at}.attn.hook_rot_k": ("plain",)}
+            view = {f"{at}.hook_{'k' if path == attn.k else 'v'}": kv_heads}
+            slots.append(Slot("tensor", path, "output", once or kept, view, elsewhere=crosses))
+    boundary: dict[str, View] = {f"{at}.hook_rot_q": ("plain",), f"{at}.hook_rot_k": ("plain",)}
     kind = "windows" if attn.windows else "attention"
     slots.append(Slot(kind, attn.path, once=once, views=boundary, out=attn.o or ""))
     for what in ("attn_scores", "pattern"):
-        derived[f"{at}.attn.hook_{what}"] = Derived(what, (f"{at}.attn.hook_rot_q", f"{at}.attn.hook_rot_k"))
+        derived[f"{at}.hook_{what}"] = Derived(what, (f"{at}.hook_rot_q", f"{at}.hook_rot_k"))
     if attn.o is not None:
-        slots.append(Slot("tensor", attn.o, "input", once, {f"{at}.attn.hook_z": heads}))
-        derived[f"{at}.attn.hook_result"] = Derived("result", (f"{at}.attn.hook_z",), attn.o)
+        slots.append(Slot("tensor", attn.o, "input", once, {f"{at}.hook_z": heads}))
+        derived[f"{at}.hook_result"] = Derived("result", (f"{at}.hook_z",), attn.o)
     return slots
 
 
-def _with_stream(at: str, block: Block, out: list[Slot], once: bool) -> list[Slot]:
-    """The slot of the attention's output, and that of the module whose output is added where it is another."""
-    update = block.attn_update
-    if update is None or not update.factor or block.mid is None:
+def _with_stream(summed: tuple[str, str] | None, update: Update | None, out: list[Slot], once: bool) -> list[Slot]:
+    """The slot of an attention's output, and that of the module whose output is added where it is another.
+
+    ``summed`` names the stream with the update in it, and the stream that it is added to.
+    """
+    if update is None or not update.factor or summed is None:
         return out
+    stream, added_to = summed
     if out and update.path == out[0].path:
-        return [replace(out[0], stream=at, factor=update.factor)]
-    return [*out, Slot("tensor", update.path, "output", once, stream=at, factor=update.factor)]
+        return [replace(out[0], stream=stream, added_to=added_to, factor=update.factor)]
+    added = Slot("tensor", update.path, "output", once, stream=stream, added_to=added_to, factor=update.factor)
+    return [*out, added]
 
 
 def _middle(at: str, block: Block, seen: list[Slot]) -> list[Slot]:

@@ -13,18 +13,26 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lostattn.architecture import Block
+from lostattn.architecture import Block, Update
 from lostattn.errors import InputError
 from lostattn.sites import Sites
 
-KINDS = {"attn": "attn_out", "mlp": "mlp_out", "layer": "layer_out", "between": "between"}
+INSIDE = ("attn", "cross_attn", "mlp")  # a layer, where they can be told apart
+KINDS = {
+    "attn": "attn_out",
+    "cross_attn": "cross_attn_out",
+    "mlp": "mlp_out",
+    "layer": "layer_out",
+    "between": "between",
+}
 
 
 @dataclass(frozen=True)
 class StreamUpdate:
     """One update: ``kind`` is ``"attn"``, ``"mlp"``, ``"layer"`` (a layer in one) or ``"between"`` (after the layer).
 
-    ``terms`` are the hook points that it is the sum of, each times a number.
+    ``"cross_attn"`` is that of cross-attention beside self-attention. ``terms`` are the hook points that an update is
+    the sum of, each times a number.
     """
 
     kind: str
@@ -33,7 +41,7 @@ class StreamUpdate:
 
     @property
     def label(self) -> str:
-        """``"3_attn_out"``, ``"3_mlp_out"``, ``"3_layer_out"`` or ``"3_between"``."""
+        """``"3_attn_out"``, ``"3_cross_attn_out"``, ``"3_mlp_out"``, ``"3_layer_out"`` or ``"3_between"``."""
         return f"{self.layer}_{KINDS[self.kind]}"
 
     @property
@@ -68,7 +76,7 @@ def find_update(sites: Sites, kind: str, layer: int) -> StreamUpdate | None:
         InputError: no such kind or layer, or a layer in which this update cannot be told apart.
     """
     if kind not in KINDS:
-        raise InputError(f"update is {kind!r}; it must be 'attn', 'mlp', 'between' or 'layer'.")
+        raise InputError(f"update is {kind!r}; it must be 'attn', 'cross_attn', 'mlp', 'between' or 'layer'.")
     n = len(sites.architecture.stack.blocks)
     if not -n <= layer < n:
         raise InputError(f"layer is {layer}; the model has layers 0 to {n - 1}, or negative from the end.")
@@ -101,12 +109,19 @@ def is_difference(update: StreamUpdate) -> bool:
 def module_term(sites: Sites, kind: str, layer: int) -> tuple[str, float] | None:
     """The hook point whose value is what is added, and what it is multiplied by; ``None`` where no such point is."""
     block = sites.architecture.stack.blocks[layer]
-    update = block.attn_update if kind == "attn" else block.mlp_update
+    update = added_by(block, kind)
     name = f"blocks.{layer}.hook_{kind}_out"
     if update is None or not update.factor or name not in sites.at:
         return None
     path = sites.slots[sites.at[name]].path
     return (name, update.factor) if _same_value(block, path, update.path) else None
+
+
+def added_by(block: Block, kind: str) -> Update | None:
+    """The module that gives an update of a layer, as its source says."""
+    if kind == "cross_attn":
+        return None if block.cross is None else block.cross.update
+    return block.attn_update if kind == "attn" else block.mlp_update
 
 
 def _same_value(block: Block, seen: str, added: str) -> bool:
@@ -118,6 +133,10 @@ def _inside(sites: Sites, layer: int) -> dict[str, tuple[tuple[str, float], ...]
     at = f"blocks.{layer}"
     block = sites.architecture.stack.blocks[layer]
     pre, mid, post = (f"{at}.hook_resid_{end}" for end in ("pre", "mid", "post"))
+    crossed = f"{at}.hook_resid_mid_cross"
+    if mid in sites.at and crossed in sites.at:
+        parts = {"attn": (mid, pre), "cross_attn": (crossed, mid), "mlp": (post, crossed)}
+        return {kind: _difference(*ends) for kind, ends in parts.items()}
     if mid in sites.at:
         return {"attn": _difference(mid, pre), "mlp": _difference(post, mid)}
     if block.kind == "one update":

@@ -78,7 +78,7 @@ def test_modes_are_the_updates_of_one_kind(run) -> None:
     mlp, labels = cache.decompose_resid(mode="mlp", incl_embeds=False, return_labels=True)
     assert labels == [f"{i}_mlp_out" for i in range(model.cfg.n_layers)]
     assert_close(mlp[2], cache["mlp_out", 2], **CLOSE)
-    with pytest.raises(InputError, match="mode is 'heads'; expected 'all', 'mlp', 'attn', 'between' or 'layer'"):
+    with pytest.raises(InputError, match="expected 'all', 'mlp', 'attn', 'cross_attn', 'between' or 'layer'"):
         cache.decompose_resid(mode="heads")
 
 

@@ -105,7 +105,26 @@ def test_blocks_offer_their_points_in_forward_order(family):
     derived = {"hook_scale", "hook_normalized", "attn_scores", "pattern", "result"}
     real = [n for n in offered if not n.endswith(tuple(derived))]
     assert real == [n for n in BLOCK_HOOKS if n in real]
-    assert set(offered) == set(BLOCK_HOOKS) - {"hook_between"}  # nothing is added between these layers
+    beside = {name for name in BLOCK_HOOKS if "cross" in name or name.startswith("ln3")}  # no encoder stands beside
+    assert set(offered) == set(BLOCK_HOOKS) - beside - {"hook_between"}  # nothing is added between these layers
+
+
+@pytest.mark.parametrize(
+    ("short", "long"),
+    [
+        (("cross_pattern", 3), "blocks.3.cross_attn.hook_pattern"),
+        (("pattern", 3, "cross_attn"), "blocks.3.cross_attn.hook_pattern"),
+        (("pattern", 3, "cross"), "blocks.3.cross_attn.hook_pattern"),
+        (("cross_attn_scores", 0), "blocks.0.cross_attn.hook_attn_scores"),
+        (("cross_z", 1), "blocks.1.cross_attn.hook_z"),
+        (("cross_attn_out", 2), "blocks.2.hook_cross_attn_out"),
+        (("resid_mid_cross", 2), "blocks.2.hook_resid_mid_cross"),
+        (("normalized", 2, "ln3"), "blocks.2.ln3.hook_normalized"),
+        (("pattern", 3, "attn"), "blocks.3.attn.hook_pattern"),
+    ],
+)
+def test_points_of_cross_attention_have_a_shorthand(short, long):
+    assert get_act_name(*short) == long
 
 
 def test_aliases_of_the_ffn_follow_its_kind():

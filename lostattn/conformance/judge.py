@@ -172,8 +172,7 @@ def _remarks(model: LVLM) -> str:
                  and f"blocks.{i}.hook_resid_mid" not in model.sites.written]  # fmt: skip
     if unwritten:
         said.append("resid_mid is read only")
-    second = [i for i, block in enumerate(stack.blocks) if _attentions(model, block.path) > 1]
-    if second:
+    if any(_attentions(model, block.path) > len(block.attentions) for block in stack.blocks):
         said.append("no points of the cross-attention beside self-attention")
     if model.architecture.no_vision:
         said.append(f"vision tower: {model.architecture.no_vision}")

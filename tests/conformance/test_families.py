@@ -29,10 +29,7 @@ KINDS = {
     "granite4_vision": ({"plain"}, True),
     "muse_spark": ({"differences only"}, True),  # several streams
     "florence2": ({"differences only"}, False),
-    "pix2struct": (
-        {"other"},
-        True,
-    ),  # attention and its residual in a module of the layer; a map that is called "output"
+    "pix2struct": ({"plain"}, True),  # attention and its residual in a module of the layer; a map called "output"
     "evolla": ({"differences only"}, False),  # a protein in a picture's place
 }
 
