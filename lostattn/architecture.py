@@ -8,16 +8,18 @@ All paths are relative to the Hugging Face model (``"model.language_model.layers
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
 
-from lostattn.anatomy import Architecture, Attention, Block, Stack, Update, Vision
+from lostattn.anatomy import Architecture, Attention, Block, Cross, Stack, Update, Vision
 from lostattn.call_order import calls_attention, children_in_order
+from lostattn.cross_parts import ahead_of
 from lostattn.dataflow import ATTENTION_CALL
 from lostattn.errors import UnsupportedModel
 from lostattn.layer_loop import is_norm, layer_loop
-from lostattn.layer_parts import stack_of
+from lostattn.layer_parts import block_of, stack_of
 from lostattn.logit_path import read_logit_path
 from lostattn.vision_parts import of_pictures, vision_if_any
 
@@ -63,7 +65,7 @@ def resolve(model: Any) -> Architecture:
     norm, between = _around_the_layers(model, at, layers)
     return Architecture(
         decoder=at,
-        stack=stack_of("blocks", layers, inside[layers], text),
+        stack=_with_ahead(stack_of("blocks", layers, inside[layers], text), model, layers),
         embed=paths[id(_embedding(model, decoder))],
         final_norm=norm,
         unembed=paths[id(head)],
@@ -72,6 +74,18 @@ def resolve(model: Any) -> Architecture:
         between=between,
         no_vision=reason,
     )
+
+
+def _with_ahead(stack: Stack, model: nn.Module, layers: str) -> Stack:
+    """The stack with the cross-attention that stands in a list of layers of its own, each with the layer after it."""
+    holder, _, name = layers.rpartition(".")
+    found = dict(enumerate(stack.blocks))
+    for i, path in ahead_of(model.get_submodule(holder), name).items():
+        path = f"{holder}.{path}"
+        other = block_of(path, model.get_submodule(path), stack.n_heads, stack.n_heads)
+        if other.attn is not None and other.attn_out is not None and found[i].cross is None:
+            found[i] = replace(found[i], cross=Cross(other.attn, other.attn_out, ahead=True))
+    return replace(stack, blocks=tuple(found.values()))
 
 
 def _head_beside(model: nn.Module, decoder: str) -> nn.Module | None:

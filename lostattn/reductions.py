@@ -44,10 +44,11 @@ def update_metrics(
     convention: str = "paper",
     tol: float | None = None,
 ) -> list[Reduction]:
-    """ΔS, ΔD (column and row), RID and MixIG of both updates of each layer, and of what is added between layers.
+    """ΔS, ΔD (column and row), RID and MixIG of the updates of each layer, and of what is added between layers.
 
     The reduction of layer ``i`` is called ``"updates.{i}"`` and gives ``{metric: Float[Tensor, "2 batch"]}``,
-    attention first. Where something is added after the layer (deepstack), ``"between.{i}"`` gives
+    attention first; ``[3, batch]`` where cross-attention stands between attention and FFN (:func:`updates_of`). Where
+    something is added after the layer (deepstack), ``"between.{i}"`` gives
     ``{metric: Float[Tensor, "batch"]}``, judged against what the layer ends with. In parallel blocks both updates are
     judged against the layer's input, which is what both of them read, under either convention. See
     :func:`lostattn.metrics.stream_metrics` for convention and tolerance.
@@ -63,21 +64,29 @@ def update_metrics(
         added = find_update(model.sites, "between", i)
         assert attn is not None and mlp is not None
         if is_difference(attn):
-            (mid, _), (pre, _), (post, _) = *attn.terms, mlp.terms[0]
+            (mid, _), (pre, _), (post, _), (crossed, _) = *attn.terms, *mlp.terms
             params = {"pre": pre, "mid": mid, "post": post, **settings, "layer_input": convention == "released"}
             if added is not None:
                 params["passes_on"] = False
-            reductions.append(Reduction(f"updates.{i}", (pre, mid, post), layer_updates, params))
+            if crossed != mid:
+                params["crossed"] = crossed
+            needs = tuple(dict.fromkeys((pre, mid, crossed, post)))
+            reductions.append(Reduction(f"updates.{i}", needs, layer_updates, params))
         else:
             states = [alone(attn), alone(mlp)]
             params = {"pre": f"blocks.{i}.hook_resid_pre", "states": [_plain(state) for state in states], **settings}
-            needs = dict.fromkeys((params["pre"], *(name for state in states for name in _needs(state))))
+            needs = tuple(dict.fromkeys((params["pre"], *(name for state in states for name in _needs(state)))))
             params["frees"] = [name for name in needs if added is None or name not in added.needs]
-            reductions.append(Reduction(f"updates.{i}", tuple(needs), parallel_updates, params))
+            reductions.append(Reduction(f"updates.{i}", needs, parallel_updates, params))
         if added is not None:
             (after, _), (before, _) = added.terms
             reductions.append(between(prompt, f"between.{i}", before, after, convention, tol))
     return reductions
+
+
+def updates_of(numbers: Tensor) -> tuple[str, ...]:
+    """Which updates of a layer ``[update, batch]`` numbers are of, in order."""
+    return ("attn", "cross_attn", "mlp") if len(numbers) == 3 else ("attn", "mlp")
 
 
 def alone(update: StreamUpdate) -> Sum:
@@ -107,7 +116,8 @@ class InPass:
 def updates(layers: Iterable[int] | None = None, convention: str = "paper", tol: float | None = None) -> InPass:
     """The metrics of every update, as :func:`update_metrics`: columns ``rid.attn.3``, ``mixig.mlp.0``, ….
 
-    What is added after a layer and before the next has columns of its own: ``rid.between.0``.
+    Cross-attention that stands between the two has its own: ``rid.cross_attn.3``. What is added after a layer
+    and before the next has columns of its own too: ``rid.between.0``.
     """
     chosen = None if layers is None else list(layers)
 
@@ -122,7 +132,7 @@ def updates(layers: Iterable[int] | None = None, convention: str = "paper", tol:
                 if what == "between":
                     out[f"{metric}.between.{layer}"] = value
                     continue
-                out |= {f"{metric}.{update}.{layer}": value[i] for i, update in enumerate(("attn", "mlp"))}
+                out |= {f"{metric}.{update}.{layer}": value[i] for i, update in enumerate(updates_of(value))}
         return out
 
     return InPass(make, read, frees=True)

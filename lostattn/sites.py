@@ -212,6 +212,18 @@ class Sites:
         self._refuse_vision(key)
         return key
 
+    def crosses(self, name: str) -> bool:
+        """Whether a point is one of cross-attention, whose keys are another sequence's."""
+        inside = split_block(name)
+        if inside is None or inside[0] != "blocks":
+            return False
+        beside = inside[2].startswith("cross_attn.")
+        return beside or (inside[2].startswith("attn.") and self.architecture.stack.blocks[inside[1]].crosses)
+
+    def goes_by_key(self, name: str) -> bool:
+        """Whether a point's positions are those of another sequence: keys and values of cross-attention."""
+        return self.crosses(name) and name.endswith(("hook_k", "hook_v", "hook_rot_k"))
+
     @property
     def written(self) -> set[str]:
         """The streams between two updates that an edit can reach."""

@@ -110,10 +110,11 @@ def generate_call(
     """
     prompt = model._prompted(prompt)
     names = () if names_filter is None else kept_names(model, prompt, names_filter)
-    if prompt.token_map.cross is not None and any(".attn." in name for name in names):
+    crossing = [name for name in names if model.sites.crosses(name)]
+    if crossing:
         raise InputError(
-            "names_filter asks for points of the attention, and the pictures of this prompt are keys of "
-            "cross-attention layers, which do not grow with the text: keep streams and FFNs, or use run_with_cache."
+            f"names_filter asks for {crossing[0]!r}, a point of cross-attention, whose keys do not grow with the text: "
+            "keep other points, or use run_with_cache."
         )
     edits = model._compiled(interventions, prompt)
     program = write(model.sites, model.operations, names, edits, (), True, made_there(model, names))

@@ -19,7 +19,7 @@ from lostattn.errors import InputError
 from lostattn.experiments.results import Results, mean_summary
 from lostattn.experiments.running import bar, batches, checked, provenance, row_of
 from lostattn.interventions import NoiseUpdate, NoiseWeights, RemoveRotary
-from lostattn.reductions import Remembered, State, Sum, between, update_metrics
+from lostattn.reductions import Remembered, State, Sum, between, update_metrics, updates_of
 from lostattn.remote.session import Session
 from lostattn.updates import StreamUpdate, find_update, is_difference
 
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 METRICS = ("delta_s", "delta_d", "column_innovation", "row_innovation", "rid", "mixig")
 CONTROLS = ("noise_delta", "noise_qkv", "rope")
+NAMES = {"attn": "attention", "cross_attn": "cross_attention", "mlp": "ffn"}
 
 
 def decouple(
@@ -66,8 +67,9 @@ def decouple(
             :mod:`lostattn.remote`.
 
     Returns:
-        Columns ``layer`` (by layer), ``update`` (``attention``, ``ffn``, ``between`` where something is added after the
-        layer, and the controls, in layers that make a call of attention), ``n``, and for each of
+        Columns ``layer`` (by layer), ``update`` (``attention``, ``ffn``, ``cross_attention`` where that stands between
+        them, ``between`` where something is added after the layer, and the controls, in layers that make a call of
+        attention), ``n``, and for each of
         ``delta_s``, ``delta_d``, ``column_innovation``, ``row_innovation``, ``rid`` and ``mixig`` the mean with a 95 %
         interval over questions, clustered by scene (``…_low``, ``…_high``). Its ``attrs`` say where it comes from.
 
@@ -147,8 +149,8 @@ def _measure(
     numbers = own.result()
     found = []
     for i in range(n_layers):
-        for at, update in enumerate(("attention", "ffn")):
-            found.append((i, update, {metric: numbers[f"updates.{i}"][metric][at] for metric in METRICS}))
+        for at, update in enumerate(updates_of(numbers[f"updates.{i}"][METRICS[0]])):
+            found.append((i, NAMES[update], {metric: numbers[f"updates.{i}"][metric][at] for metric in METRICS}))
         if f"between.{i}" in numbers:
             found.append((i, "between", {metric: numbers[f"between.{i}"][metric] for metric in METRICS}))
     return found + [(i, control, later.result()["update"]) for i, control, later in controlled]

@@ -27,11 +27,15 @@ if TYPE_CHECKING:
 
 POINTS = {
     "attn": "hook_attn_out",
+    "cross_attn": "hook_cross_attn_out",
     "mlp": "hook_mlp_out",
     "head": "attn.hook_z",
+    "cross_head": "cross_attn.hook_z",
     "resid": "hook_resid_post",
     "between": "hook_between",
 }
+
+HEADS = ("head", "cross_head")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -40,14 +44,16 @@ class Ablate(Intervention):
 
     Where: ``"attn"`` at ``hook_attn_out``, ``"mlp"`` at ``hook_mlp_out``, ``"head"`` at ``attn.hook_z`` (before the
     output map, so under grouped keys each query head stands alone), ``"resid"`` at ``hook_resid_post``, ``"between"``
-    at ``hook_between`` (what is added after a layer and before the next, such as deepstack features).
+    at ``hook_between`` (what is added after a layer and before the next, such as deepstack features). Of
+    cross-attention beside self-attention, ``"cross_attn"`` at ``hook_cross_attn_out`` and ``"cross_head"`` at
+    ``cross_attn.hook_z``.
 
     ``to``: ``"zero"``; ``"mean"``, the average over the real positions of the same prompt, or over the rows of
     ``reference``; ``"resample"``, the value of a position of the same prompt (or row of ``reference``), drawn
     by ``seed``. At decoding steps mean and resample use the prompt's activations, kept since the prefill (whatever
     ``steps`` says).
 
-    ``reference``: ``[row, d_model]``, or ``[row, head, d_head]`` for ``"head"``; rows of other prompts, for example.
+    ``reference``: ``[row, d_model]``, or ``[row, head, d_head]`` for heads; rows of other prompts, for example.
     One mean or one set of rows serves every layer that is chosen.
 
     When it is weak: zero is off the distribution that later layers expect, and what is lost may be that rather than
@@ -68,7 +74,7 @@ class Ablate(Intervention):
         choice("to", self.to, ("zero", "mean", "resample"))
         normalise(self, layers=checked_layers(self.layers), heads=checked_layers(self.heads, "heads"))
         normalise(self, steps=checked_steps(self.steps), seed=checked_seed(self.seed))
-        if self.heads is not None and self.what != "head":
+        if self.heads is not None and self.what not in HEADS:
             raise InputError(f"heads= goes with Ablate('head', …), not with {self.what!r}.")
         if self.reference is not None:
             if self.to == "zero":
@@ -104,7 +110,7 @@ class Ablate(Intervention):
         if self.reference is None:
             return
         stack = setting.sites.architecture.stack
-        row = (stack.n_heads, stack.d_head) if self.what == "head" else (stack.d_model,)
+        row = (stack.n_heads, stack.d_head) if self.what in HEADS else (stack.d_model,)
         got = tuple(self.reference.shape)
         if len(got) != 1 + len(row) or got[1:] != row:
             expected = "[row, " + ", ".join(map(str, row)) + "]"

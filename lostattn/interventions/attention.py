@@ -39,8 +39,8 @@ def _checked_mix(mix: Any) -> float:
 def _boundary_edits(self: Any, setting: Setting, point: str, kernel: Any, params: dict[str, Any]) -> list[Edit]:
     queries = setting.positions(self.queries)
     return [
-        Edit(f"blocks.{i}.attn.{point}", kernel, params, self.steps, queries, keys, setting.heads(self.heads))
-        for i, keys in setting.keyed(self.keys, self.layers, f"attn.{point}")
+        Edit(name, kernel, params, self.steps, queries, keys, setting.heads(self.heads))
+        for name, _, keys in setting.keyed(self.keys, self.layers, point)
     ]
 
 
@@ -55,7 +55,8 @@ class ReplaceAttention(Intervention):
         source: what to put there: :class:`Gaussian`, :class:`Dirichlet`, :class:`Uniform`, :class:`VisionPrior`,
             :class:`Complexity`, :class:`Fixed` or :class:`FromCache`.
         layers, heads: which (None: all).
-        queries, keys: positions by name, index, slice or mask.
+        queries, keys: positions by name, index, slice or mask. Where a decoder reads pictures through cross-attention,
+            ``"image"`` names keys of that; ``"cross"`` is every key of it.
         mix: ``(1 - mix) * learned + mix * new``.
         space: ``"weights"`` (after the softmax) or ``"scores"`` (before it, so that text keys share in the change).
         keep_mass: weights only: new weights share out the mass that the row had on these keys. Without it the values
@@ -172,19 +173,19 @@ def _replacing(self: Any, setting: Setting, align: str, percentiles: Any) -> lis
     weights = getattr(self, "space", "scores") == "weights"
     observers: list[Edit] = []
     out: list[Edit] = []
-    for i, keys in setting.keyed(self.keys, self.layers, "attn.hook_pattern"):
-        drawn = self.source.draw(setting, i, self.keys)
+    for name, i, keys in setting.keyed(self.keys, self.layers, "hook_pattern" if weights else "hook_attn_scores"):
+        drawn = self.source.draw(setting.over(name, keys), i, self.keys)
         observers += [e for e in drawn.observers if e.name not in {o.name for o in observers}]
         params: dict[str, Any] = {"draw": drawn.kernel, "draw_params": drawn.params, "mix": self.mix}
         kernel: Any
         if weights:
-            kernel, point = kernels.replace_weights, "hook_pattern"
+            kernel = kernels.replace_weights
             params["keep_mass"] = self.keep_mass
         else:
-            kernel, point = kernels.replace_scores, "hook_attn_scores"
+            kernel = kernels.replace_scores
             params |= {"align": align, "percentiles": percentiles}
         steps = (0, 1) if drawn.prefill_only else self.steps
-        out.append(Edit(f"blocks.{i}.attn.{point}", kernel, params, steps, queries, keys, heads))
+        out.append(Edit(name, kernel, params, steps, queries, keys, heads))
     return observers + out
 
 

@@ -32,10 +32,10 @@ if TYPE_CHECKING:
 class NoiseUpdate(Intervention):
     """Noise Δ: what attention or the FFN adds to the stream is replaced by Gaussian noise.
 
-    Where: at ``hook_attn_out`` or ``hook_mlp_out``, of the chosen layers and positions. The noise has the mean and
-    standard deviation of the update that it replaces (per item, over all its real positions of the pass; at a decoding
-    step that is one row), or mean 0 and standard deviation ``std`` where that is given. Every item, layer, update and
-    step draws its own.
+    Where: at ``hook_attn_out``, ``hook_cross_attn_out`` or ``hook_mlp_out``, of the chosen layers and positions. The
+    noise has the mean and standard deviation of the update that it replaces (per item, over all its real positions of
+    the pass; at a decoding step that is one row), or mean 0 and standard deviation ``std`` where that is given. Every
+    item, layer, update and step draws its own.
 
     When it is weak: two moments are kept and nothing else, so it is far off the update's own directions; it is a
     control, not a model of a missing component.
@@ -49,7 +49,7 @@ class NoiseUpdate(Intervention):
     steps: Steps = "all"
 
     def __post_init__(self) -> None:
-        choice("what", self.what, ("attn", "mlp"))
+        choice("what", self.what, ("attn", "cross_attn", "mlp"))
         normalise(self, layers=checked_layers(self.layers), steps=checked_steps(self.steps))
         normalise(self, seed=checked_seed(self.seed))
         if self.std is not None:

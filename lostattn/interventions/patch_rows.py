@@ -61,6 +61,10 @@ def point_names(sites: Sites, points: str | Iterable[str], layers: Layers = None
         inside = split_block(name)
         if inside is None or inside[0] != "blocks":
             raise InputError(f"{name!r} is no point of a decoder layer; patch those, such as 'resid_pre' or 'z'.")
+        if sites.goes_by_key(name):
+            raise InputError(
+                f"{name!r} goes by the keys of cross-attention and not by position; patch 'cross_attn_out'."
+            )
     return names
 
 
@@ -141,7 +145,8 @@ def head_mask(sites: Sites, name: str, heads: Layers, n_rows: int) -> Tensor | N
 def n_heads_of(sites: Sites, name: str) -> int | None:
     """How many heads a point has: query heads, key/value heads, or None."""
     inside = split_block(name)
-    attn = None if inside is None else sites.architecture.stack.blocks[inside[1]].attn
+    attentions = {} if inside is None else sites.architecture.stack.blocks[inside[1]].attentions
+    attn = None if inside is None else attentions.get(inside[2].partition(".")[0])
     if attn is None:
         return None
     return attn.n_heads if name.endswith(BY_HEAD) else attn.n_key_value_heads if name.endswith(BY_KV_HEAD) else None

@@ -89,6 +89,11 @@ def _only_image(setting: Setting, keys: Any, source: str) -> Tensor:
     Raises:
         InputError: the prompt has no image, or keys that a picture says nothing about are asked for.
     """
+    if setting.crossing:
+        raise InputError(
+            f"{source} has values for image tokens, and {setting.boundary} looks at keys of another sequence; expected "
+            "layers whose attention is over the sequence, or a source that needs no picture: Gaussian, Uniform, Fixed."
+        )
     image = setting.positions("image")[0]
     others = setting.positions(keys)[0] & ~image
     if others.any():

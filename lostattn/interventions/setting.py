@@ -15,6 +15,8 @@ from lostattn.sites import Sites
 if TYPE_CHECKING:
     from lostattn.prompt import Prompt
 
+CROSS = "cross"  # every key of cross-attention, whatever it is made of
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -24,10 +26,40 @@ class Setting:
     model: Any
     prompt: Prompt
     place: tuple[int, ...] = ()  # of a part in its composition: keeps the memories of two equal parts apart
+    boundary: str = ""  # the attention that a source is asked about, such as "blocks.3.attn"
+    keys: Positions | None = None  # the keys chosen there; None for all of them
 
     def numbered(self, i: int) -> Setting:
         """The setting of the ``i``-th part of a composition."""
         return replace(self, place=(*self.place, i))
+
+    def over(self, name: str, keys: Positions | None) -> Setting:
+        """The setting of one attention, by a hook point of it, whose chosen keys are these."""
+        return replace(self, boundary=name.rpartition(".")[0], keys=keys)
+
+    @property
+    def crossing(self) -> bool:
+        """Whether the attention at hand looks at another sequence."""
+        return self.boundary.endswith(".cross_attn") or self.crosses(int(self.boundary.split(".")[1]))
+
+    @property
+    def key_mask(self) -> Any:
+        """The keys chosen of the attention at hand, ``Bool[Tensor, "batch key"]`` over those of the prompt's pass.
+
+        Raises:
+            InputError: it is every key of cross-attention, and how many there are is known in the pass alone.
+        """
+        if self.keys is None:
+            raise InputError(
+                f"keys={CROSS!r} does not say how many keys there are, which this source must know before the pass; "
+                "expected keys='image', or a mask over the keys."
+            )
+        return self.keys[0]
+
+    @property
+    def drawn_for(self) -> tuple[str, ...]:
+        """What tells the draws of two attentions of one layer apart."""
+        return ("cross",) if self.boundary.endswith(".cross_attn") else ()
 
     def slot(self, name: str) -> str:
         """A key for what an edit remembers during a generation, its own even where two equal parts are composed."""
@@ -77,39 +109,50 @@ class Setting:
             token_map.resolve(spec, need=True)
         return chosen, extends
 
-    def keyed(self, spec: Any, layers: Layers, point: str) -> list[tuple[int, Positions]]:
-        """The layers meant that have keys of this choice, each with them.
+    def keyed(self, spec: Any, layers: Layers, point: str) -> list[tuple[str, int, Positions | None]]:
+        """The attentions meant that have keys of this choice: ``(hook name of the point, layer, keys)``.
 
-        A model that reads pictures through cross-attention has them as keys of those layers and nowhere else: there
-        ``"image"`` (``"image:0"``, ``"all"``, a mask over the keys) names those, and in the other layers positions.
+        A decoder that reads pictures through cross-attention has them as keys of that and nowhere else: there
+        ``"image"`` (``"image:0"``, ``"all"``, a mask over the keys) names those, and in self-attention positions.
+        ``"cross"`` is every key of cross-attention, whatever it is (keys are ``None``), and none of self-attention.
 
         Raises:
             InputError: as `positions`; no layer that was asked for has a key of this choice.
         """
+        there = _in_range("layer", layers, len(self.sites.architecture.stack.blocks))
+        beside = [i for i in there if f"blocks.{i}.cross_attn.{point}" in self.sites.names]
+        meant = self.layers(layers, f"attn.{point}")
+        crossing = {f"blocks.{i}.attn.{point}": i for i in meant if self.crosses(i)}
+        crossing |= {f"blocks.{i}.cross_attn.{point}": i for i in beside}
+        own = {f"blocks.{i}.attn.{point}": i for i in meant if not self.crosses(i)}
+        out: list[tuple[str, int, Positions | None]] = []
         cross = self.prompt.token_map.cross
-        meant = self.layers(layers, point)
-        if cross is None:
+        if isinstance(spec, str) and spec == CROSS:
+            out = [(name, i, None) for name, i in crossing.items()]
+        elif cross is None:
             positions = self.positions(spec)
-            return [(i, positions) for i in meant]
-        crossing = [i for i in meant if self.crosses(i)]
-        keys = cross.chosen(spec)
-        out: list[tuple[int, Positions]] = [(i, (keys, None)) for i in crossing if keys.any()]
-        if len(crossing) < len(meant) and not _over_keys(spec, keys.shape[-1]):
-            positions = (self.prompt.token_map.resolve(spec), self.prompt.token_map.extends(spec))
-            if positions[0].any() or positions[1]:
-                out += [(i, positions) for i in meant if i not in crossing]
+            return [(name, i, positions) for name, i in own.items()]
+        else:
+            keys = cross.chosen(spec)
+            out = [(name, i, (keys, None)) for name, i in crossing.items() if keys.any()]
+            if not _over_keys(spec, keys.shape[-1]):
+                positions = (self.prompt.token_map.resolve(spec), self.prompt.token_map.extends(spec))
+                if positions[0].any() or positions[1]:
+                    out += [(name, i, positions) for name, i in own.items()]
         if not out:
-            where = [i for i in range(len(self.sites.architecture.stack.blocks)) if self.crosses(i)]
+            every = range(len(self.sites.architecture.stack.blocks))
+            names = self.sites.names
+            where = [i for i in every if self.crosses(i) or f"blocks.{i}.cross_attn.hook_pattern" in names]
+            reads = "reads pictures through cross-attention: " if where else "has no cross-attention: "
             raise InputError(
-                f"keys={spec!r} names no key in layers {meant}. This model reads pictures through cross-attention: "
+                f"keys={spec!r} names no key in layers {there}. This model {reads}"
                 f"image keys are in layers {where}, and all others are positions of text."
             )
-        return sorted(out, key=lambda one: one[0])
+        return sorted(out, key=lambda one: self.sites.names.index(one[0]))
 
     def crosses(self, layer: int) -> bool:
-        """Whether a layer's attention looks at a picture rather than at the sequence."""
-        block = self.model.get_submodule(self.sites.architecture.stack.blocks[layer].path)
-        return any("cross_attn" in name for name, _ in block.named_children())
+        """Whether a layer's one attention looks at a picture rather than at the sequence."""
+        return self.sites.architecture.stack.blocks[layer].crosses
 
     def seeds(self, seed: int, *parts: Any) -> list[int]:
         """One seed for each item of the batch, from its identity and ``parts``, whatever its batch mates are."""

@@ -53,7 +53,7 @@ class Gaussian(Source):
 
     def draw(self, setting: Setting, layer: int, keys: Any) -> Drawn:
         """Seeds from the item, the layer and this source's own seed."""
-        return Drawn(priors.gaussian, {"seeds": setting.seeds(self.seed, "gaussian", layer)})
+        return Drawn(priors.gaussian, {"seeds": setting.seeds(self.seed, "gaussian", layer, *setting.drawn_for)})
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -74,7 +74,7 @@ class Dirichlet(Source):
 
     def draw(self, setting: Setting, layer: int, keys: Any) -> Drawn:
         """Seeds from the item and, unless shared, the layer."""
-        parts = ("dirichlet",) if self.shared else ("dirichlet", layer)
+        parts = ("dirichlet",) if self.shared else ("dirichlet", layer, *setting.drawn_for)
         return Drawn(priors.dirichlet, {"seeds": setting.seeds(self.seed, *parts), "shared": self.shared})
 
 
@@ -94,7 +94,8 @@ class Uniform(Source):
 class Fixed(Source):
     """Values of your own: ``[key]``, ``[batch, key]`` or ``[batch, head, key]``, one for each chosen key in order.
 
-    The keys are those of the prompt; tokens generated later get nothing. Items of a batch need equally many keys.
+    The keys are those of the prompt, or of cross-attention where a choice names those; tokens generated later get
+    nothing. Items of a batch need equally many keys.
     After the softmax the values are weights, so none may be negative; before it only their shape counts, as they take
     the mean and standard deviation of the scores that they replace.
 
@@ -128,14 +129,14 @@ class Fixed(Source):
 
     def draw(self, setting: Setting, layer: int, keys: Any) -> Drawn:
         """The values, laid onto the prompt's positions."""
-        mask = setting.positions(keys)[0]
+        mask = setting.key_mask
         n_heads = setting.sites.architecture.stack.n_heads
         if self.values.dim() == 3 and self.values.shape[1] not in (1, n_heads):
             raise InputError(
                 f"Fixed(values) has shape {tuple(self.values.shape)} [batch, head, key]; "
                 f"expected {n_heads} heads, as this model has, or 1."
             )
-        return Drawn(priors.given, {"values": spread(self.values, mask)})
+        return Drawn(priors.given, {"values": spread(self.values, mask), "grows": not setting.crossing})
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -182,8 +183,13 @@ class FromCache(Source):
         """That layer's pattern.
 
         Raises:
-            InputError: the layer was not kept, or the pattern is of another prompt's shape.
+            InputError: the layer was not kept, or the pattern is of another prompt's shape; cross-attention.
         """
+        if setting.crossing:
+            raise InputError(
+                f"FromCache holds patterns over positions, and {setting.boundary} looks at another sequence. Put a "
+                f"pattern in with run_with_hooks, at '{setting.boundary}.hook_pattern'."
+            )
         if layer not in self.patterns:
             raise InputError(f"FromCache holds layers {sorted(self.patterns)}, not {layer}; pass layers= to match.")
         pattern = self.patterns[layer]

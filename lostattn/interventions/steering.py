@@ -25,7 +25,7 @@ from lostattn.plan import Edit
 if TYPE_CHECKING:
     from lostattn.interventions.setting import Setting
 
-POINTS = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out", "between")
+POINTS = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out", "between", "cross_attn_out", "resid_mid_cross")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -44,7 +44,8 @@ class Steer(Intervention):
         layers: which layers; there is no default, as one layer is what is usually meant.
         scale: what the vector is multiplied by; negative steers away.
         positions: which positions.
-        point: ``resid_pre``, ``resid_mid``, ``resid_post``, ``attn_out``, ``mlp_out`` or ``between``.
+        point: ``resid_pre``, ``resid_mid``, ``resid_post``, ``attn_out``, ``mlp_out`` or ``between``; with
+            cross-attention beside self-attention also ``cross_attn_out`` and ``resid_mid_cross``.
         steps: ``"all"``, ``"prefill"``, ``"decode"`` or ``(first, end)``.
     """
 

@@ -45,9 +45,14 @@ def draws(cells, seeds, step: int, uniform: bool, shared: bool = False):
     return out
 
 
-def given(x, cells, here, values):
-    """Values made before the pass, ``[batch, head | 1, row | 1, key of the prompt]``; generated keys get nothing."""
+def given(x, cells, here, values, grows=True):
+    """Values made before the pass, ``[batch, head | 1, row | 1, key of the prompt]``; generated keys get nothing.
+
+    Keys of cross-attention are the same ones at every step: they do not grow.
+    """
     values = values.to(x)
+    if not grows:
+        return values
     if values.shape[2] > 1:
         values = values[:, :, here["rows"]]
     return on_keys(values, here["step"], x.shape[-1])

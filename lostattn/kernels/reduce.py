@@ -7,13 +7,14 @@ import torch
 from lostattn.metrics._kernels import decompose, discrepancy, mixing_entropy, support
 
 
-def layer_updates(held, here, pre, mid, post, mask, tol, layer_input, mixing, passes_on=True):
+def layer_updates(held, here, pre, mid, post, mask, tol, layer_input, mixing, passes_on=True, crossed=None):
     """The metrics of a layer's two updates, ``{name: [2, batch]}``: attention first, then the FFN.
 
-    ``pre``, ``mid`` and ``post`` name the three states. What a layer ends with is what the next begins with, so its
-    decomposition is passed on: ``2 L + 1`` decompositions for ``L`` layers. ``mixing`` are the settings of the
-    token-mixing entropy; ``layer_input`` judges both updates against ``pre`` (the released convention). Without
-    ``passes_on`` something is added after the layer, so what it ends with is held for that and not passed on.
+    ``pre``, ``mid`` and ``post`` name the three states; where cross-attention adds to the stream between the two,
+    ``crossed`` names the state after that, and its numbers stand between theirs. What a layer ends with is what the
+    next begins with, so its decomposition is passed on: ``2 L + 1`` decompositions for ``L`` layers. ``mixing`` are the
+    settings of the token-mixing entropy; ``layer_input`` judges all of them against ``pre`` (the released convention).
+    Without ``passes_on`` something is added after the layer, so what it ends with is held for that and not passed on.
     """
     mask = mask.to(held[pre].device)
     carried = here["memory"].pop("stream", None)
@@ -24,19 +25,20 @@ def layer_updates(held, here, pre, mid, post, mask, tol, layer_input, mixing, pa
         entropy = mixing_entropy(before, mask, *mixing)
     basis = support(before)
     found = []
-    for name in (mid, post):
+    inside = [mid] if crossed is None else [mid, crossed]
+    for name in (*inside, post):
         after = decompose(held[name], mask, tol)
         numbers = discrepancy(before, basis, after)
         mixed = mixing_entropy(after, mask, *mixing)
         numbers["mixig"] = mixed - entropy
         found.append(numbers)
         entropy, last = mixed, after
-        if name == mid and not layer_input:
+        if name != post and not layer_input:
             before, basis = after, support(after)
     if passes_on:  # what this layer calls post, the next calls pre
         here["memory"]["stream"] = {"name": next_layer(pre), "state": last, "entropy": entropy}
         held.pop(post)
-    for name in (pre, mid):
+    for name in (pre, *inside):
         held.pop(name)
     return {name: torch.stack([numbers[name] for numbers in found]) for name in found[0]}
 
