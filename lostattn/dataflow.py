@@ -121,10 +121,11 @@ class _Reader:
         return returned if returned is not None else OTHER
 
     def _default(self, name: str, default: ast.expr) -> Value:
-        # A layer that has cross-attention is read as it runs with something to attend to.
-        if name.startswith(("encoder_hidden_states", "cross_attention_states")) and any(
-            "cross" in child or "encoder_attn" in child for child, _ in self.module.named_children()
-        ):
+        # What has cross-attention, or is it, is read as it runs with something to attend to.
+        beside = [child for child, _ in self.module.named_children() if "cross" in child or "encoder_attn" in child]
+        if name.startswith("encoder_hidden_states") and beside:
+            return OTHER
+        if name.startswith("cross_attention_states"):
             return OTHER
         return Value("constant", constant=default.value) if isinstance(default, ast.Constant) else OTHER
 

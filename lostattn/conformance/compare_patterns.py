@@ -7,17 +7,17 @@ from lostattn.conformance.comparison import NEAR, Absent, Comparison, Subject, l
 
 
 def patterns(subject: Subject, allowed: float = NEAR) -> list[Comparison]:
-    """Every decoder layer's ``cache["pattern", i]`` against the eager softmax of the same pass."""
-    layers = subject.layers
-    if not layers:
+    """Every decoder layer's ``cache["pattern", i]`` (and ``"cross_pattern"``) against the softmax of the same pass."""
+    boundaries = subject.boundaries
+    if not boundaries:
         raise Absent("no layer calls transformers' attention interface")
     inputs = subject.model._inputs(subject.prompt)
     with by_hand(subject.bare) as seen:
         subject.bare(**inputs, use_cache=False)
-    _, cache = subject.model.run_with_cache(subject.prompt, [f"blocks.{i}.attn.hook_pattern" for i in layers])
+    _, cache = subject.model.run_with_cache(subject.prompt, [f"{name}.hook_pattern" for name in boundaries])
     real = subject.prompt.token_map.real
     worst = 0.0
-    for i, path in layers.items():
+    for name, path in boundaries.items():
         (weights,) = seen.weights[path]
-        worst = max(worst, largest(cache["pattern", i], weights, real))
+        worst = max(worst, largest(cache[f"{name}.hook_pattern"], weights, real))
     return [Comparison("patterns", worst, allowed)]

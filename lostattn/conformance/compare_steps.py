@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lostattn.calls import Call, Reading, run_here
 from lostattn.conformance.by_hand import HandEdit, Seen, by_hand
-from lostattn.conformance.compare_edits import identities, moved, uniform_by_hand, unlike_bits
+from lostattn.conformance.compare_edits import identities, moved, name_of, uniform_by_hand, unlike_bits
 from lostattn.conformance.comparison import NEAR, Absent, Comparison, Subject, finite, largest, relative
 from lostattn.plan import Edit, write
 from lostattn.prompt_inputs import image_token_id
@@ -23,8 +23,8 @@ def steps(subject: Subject, cache: str | None = None, allowed: float = NEAR) -> 
     """Patterns, the identity and the uniform edit at the prompt's pass and at three steps after it."""
     import lostattn as la
 
-    layers = subject.layers
-    if not layers:
+    boundaries = subject.boundaries
+    if not boundaries:
         raise Absent("no layer calls transformers' attention interface")
     settings = {**SETTINGS, **({} if cache is None else {"cache_implementation": cache})}
     picture = image_token_id(NoProcessor(), subject.bare.config)
@@ -35,25 +35,25 @@ def steps(subject: Subject, cache: str | None = None, allowed: float = NEAR) -> 
     bare = _bare(subject, settings)
     if len(bare.logits) != TOKENS:
         raise Absent(f"the unembedding runs {len(bare.logits)} times in a generation of {TOKENS} tokens")
-    expected = _bare(subject, settings, uniform_by_hand(subject))
-    store: dict[int, list[Tensor]] = {}
-    watching = [Edit(f"blocks.{i}.attn.hook_pattern", kept_rows, {"store": store, "layer": i}) for i in layers]
-    same = _ours(subject, settings, [*watching, *identities(list(layers))])
-    edit = la.ReplaceAttention(la.Uniform(), keys=subject.keys, queries="last")
-    found = _ours(subject, settings, subject.model._compiled(edit, subject.prompt))
+    store: dict[str, list[Tensor]] = {}
+    watching = [Edit(f"{name}.hook_pattern", kept_rows, {"store": store, "name": name}) for name in boundaries]
+    same = _ours(subject, settings, [*watching, *identities(boundaries)])
     worst, real = 0.0, subject.prompt.token_map.real
-    for i, path in layers.items():
-        pairs = zip(store[i], bare.weights[path], strict=True)
+    for name, path in boundaries.items():
+        pairs = zip(store[name], bare.weights[path], strict=True)
         worst = max([worst, *(largest(a, b, _with_new(real, t)) for t, (a, b) in enumerate(pairs))])
     unlike = max(unlike_bits(a, b) for a, b in zip(same, _last(bare), strict=True))
-    gaps = [relative(finite(a), finite(b)) for a, b in zip(found, _last(expected), strict=True)]
-    made = [
-        Comparison("patterns", worst, allowed),
-        Comparison("identity", unlike, 0.0),
-        Comparison("uniform edit", max(gaps), allowed),
-        moved("uniform edit moves", found[-1], _last(bare)[-1], real),
-    ]
-    return made if cache is not None else [*made, _without_cache(subject, bare, expected, found, allowed)]
+    made = [Comparison("patterns", worst, allowed), Comparison("identity", unlike, 0.0)]
+    for keys in subject.choices:
+        expected = _bare(subject, settings, uniform_by_hand(subject, keys))
+        edit = la.ReplaceAttention(la.Uniform(), keys=keys, queries="last")
+        found = _ours(subject, settings, subject.model._compiled(edit, subject.prompt))
+        gaps = [relative(finite(a), finite(b)) for a, b in zip(found, _last(expected), strict=True)]
+        made.append(Comparison(name_of(keys), max(gaps), allowed))
+        made.append(moved(f"{name_of(keys)} moves", found[-1], _last(bare)[-1], real))
+        if cache is None:
+            made.append(_without_cache(subject, keys, bare, expected, found, allowed))
+    return made
 
 
 def _with_new(real: Tensor, step: int) -> Tensor:
@@ -61,9 +61,9 @@ def _with_new(real: Tensor, step: int) -> Tensor:
     return torch.cat([real, real.new_ones(len(real), step)], dim=1)
 
 
-def kept_rows(x: Any, cells: Any, here: Any, store: dict[int, list[Tensor]], layer: int) -> Any:
+def kept_rows(x: Any, cells: Any, here: Any, store: dict[str, list[Tensor]], name: str) -> Any:
     """Remember the pattern that an edit is given."""
-    store.setdefault(layer, []).append(x.detach().clone())
+    store.setdefault(name, []).append(x.detach().clone())
     return x
 
 
@@ -113,9 +113,11 @@ def _ours(subject: Subject, settings: dict[str, Any], edits: list[Edit]) -> list
     return logits
 
 
-def _without_cache(subject: Subject, bare: Seen, expected: Seen, found: list[Tensor], allowed: float) -> Comparison:
+def _without_cache(
+    subject: Subject, keys: str, bare: Seen, expected: Seen, found: list[Tensor], allowed: float
+) -> Comparison:
     """The steps of the edited generation against one pass over the same tokens that knows no cache."""
-    name = "uniform edit without a cache"
+    name = f"{name_of(keys)} without a cache"
     inputs = subject.model._inputs(subject.prompt)
     n = subject.prompt.token_map.part.shape[1]
 
@@ -134,7 +136,7 @@ def _without_cache(subject: Subject, bare: Seen, expected: Seen, found: list[Ten
             return Comparison(name, None, allowed, f"no single pass over prompt and answer: {said[:120]}")
         drifts[kind] = relative(finite(plain), finite(torch.stack(_last(bare), 1)))
         if drifts[kind] <= allowed:
-            edited = logits(expected, uniform_by_hand(subject, without_cache=True), kind)
+            edited = logits(expected, uniform_by_hand(subject, keys, without_cache=True), kind)
             return Comparison(name, relative(finite(torch.stack(found, 1)), finite(edited)), allowed)
     drift = min(drifts.values())
     return Comparison(name, None, allowed, f"untouched, the family gives other logits with a cache ({drift:.0e})")

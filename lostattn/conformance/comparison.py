@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from lostattn.interventions.setting import CROSS
+
 if TYPE_CHECKING:
     from lostattn.model import LVLM
     from lostattn.prompt import Prompt
@@ -67,11 +69,21 @@ class Subject:
     prompt: Prompt
 
     @property
-    def layers(self) -> dict[int, str]:
-        """The decoder layers that have a pattern, and the paths of their attention modules."""
+    def boundaries(self) -> dict[str, str]:
+        """Every decoder attention that has a pattern: the path of its module by what its hook names begin with."""
         blocks = self.model.architecture.stack.blocks
-        has = [i for i in range(len(blocks)) if f"blocks.{i}.attn.hook_pattern" in self.model.sites.derived]
-        return {i: attn.path for i in has if (attn := blocks[i].attn) is not None}
+        every = {f"blocks.{i}.{name}": attn.path for i, b in enumerate(blocks) for name, attn in b.attentions.items()}
+        return {name: path for name, path in every.items() if f"{name}.hook_pattern" in self.model.sites.derived}
+
+    @property
+    def crossed(self) -> dict[str, str]:
+        """Those whose keys are another sequence's."""
+        return {name: path for name, path in self.boundaries.items() if self.model.sites.crosses(f"{name}.hook_k")}
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """The keys that edits are tried on: :attr:`keys`, and all those of cross-attention where there is any."""
+        return (self.keys, CROSS) if self.crossed else (self.keys,)
 
     @property
     def keys(self) -> str:

@@ -27,12 +27,12 @@ if TYPE_CHECKING:
 
 POINTS = {
     "attn": "hook_attn_out",
-    "cross_attn": "hook_cross_attn_out",
     "mlp": "hook_mlp_out",
     "head": "attn.hook_z",
-    "cross_head": "cross_attn.hook_z",
     "resid": "hook_resid_post",
     "between": "hook_between",
+    "cross_attn": "hook_cross_attn_out",
+    "cross_head": "cross_attn.hook_z",
 }
 
 HEADS = ("head", "cross_head")

@@ -49,7 +49,7 @@ class NoiseUpdate(Intervention):
     steps: Steps = "all"
 
     def __post_init__(self) -> None:
-        choice("what", self.what, ("attn", "cross_attn", "mlp"))
+        choice("what", self.what, ("attn", "mlp", "cross_attn"))
         normalise(self, layers=checked_layers(self.layers), steps=checked_steps(self.steps))
         normalise(self, seed=checked_seed(self.seed))
         if self.std is not None:

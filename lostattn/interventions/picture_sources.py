@@ -91,8 +91,8 @@ def _only_image(setting: Setting, keys: Any, source: str) -> Tensor:
     """
     if setting.crossing:
         raise InputError(
-            f"{source} has values for image tokens, and {setting.boundary} looks at keys of another sequence; expected "
-            "layers whose attention is over the sequence, or a source that needs no picture: Gaussian, Uniform, Fixed."
+            f"{source} has values for image tokens, and this model reads pictures through cross-attention: its "
+            "sequence holds no image tokens. Expected a source that needs no picture, such as Gaussian, Uniform or Fixed."
         )
     image = setting.positions("image")[0]
     others = setting.positions(keys)[0] & ~image
