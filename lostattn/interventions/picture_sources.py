@@ -92,7 +92,7 @@ def _only_image(setting: Setting, keys: Any, source: str) -> Tensor:
     if setting.crossing:
         raise InputError(
             f"{source} has values for image tokens, and this model reads pictures through cross-attention: its "
-            "sequence holds no image tokens. Expected a source that needs no picture, such as Gaussian, Uniform or Fixed."
+            "sequence holds no image tokens. Expected a source that needs no picture, such as Gaussian or Fixed."
         )
     image = setting.positions("image")[0]
     others = setting.positions(keys)[0] & ~image
