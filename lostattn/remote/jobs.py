@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nnsight.intervention.backends.display import StatusDisplay
-from nnsight.intervention.backends.remote import RemoteBackend, RemoteError
+from nnsight.intervention.backends.remote import RemoteError
 from nnsight.schema.config import CONFIG
 from nnsight.schema.response import Status
 
 from lostattn.calls import Call, Raw, Reading
 from lostattn.errors import InputError
 from lostattn.remote.failures import ConnectionLost, RemoteFailure, UnknownJob
+from lostattn.remote.lookup import LookUp
 from lostattn.remote.service import Service
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ class Job:
         self.single = single
         self.sent = sent
         self.received = 0
-        self._backend = _LookUp(service, id)
+        self._backend = LookUp(service, id)
         self._raw: list[Raw] | None = None
 
     @property
@@ -95,10 +96,15 @@ class Job:
 
     def raw(self, timeout: float | int | None = None) -> list[Raw]:
         """What each pass gave, unread; waits as :meth:`result` does."""
+        if self._raw is None:
+            with self._backend.connected():
+                self._wait(timeout)
+        assert self._raw is not None
+        return self._raw
+
+    def _wait(self, timeout: float | int | None) -> None:
         began, pause = time.monotonic(), 0.05
-        while self._raw is None:
-            if self._look():
-                break
+        while not self._look():
             if timeout is not None and time.monotonic() - began > timeout:
                 raise TimeoutError(
                     f"job {self.id} is not done after {timeout:g} s (last seen: {self.status}); ask again."
@@ -107,8 +113,6 @@ class Job:
                 raise UnknownJob(f"{self.service.host} knows no job {self.id}; it keeps them for a limited time.")
             time.sleep(pause)
             pause = min(pause * 1.3, 1.0)
-        assert self._raw is not None
-        return self._raw
 
     @property
     def status(self) -> str:
@@ -195,16 +199,3 @@ class Job:
 
     def __repr__(self) -> str:
         return f"Job {self.id} on {self.service.host}: {len(self.readings)} calls of {self.model.name!r}, {self.status}"
-
-
-class _LookUp(RemoteBackend):
-    """nnsight's backend for a job that exists, which also counts what comes back."""
-
-    def __init__(self, service: Service, id: str) -> None:
-        super().__init__("", host=service.host, api_key=service.key, blocking=False, job_id=id)
-        self.received = 0
-
-    def finalize(self, content: bytes) -> Any:
-        """Load the result."""
-        self.received = len(content)
-        return super().finalize(content)

@@ -9,6 +9,7 @@ the very Python that made it can read.
 
 from __future__ import annotations
 
+import functools
 import importlib
 import inspect
 import io
@@ -65,8 +66,14 @@ def _is_its_source(function: FunctionType, reduced: Any) -> bool:
 def is_yours(function: FunctionType) -> bool:
     """Whether a function comes from a file that is part of no installation."""
     file = getattr(sys.modules.get(function.__module__ or ""), "__file__", None)
+    return file is not None and not _is_installed(file)
+
+
+@functools.cache
+def _is_installed(file: str) -> bool:
+    """Whether a file is part of an installation; asked for every function of every job, so answered once a file."""
     installed = (sysconfig.get_path(kind) for kind in ("stdlib", "platstdlib", "purelib", "platlib"))
-    return file is not None and not any(Path(file).is_relative_to(path) for path in installed)
+    return any(Path(file).is_relative_to(path) for path in installed)
 
 
 @contextmanager

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
 
 import httpx
 import pytest
@@ -188,6 +190,36 @@ def test_a_service_that_stays_away_loses_no_job(tiny_llava, monkeypatch):
     with pytest.raises(ConnectionLost, match="job abc") as told:
         job.done()
     assert told.value.job is job
+
+
+def test_a_job_is_waited_for_over_one_connection(tiny_llava):
+    told = ["RECEIVED", "RUNNING", "RUNNING", "ERROR"]
+    asked_from: list[int] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            is_job = self.path == "/response/abc"
+            body = json.dumps({"id": "abc", "status": told.pop(0), "description": "oops"} if is_job else ENV).encode()
+            if is_job:
+                asked_from.append(self.client_address[1])
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+    job = Job(Service(f"http://127.0.0.1:{server.server_port}"), "abc", tiny_llava, None, [Reading("logits")], [None])
+    with pytest.raises(JobFailed, match="oops"):
+        job.result()
+    server.shutdown()
+    server.server_close()
+    assert len(asked_from) == 4 and len(set(asked_from)) == 1
 
 
 def test_what_cannot_be_submitted_is_refused(tiny_llava, prompt):

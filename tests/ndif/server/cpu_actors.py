@@ -6,8 +6,9 @@ import functools
 
 import ray
 import torch
+import warm_runners
 from ndif.services.ray.deployments.controller.controller import _ControllerActor
-from ndif.services.ray.sandbox.model import SandboxModelDeployment
+from ndif.services.ray.sandbox.model import DEFAULT_POOL_SIZE, SandboxModelDeployment
 from nnsight.modeling.huggingface import HuggingFaceModel
 from nnsight.modeling.mixins.remotable import Remotable
 
@@ -31,6 +32,14 @@ class OnCpu:
 @ray.remote(num_cpus=1, max_restarts=-1)
 class ModelActor(OnCpu, SandboxModelDeployment):
     """A model on the CPU: what is trusted runs beside it, what is not in a runner of its own, as on the service."""
+
+    def open_pool(self, pool_size: int | None = None, peers: int = 1) -> None:
+        """The pool of runners, whose Python is one that begins quickly."""
+        super().open_pool(0, peers)
+        self.pool.python = warm_runners.__file__
+        self.pool.size = DEFAULT_POOL_SIZE if pool_size is None else pool_size
+        for _ in range(self.pool.size):
+            self.pool.refill()
 
 
 def _without_trust_remote_code(name: str) -> None:
