@@ -305,7 +305,7 @@ class LVLM:
     def _prompted(self, prompt: Any) -> Prompt:
         if not isinstance(prompt, Prompt):
             return self.prompt(prompt)
-        check_maker(prompt, self.processor, self.name)
+        check_maker(prompt, self.processor, self.hf.config, self.name)
         return prompt
 
     def _inputs(self, prompt: Prompt) -> dict[str, Any]:

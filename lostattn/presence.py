@@ -47,15 +47,16 @@ def check_reached(prompt: Prompt, names: Iterable[str]) -> None:
         )
 
 
-def check_maker(prompt: Prompt, processor: Any, name: str) -> None:
+def check_maker(prompt: Prompt, processor: Any, config: Any, name: str) -> None:
     """Refuse a prompt that another model's processor made: its ids and pixels mean something else here.
 
     Raises:
-        InputError: the prompt's processor and the model's are of another class or vocabulary.
+        InputError: the prompt's processor and the model's are of another class or vocabulary, or their towers take
+            pictures of another size or in other patches.
     """
     from lostattn.prompt_inputs import maker_of
 
-    own = maker_of(processor) if prompt.maker and processor is not None else ""
+    own = maker_of(processor, config) if prompt.maker and processor is not None else ""
     if own and own != prompt.maker:
         raise InputError(
             f"this prompt was made by another model's processor ({prompt.maker}), but that of {name!r} is {own}: its "

@@ -27,8 +27,8 @@ class Prompt:
             interventions are seeded with it, so that what is drawn for an item does not depend on its batch
             mates.
         str_tokens: for each item, the text of the token at each position; ``"<image>"`` for an image's.
-        maker: the processor that it was made with, by its class and the size of its vocabulary; empty where there was
-            none. A model refuses a prompt of another's.
+        maker: the processor that it was made with, by its class, the size of its vocabulary, and the pictures that the
+            model takes; empty where there was none. A model refuses a prompt of another's.
 
     `prompt[i]`, `prompt[1:3]` and `prompt[[0, 2]]` are prompts of those items, without the padding that the
     others needed; iterating gives one prompt an item.

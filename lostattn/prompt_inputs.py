@@ -14,6 +14,7 @@ from torch import Tensor
 
 from lostattn.cross_layout import cross_keys
 from lostattn.errors import InputError
+from lostattn.foreign_inputs import check_inputs
 from lostattn.image_layout import Batch, ImageLayout, image_layouts
 from lostattn.image_rows import split_layouts
 from lostattn.model_kinds import is_text_only
@@ -68,12 +69,18 @@ def _with_videos(ids: Tensor, image_id: int | None, video_id: int | None) -> Ten
     return ids if image_id is None or video_id is None else ids.masked_fill(ids == video_id, image_id)
 
 
-def maker_of(processor: Any) -> str:
-    """What a prompt remembers of the processor that made it; empty for a model without one."""
+def maker_of(processor: Any, config: Any) -> str:
+    """What a prompt remembers of the model that it was made for; empty for one without a processor.
+
+    Not its weights: models that share processor, vocabulary and size of pictures share prompts.
+    """
     tokenizer = getattr(processor, "tokenizer", None)
     if tokenizer is None or not hasattr(tokenizer, "__len__"):
         return ""
-    return f"{type(processor).__name__}, {len(tokenizer)} tokens"
+    vision = getattr(config, "vision_config", None)
+    side, patch = (getattr(vision, name, None) for name in ("image_size", "patch_size"))
+    pictures = f", pictures of {side} pixels" * (side is not None) + f", patches of {patch}" * (patch is not None)
+    return f"{type(processor).__name__}, {len(tokenizer)} tokens{pictures}"
 
 
 def mark_id(processor: Any, config: Any) -> int | None:
@@ -113,7 +120,7 @@ def assemble(
         tuple(pictures),
         tuple(names),
         _token_texts(processor.tokenizer, ids, image_id, token_map),
-        maker_of(processor),
+        maker_of(processor, config),
     )
 
 
@@ -187,6 +194,8 @@ def from_inputs(
     check_pictures(config, pictures)
     image_id = image_token_id(processor, config)
     video_id = video_token_id(config, tensors)
+    marks = (image_id, video_id, mark_id(processor, config))
+    check_inputs(processor, config, tensors, {token for token in marks if token is not None})
     rows = _rows(tensors)
     rendered = []
     for row, own, text in zip(rows, _images_of(processor, config, tensors, pictures, rows), texts, strict=True):
@@ -227,6 +236,8 @@ def _images_of(
     sizes = [[p.size for p in own] for own in pictures]
     known = sizes if any(sizes) else None
     layouts = image_layouts(Batch(inputs, config, processor, rows, image_id, known, tokens))
+    if layouts == [] and not tokens and len(pixels := inputs.get("pixel_values", ())):
+        raise InputError(f"{len(pixels)} image(s) in the pixel values have no image tokens in the input ids.")
     if video_id is not None:
         videos = video_layouts(inputs, config, sum(row.count(video_id) for row in rows))
         if videos is not None and (layouts is not None or not tokens):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from PIL import Image
@@ -17,13 +19,25 @@ def pictures():
 
 def test_a_prompt_of_another_model_is_refused(tiny_llava, tiny_qwen, pictures):
     prompt = tiny_llava.prompt("How many red squares?", images=pictures)
-    message = r"made by another model's processor \(LlavaProcessor, \d+ tokens\), but that of .* is Qwen2_5_VLProcessor"
+    message = r"made by another model's processor \(LlavaProcessor, \d+ tokens, .*\), but .* is Qwen2_5_VLProcessor, "
     for call in (tiny_qwen.forward, tiny_qwen.run_with_cache, tiny_qwen.generate, tiny_qwen.selftest):
         with pytest.raises(InputError, match=message):
             call(prompt)
     with pytest.raises(InputError, match="Make it again with this model's own model.prompt"):
         tiny_qwen.forward(prompt[0])
     tiny_llava.forward(prompt.to("cpu"))
+
+
+def test_a_prompt_is_for_every_model_of_its_kind_and_for_no_other(tiny_llava, pictures):
+    """Another copy of the weights takes it; a tower for larger pictures, with the same processor, does not."""
+    prompt = tiny_llava.prompt("How many red squares?", images=pictures)
+    config = copy.deepcopy(tiny_llava.hf.config)
+    twin = type(tiny_llava.hf)._from_config(config).eval()
+    la.load(twin, processor=copy.copy(tiny_llava.processor), selftest=False).forward(prompt)
+    config.vision_config.image_size *= 2
+    wider = la.load(type(twin)._from_config(config).eval(), processor=tiny_llava.processor, selftest=False)
+    with pytest.raises(InputError, match=r"pictures of 48 pixels, .*, but that of .* pictures of 96 pixels"):
+        wider.forward(prompt)
 
 
 @pytest.mark.parametrize(

@@ -55,31 +55,29 @@ def seen(name: str, given: Any) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class Painted:
-    """What painting a box changed.
+    """What painting boxes changed.
 
     Attributes:
         patches: the patches, of the first image, whose tokens changed.
         elsewhere: how many other positions changed.
-        box: what was painted.
     """
 
     patches: set[int]
     elsewhere: int
-    box: tuple[int, int, int, int]
 
 
-def paint(name: str, size: tuple[int, int], box: tuple[int, int, int, int], colour: int = 255) -> Painted:
+def paint(name: str, size: tuple[int, int], *boxes: tuple[int, int, int, int]) -> Painted:
     """Paint whole pixels of a grey picture, and compare what the decoder is given."""
-    plain, painted = grey(*size), grey(*size)
-    painted.paste((colour, 0, colour // 2), box)
+    painted = grey(*size)
+    for box in boxes:
+        painted.paste((255, 0, 127), box)
     before, after = _plain(name, size), prompt(name, painted)
     moved = (seen(name, after) - before[1]).abs().amax(-1) > 1e-5
     token_map = before[0].token_map
     where = token_map if token_map.cross is None else token_map.cross
     image, patch = where.image_index[0], where.patch_index[0]
     known = (image == 0) & (patch >= 0)
-    assert plain.size == painted.size
-    return Painted(set(patch[moved & known].tolist()), int((moved & ~known).sum()), box)
+    return Painted(set(patch[moved & known].tolist()), int((moved & ~known).sum()))
 
 
 _PLAIN: dict[tuple[str, tuple[int, int]], tuple[Any, torch.Tensor]] = {}

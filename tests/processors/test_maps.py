@@ -27,6 +27,7 @@ def joined(given, spec: str, item: int = 0) -> str:
 
 FRAME = "<fake_token_around_image>"
 SPLIT = "".join(FRAME + f"<row_{r}_col_{c}>" + "\n" * (c == 2) for r in (1, 2, 3, 4) for c in (1, 2))
+THUMBNAIL = f"\n{FRAME}<global-img>{FRAME}"
 # By hand, from each processor's settings: the picture, its grids, and what separates its tokens.
 EXPECTED = [
     ("llava", (500, 300), "24 x 24", ""),
@@ -47,8 +48,21 @@ EXPECTED = [
     ("internvl", (500, 300), "7 of 16 x 16", "<img></img>"),  # 5 : 3 is nearest to 3 x 2 tiles, and a thumbnail
     ("gemma3", (500, 300), "16 x 16", "\n\n<start_of_image><end_of_image>\n\n"),
     ("paligemma", (500, 300), "16 x 16", ""),
-    ("idefics3", (300, 600), "9 of 13 x 13", SPLIT + f"\n{FRAME}<global-img>{FRAME}"),  # 728 x 1456: 2 x 4 tiles
-    ("smolvlm", (300, 600), "9 of 9 x 9", SPLIT + f"\n{FRAME}<global-img>{FRAME}"),  # 768 x 1536
+    ("idefics3", (300, 600), "9 of 13 x 13", SPLIT + THUMBNAIL),  # 728 x 1456: 2 x 4 tiles
+    ("smolvlm", (300, 600), "9 of 9 x 9", SPLIT + THUMBNAIL),  # 768 x 1536
+    # Very wide, very tall and tiny: 1200 x 90 becomes 1008 x 76, of 24 rows of patches 5.4 are not padding, and the
+    # padding above and below is rounded down; 1536 x 115 of 27 rows likewise, 8.1.
+    ("llava", (1200, 90), "24 x 24", ""),
+    ("llava_next", (1200, 90), "24 x 24 + 6 x 72", "<newline>" * 6),
+    ("llava_onevision", (1200, 90), "27 x 27 + 9 x 108", "<newline>" * 9),
+    ("llava_onevision", (31, 47), "27 x 27 + 27 x 17", "<newline>" * 27),
+    ("qwen2_5_vl", (1200, 90), "3 x 43", ""),
+    ("qwen3_vl", (31, 47), "10 x 7", ""),  # enlarged to 65536 pixels, both sides rounded up: 7 x 32 by 10 x 32
+    ("internvl", (90, 1200), "13 of 16 x 16", "<img></img>"),  # twelve tiles, one on the other
+    ("gemma3 with pan and scan", (1200, 90), "16 x 16", "\n\n<start_of_image><end_of_image>\n\n"),  # too thin to crop
+    ("paligemma", (31, 47), "16 x 16", ""),
+    ("smolvlm", (90, 1200), "5 of 9 x 9", "".join(f"{FRAME}<row_{r}_col_1>\n" for r in (1, 2, 3, 4)) + THUMBNAIL),
+    ("mllama", (1200, 90), "3 of 40 x 40", "<image>"),  # three tiles enlarge it, four would more, two would not
     ("mllama", (500, 300), "40 x 40", "<image>"),
     ("mllama", (300, 1000), "2 of 40 x 40", "<image>"),  # fits two tiles, one on the other
 ]
