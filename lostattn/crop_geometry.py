@@ -50,7 +50,10 @@ def shown_parts(processor: Any, size: Size, together: int = 1, cut: bool | None 
     if images is None:
         return "the model has no image processor"
     written = getattr(getattr(type(images), "_preprocess", None), "__module__", "")
-    pipeline = _PIPELINES.get(written.rpartition(".")[0].rpartition(".")[2])
+    from lostattn import view_geometry
+
+    package = written.rpartition(".")[0].rpartition(".")[2]
+    pipeline = _PIPELINES.get(package) or view_geometry.PIPELINES.get(package)
     if pipeline is None or not written.startswith("transformers."):
         return f"{type(images).__name__} prepares pictures in its own way (_preprocess)"
     settings = getattr(processor, "images_kwargs", None)
@@ -272,9 +275,10 @@ def _stretched(images: Any, settings: dict[str, Any], size: Size, together: int,
     return [Shown((0.0, 0.0, float(size[0]), float(size[1])), (0, 0))]
 
 
-_Pipeline = Callable[[Any, dict[str, Any], Size, int, bool | None], list[Shown] | str]
-# By the package of transformers that the code of `_preprocess` is written in; the first is the shared one.
-_PIPELINES: dict[str, _Pipeline] = {
+Pipeline = Callable[[Any, dict[str, Any], Size, int, bool | None], list[Shown] | str]
+# By the package of transformers that the code of `_preprocess` is written in; the first is the shared one, and more are
+# in `lostattn.view_geometry`.
+_PIPELINES: dict[str, Pipeline] = {
     "transformers": _common,
     "llava": _squared,
     "llava_next": _anyres,
