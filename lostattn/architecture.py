@@ -84,7 +84,7 @@ def _with_ahead(stack: Stack, model: nn.Module, layers: str) -> Stack:
         path = f"{holder}.{path}"
         other = block_of(path, model.get_submodule(path), stack.n_heads, stack.n_heads)
         if other.attn is not None and other.attn_out is not None and found[i].cross is None:
-            found[i] = replace(found[i], cross=Cross(other.attn, other.attn_out, ahead=True))
+            found[i] = replace(found[i], cross=Cross(other.attn, other.attn_out, update=other.attn_update, ahead=True))
     return replace(stack, blocks=tuple(found.values()))
 
 

@@ -51,21 +51,26 @@ class Passage:
         return 0.0 if self.norm is None else offset(self.norm) * self.factor
 
 
-def attention_passage(cache: Decomposition, layer: int, pos_slice: Any = None) -> tuple[str, Passage]:
+def attention_passage(
+    cache: Decomposition, layer: int, pos_slice: Any = None, which: str = "attn"
+) -> tuple[str, Passage]:
     """The output map of a layer's attention, and how what it gives comes into the stream.
+
+    ``which`` is ``"attn"``, or ``"cross_attn"`` for cross-attention beside it.
 
     Raises:
         InputError: its heads cannot be told apart; the message says what stands between.
     """
     block = cache._sites.architecture.stack.blocks[layer]
-    reason = why_no_heads(cache, layer)
+    reason = why_no_heads(cache, layer, which)
     if reason:
         raise InputError(
             f"the heads of layer {layer} ({block.kind}) cannot be told apart in the stream: {reason}. decompose_resid "
             "and accumulated_resid hold for every layout."
         )
-    assert block.attn is not None and block.attn.o is not None
-    return block.attn.o, _passage(cache, "attn", layer, pos_slice)
+    o = block.attentions[which].o
+    assert o is not None
+    return o, _passage(cache, which, layer, pos_slice)
 
 
 def head_parts(cache: Decomposition, layer: int, pos_slice: Any = None) -> Float[Tensor, "head *rest d_model"]:
@@ -78,17 +83,19 @@ def head_parts(cache: Decomposition, layer: int, pos_slice: Any = None) -> Float
     return passage(cache._at(cache["result", layer], pos_slice, trailing=2).movedim(-2, 0))
 
 
-def why_no_heads(cache: Decomposition, layer: int) -> str:
+def why_no_heads(cache: Decomposition, layer: int, which: str = "attn") -> str:
     """What keeps a layer's heads from being told apart; empty where nothing does."""
     block = cache._sites.architecture.stack.blocks[layer]
-    attn = block.attn
+    attn = block.attentions.get(which)
     if attn is None:
-        return "it makes no call of the attention interface"
-    if attn.o is None or f"blocks.{layer}.hook_attn_out" not in cache._sites.at:
+        return "it makes no call of the attention interface" if which == "attn" else "it has no cross-attention"
+    if attn.o is None or f"blocks.{layer}.hook_{which}_out" not in cache._sites.at:
         return "no output map of its attention was found"
-    if not attn.gives_o or block.attn_out not in (attn.path, attn.o):
+    out = block.attn_out if block.cross is None or which == "attn" else block.cross.out
+    update = block.attn_update if block.cross is None or which == "attn" else block.cross.update
+    if not attn.gives_o or out not in (attn.path, attn.o):
         return "something stands between the output map and what its attention gives"
-    return _why_not(block, block.attn_update, (block.attn_out,))
+    return _why_not(block, update, (out,))
 
 
 def ffn_passage(cache: Decomposition, layer: int, pos_slice: Any = None) -> tuple[str, Passage]:

@@ -220,6 +220,11 @@ class Sites:
         beside = inside[2].startswith("cross_attn.")
         return beside or (inside[2].startswith("attn.") and self.architecture.stack.blocks[inside[1]].crosses)
 
+    def crosses_at(self, layer: int) -> str:
+        """Which attention of a decoder layer looks at another sequence: ``"attn"``, ``"cross_attn"``, or ``""``."""
+        block = self.architecture.stack.blocks[layer]
+        return "cross_attn" if block.cross is not None else "attn" if block.crosses else ""
+
     def goes_by_key(self, name: str) -> bool:
         """Whether a point's positions are those of another sequence: keys and values of cross-attention."""
         return self.crosses(name) and name.endswith(("hook_k", "hook_v", "hook_rot_k"))

@@ -120,7 +120,7 @@ def module_term(sites: Sites, kind: str, layer: int) -> tuple[str, float] | None
 def added_by(block: Block, kind: str) -> Update | None:
     """The module that gives an update of a layer, as its source says."""
     if kind == "cross_attn":
-        return None if block.cross is None else block.cross.update
+        return None if block.cross is None or block.cross.ahead else block.cross.update
     return block.attn_update if kind == "attn" else block.mlp_update
 
 

@@ -14,13 +14,14 @@ from lostattn.described import with_weights
 from lostattn.errors import InputError
 from lostattn.norms import centred, gain, root_mean_square
 from lostattn.passages import attention_passage
-from lostattn.token_map import PARTS
+from lostattn.token_map import PARTS, TokenMap
 
 if TYPE_CHECKING:
     import matplotlib.figure
     import pandas
 
     from lostattn.cache import ActivationCache
+    from lostattn.cross_layout import CrossKeys
     from lostattn.prompt import Prompt
 
 
@@ -33,12 +34,14 @@ class ImageAttribution:
         layers: which layer each row is.
         prompt: the prompt that it is about.
         item: which item of it.
+        crossed: whether the keys are those of cross-attention (``prompt.token_map.cross``) and no positions.
     """
 
     values: Float[Tensor, "layer head key"]
     layers: tuple[int, ...]
     prompt: Prompt
     item: int
+    crossed: bool = False
 
     def __repr__(self) -> str:
         return f"ImageAttribution of item {self.item}: {tuple(self.values.shape)} [layer, head, key]"
@@ -55,8 +58,9 @@ class ImageAttribution:
         grid = token_map.grids[self.item][image]
         grid.boxes() if not grid else None  # an unknown grid says why
         chosen = self._chosen(layer, head).sum((0, 1))
-        place = token_map.patch_index[self.item].to(chosen.device)
-        here = (token_map.image_index[self.item].to(chosen.device) == image) & (place >= 0)
+        where = self._keys()
+        place = where.patch_index[self.item].to(chosen.device)
+        here = (where.image_index[self.item].to(chosen.device) == image) & (place >= 0)
         out = torch.zeros(len(grid), dtype=chosen.dtype, device=chosen.device)
         return out.index_add(0, place[here], chosen[here])
 
@@ -64,7 +68,9 @@ class ImageAttribution:
         """What each head wrote from each part of the prompt: ``layer, head, part, logit``."""
         import pandas as pd
 
-        part = self.prompt.token_map.part[self.item].to(self.values.device)
+        where = self._keys()
+        pictured = torch.where(where.image_index >= 0, PARTS.index("image"), PARTS.index("padding"))
+        part = (where.part if isinstance(where, TokenMap) else pictured)[self.item].to(self.values.device)
         rows = []
         for code, name in enumerate(PARTS):
             if not (part == code).any() or name == "padding":
@@ -89,6 +95,16 @@ class ImageAttribution:
         which = f"layer {'all' if layer is None else layer}, head {'all' if head is None else head}"
         return overlay(picture, values, grid, title=title or f"Written towards the answer: {which}", label="logits")
 
+    def _keys(self) -> TokenMap | CrossKeys:
+        """What the keys are: positions, or those of cross-attention."""
+        if not self.crossed:
+            return self.prompt.token_map
+        if self.prompt.token_map.cross is None:
+            raise InputError(
+                "what the keys of cross-attention are is not known of this prompt; .values holds them all."
+            )
+        return self.prompt.token_map.cross
+
     def _chosen(self, layer: int | None, head: int | None) -> Tensor:
         if layer is not None and layer not in self.layers:
             raise InputError(f"layer is {layer}; the attribution holds layers {list(self.layers)}.")
@@ -111,6 +127,10 @@ def image_attribution(
     ``direction`` is the token's unembedding (less that of the other token), through the final norm with its scale held
     at what it was. What a patch does through other positions' streams, or through later layers, is not in it.
 
+    Where the pictures are keys of cross-attention beside self-attention (Florence-2, UDOP), the heads are those of
+    cross-attention and the keys what it looks at. Behind a gate (Llama 3.2 Vision, Idefics) heads are not told apart,
+    and that is refused.
+
     Args:
         cache: one that kept patterns (or q and k), ``v`` and the last stream.
         tokens: the answer's id, or one an item.
@@ -129,13 +149,19 @@ def image_attribution(
     if len(row) != 1:
         raise InputError(f"position {position!r} names {len(row)} positions; expected one, such as 'last'.")
     n = cache._n_layers
-    asked = range(n) if layers is None else [layers] if isinstance(layers, int) else list(layers)
+    crossing = [i for i in range(n) if cache._sites.crosses_at(i)]
+    asked = (crossing or range(n)) if layers is None else [layers] if isinstance(layers, int) else list(layers)
     if any(not -n <= i < n for i in asked):
         raise InputError(f"layers is {list(asked)}; the model has layers 0 to {n - 1}.")
     chosen = tuple(i % n for i in asked)
+    if len({bool(cache._sites.crosses_at(i)) for i in chosen}) > 1:
+        raise InputError(
+            f"layers is {list(chosen)}, of which {crossing} look at another sequence: their keys are no positions; "
+            "take these and the others one after the other."
+        )
     direction = _direction(cache, tokens, incorrect_tokens, int(row), item)
-    values = torch.stack([_by_key(cache, i, int(row), item, direction) for i in chosen])
-    return ImageAttribution(values, chosen, prompt, item)
+    found = [_by_key(cache, i, int(row), item, direction, cache._sites.crosses_at(i) or "attn") for i in chosen]
+    return ImageAttribution(torch.stack(found), chosen, prompt, item, bool(cache._sites.crosses_at(chosen[0])))
 
 
 def _direction(cache: ActivationCache, right: Any, wrong: Any, row: int, item: int) -> Float[Tensor, "d_model"]:
@@ -156,13 +182,15 @@ def _direction(cache: ActivationCache, right: Any, wrong: Any, row: int, item: i
     return (folded / scale).detach()
 
 
-def _by_key(cache: ActivationCache, layer: int, row: int, item: int, direction: Tensor) -> Float[Tensor, "head key"]:
-    pattern, value = cache["pattern", layer], cache["v", layer]
+def _by_key(
+    cache: ActivationCache, layer: int, row: int, item: int, direction: Tensor, which: str
+) -> Float[Tensor, "head key"]:
+    path, passage = attention_passage(cache, layer, which=which)
+    pattern, value = cache["pattern", layer, which], cache["v", layer, which]
     if cache.has_batch_dim:
         pattern, value = pattern[item], value[item]
-    path, passage = attention_passage(cache, layer)
-    attn = cache._sites.architecture.stack.blocks[layer].attn
-    if attn is None or not attn.z_is_kernels or not attn.v_is_values:
+    attn = cache._sites.architecture.stack.blocks[layer].attentions[which]
+    if not attn.z_is_kernels or not attn.v_is_values:
         raise InputError(
             f"a gate or a norm stands between the values of layer {layer} and what its output map is given, so what "
             "each position wrote cannot be told apart; direct_attribution(by='head') holds."
