@@ -164,7 +164,8 @@ def _prompt_out(prompt: Prompt, tensors: dict[str, Tensor]) -> dict[str, Any]:
     tensors |= {f"prompt.inputs.{name}": value for name, value in prompt.inputs.items()}
     tensors |= {f"prompt.map.{name}": getattr(prompt.token_map, name) for name in _MAPS}
     if (cross := prompt.token_map.cross) is not None:
-        tensors |= {"prompt.cross.image_index": cross.image_index, "prompt.cross.patch_index": cross.patch_index}
+        held = {name: getattr(cross, name) for name in _MAPS}
+        tensors |= {f"prompt.cross.{name}": value for name, value in held.items() if value is not None}
     for i, own in enumerate(prompt.images):
         for k, picture in enumerate(own):
             tensors[f"prompt.image.{i}.{k}"] = torch.from_numpy(np.array(picture.convert("RGB")))
@@ -195,8 +196,8 @@ def _prompt_in(held: dict[str, Any], tensors: Mapping[str, Tensor]) -> Prompt:
         tuple(Image.fromarray(tensors[f"prompt.image.{i}.{k}"].numpy()) for k in range(n))
         for i, n in enumerate(held["n_images"])
     )
-    keys = [tensors.get(f"prompt.cross.{name}") for name in ("image_index", "patch_index")]
-    cross = None if keys[0] is None or keys[1] is None else CrossKeys(keys[0], keys[1])
+    keys = {name: tensors[f"prompt.cross.{name}"] for name in _MAPS if f"prompt.cross.{name}" in tensors}
+    cross = CrossKeys(**keys) if keys else None
     part, image_index, patch_index = (maps[name] for name in _MAPS)
     token_map = TokenMap(part, image_index, patch_index, grids, tuples(held["located"]), cross)
     return Prompt(inputs, token_map, tuples(held["texts"]), images, tuples(held["ids"]), tuples(held["str_tokens"]))

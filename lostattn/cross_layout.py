@@ -1,9 +1,9 @@
-"""Pictures that are no tokens of the sequence but keys of cross-attention layers (Llama 3.2 Vision)."""
+"""Pictures that are no tokens of the sequence but keys of cross-attention layers (Llama 3.2 Vision, Idefics)."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,53 +15,79 @@ from torch import Tensor
 from lostattn.crop_geometry import Shown, shown_parts
 from lostattn.errors import InputError
 from lostattn.image_layout import SEPARATOR, Batch, ImageLayout, placed, together
-from lostattn.patch_grid import Grid, PatchGrid
+from lostattn.parts import CODE, NO_TEXT
+from lostattn.patch_grid import Grid, PatchGrid, UnknownGrid
 from lostattn.token_grids import patch_side
 
 
 @dataclass(frozen=True, eq=False)
 class CrossKeys:
-    """What every key of a cross-attention layer is.
+    """What every key of a cross-attention layer is: a picture's patch, or a position of the encoder's text.
 
     Attributes:
-        image_index: which image of its item a key is of; -1 for keys that stand for nothing (padded tiles).
+        image_index: which image of its item a key is made of; -1 for keys without a picture in them (padded tiles).
         patch_index: which patch of that image's grid; -1 for a class token.
+        part: the index in `lostattn.token_map.PARTS` of the part of each key, where the keys are the positions of an
+            encoder that reads text beside the picture. None where all keys are of pictures, or padding.
     """
 
     image_index: Int[Tensor, "batch key"]
     patch_index: Int[Tensor, "batch key"]
+    part: Int[Tensor, "batch key"] | None = None
+
+    @property
+    def parts(self) -> Int[Tensor, "batch key"]:
+        """`part`, written out."""
+        if self.part is not None:
+            return self.part
+        return torch.where(self.image_index >= 0, CODE["image"], CODE["padding"])
+
+    @property
+    def real(self) -> Bool[Tensor, "batch key"]:
+        """Every key that is not padding."""
+        return self.parts != CODE["padding"]
 
     def resolve(self, image: int | None = None) -> Bool[Tensor, "batch key"]:
         """The keys of one image of each item, or of every image."""
         return self.image_index >= 0 if image is None else self.image_index == image
 
     def chosen(self, spec: Any) -> Bool[Tensor, "batch key"]:
-        """The keys that a choice of positions names: images by name, or a mask over the keys; none for the rest."""
+        """The keys that a choice of positions names; none where it names positions of the decoder alone.
+
+        Images by name; ``"all"``; of an encoder that reads text, its parts (``"question"``) and ``"text"`` too; a mask
+        over the keys. In an encoder that lays a patch over the word at its place (UDOP), that key is both.
+        """
         none = torch.zeros_like(self.image_index, dtype=torch.bool)
         if isinstance(spec, tuple) and len(spec) == 2 and spec[0] == "image" and type(spec[1]) is int:
             spec = f"image:{spec[1]}"
         if isinstance(spec, tuple):
             return torch.stack([none, *(self.chosen(one) for one in spec)]).any(0)
         if isinstance(spec, str):
-            for name in map(str.strip, spec.split("|")):
-                if name in ("image", "all"):
-                    none = none | self.resolve()
-                elif (found := re.fullmatch(r"image:(\d+)", name)) is not None:
-                    none = none | self.resolve(int(found[1]))
-            return none
+            return torch.stack([none, *(self._named(name.strip()) for name in spec.split("|"))]).any(0)
         mask = torch.as_tensor(spec) if isinstance(spec, Tensor | np.ndarray) else None
         if mask is not None and mask.dtype == torch.bool and mask.shape[-1:] == none.shape[-1:]:
             return none | mask.to(none.device)
         return none
 
+    def _named(self, name: str) -> Bool[Tensor, "batch key"]:
+        if name in ("image", "all"):
+            return self.resolve() if name == "image" else self.real
+        if (found := re.fullmatch(r"image:(\d+)", name)) is not None:
+            return self.resolve(int(found[1]))
+        if name == "text":
+            return ~torch.isin(self.parts, torch.tensor([CODE[one] for one in NO_TEXT], device=self.parts.device))
+        return self.parts == CODE.get(name, -1) if name != "padding" else torch.zeros_like(self.real)
+
     def to(self, device: torch.device | str) -> CrossKeys:
         """The same on another device."""
-        return CrossKeys(self.image_index.to(device), self.patch_index.to(device))
+        part = None if self.part is None else self.part.to(device)
+        return CrossKeys(self.image_index.to(device), self.patch_index.to(device), part)
 
     def select(self, items: Sequence[int]) -> CrossKeys:
         """Those of some items."""
         rows = torch.as_tensor(list(items), device=self.image_index.device)
-        return CrossKeys(self.image_index[rows], self.patch_index[rows])
+        part = None if self.part is None else self.part[rows]
+        return CrossKeys(self.image_index[rows], self.patch_index[rows], part)
 
 
 def crossed(batch: Batch) -> list[ImageLayout] | None:
@@ -98,13 +124,38 @@ def _tiles(batch: Batch, item: int, image: int, ratio: tuple[int, ...], pixels: 
     return [placed(g, p, size, note, (wide, high), side) for g, p in zip(roles, parts, strict=True)]
 
 
-def cross_keys(inputs: dict[str, Any], grids: Sequence[Sequence[Grid]]) -> CrossKeys | None:
+def beside(inputs: Mapping[str, Tensor], config: Any) -> list[list[ImageLayout]] | None:
+    """The pictures of each item that has no token for them, ``[item, image, channel, height, width]`` (Idefics)."""
+    pixels, seen = inputs.get("pixel_values"), inputs.get(_SEEN)
+    if pixels is None or seen is None or pixels.ndim != 5:
+        return None
+    grid = _beside_grid(config, pixels)[0]
+    return [[ImageLayout(0, grid, ())] * int(row.bool().any(0).sum()) for row in seen]
+
+
+_SEEN = "image_attention_mask"
+
+
+def _beside_grid(config: Any, pixels: Tensor) -> tuple[Grid, int]:
+    """The grid of one such picture's keys, and how many keys that is."""
+    if getattr(config, "use_resampler", False):
+        n = int(config.perceiver_config.resampler_n_latents)
+        why = f"its {n} keys are made of the whole picture by a resampler, so none of them has a place"
+        return UnknownGrid(why, resampler="perceiver_config"), n
+    side = int(config.vision_config.patch_size)
+    grid = PatchGrid(pixels.shape[-2] // side, pixels.shape[-1] // side)
+    return grid, len(grid) + 1  # a class token before
+
+
+def cross_keys(inputs: Mapping[str, Tensor], grids: Sequence[Sequence[Grid]], config: Any) -> CrossKeys | None:
     """What the keys of the cross-attention layers are; None where the inputs hold no such pictures.
 
     Raises:
         InputError: a picture says that it has more tiles than there are.
     """
     pixels = inputs.get("pixel_values")
+    if pixels is not None and pixels.ndim == 5 and _SEEN in inputs:
+        return _beside_keys(pixels, grids, config)
     if pixels is None or pixels.ndim != 6 or "aspect_ratio_ids" not in inputs:
         return None
     n_images, n_tiles = pixels.shape[1:3]
@@ -121,4 +172,16 @@ def cross_keys(inputs: dict[str, Any], grids: Sequence[Sequence[Grid]]) -> Cross
                 )
             image[i, k, :tiles] = k
             patch[i, k, :tiles, 1:] = torch.arange(tiles * (each - 1)).reshape(tiles, each - 1)
+    return CrossKeys(image.flatten(1), patch.flatten(1))
+
+
+def _beside_keys(pixels: Tensor, grids: Sequence[Sequence[Grid]], config: Any) -> CrossKeys:
+    grid, each = _beside_grid(config, pixels)
+    image = torch.full((len(pixels), pixels.shape[1], each), -1)
+    patch = torch.full_like(image, -1)
+    for i, own in enumerate(grids):
+        for k in range(len(own)):
+            image[i, k] = k
+            if isinstance(grid, PatchGrid):
+                patch[i, k, each - len(grid) :] = torch.arange(len(grid))
     return CrossKeys(image.flatten(1), patch.flatten(1))

@@ -63,6 +63,11 @@ def _runs(row: list[int], image_id: int | None, n_images: int | None) -> list[Im
     return [ImageLayout(count, grid) for count in runs]
 
 
+BY_PICTURE = ("image_attention_mask", "cross_attention_mask")
+"""Inputs with an axis for the item, one for the position, and one for the picture."""
+_BY_POSITION = ("image_embeds_position_mask", *BY_PICTURE)
+
+
 def per_image(inputs: Mapping[str, Tensor], grids: Sequence[Sequence[Grid]]) -> dict[str, list[int]]:
     """For each input that goes by image and not by item, how many of its rows each image has.
 
@@ -75,7 +80,9 @@ def per_image(inputs: Mapping[str, Tensor], grids: Sequence[Sequence[Grid]]) -> 
     batch, n_pos = inputs["input_ids"].shape
     by_item = _by_item(inputs)
     for name, value in inputs.items():
-        if name in by_item or (value.shape[:2] == (batch, n_pos) and not name.startswith(("pixel", "image"))):
+        if name in by_item or name in _BY_POSITION:
+            continue
+        if value.shape[:2] == (batch, n_pos) and not name.startswith(("pixel", "image")):
             continue
         thw = inputs.get("image_grid_thw")
         if name == "pixel_values" and thw is not None and int(thw.prod(-1).sum()) == len(value):
@@ -124,3 +131,34 @@ def trim_tiles(pixels: Tensor) -> Tensor:
     """``[image, tile, channel, height, width]`` without the tiles that are zeros in every image."""
     used = int(pixels.ne(0).flatten(2).any(-1).sum(-1).max())
     return pixels[:, :used]
+
+
+def cut_decoder(
+    inputs: Mapping[str, Tensor], items: Sequence[int], columns: slice, wanted: Sequence[int], n_images: int
+) -> dict[str, Tensor]:
+    """The inputs of some items of an encoder-decoder: columns of the decoder's, and the encoder's as wide as they are.
+
+    Args:
+        inputs: of the batch.
+        items: which items.
+        columns: of the decoder's positions.
+        wanted: their images among all images.
+        n_images: how many images there are.
+
+    Raises:
+        InputError: pictures that cannot be told apart by image.
+    """
+    out = {}
+    for name, value in inputs.items():
+        if name.startswith("decoder_"):
+            out[name] = value[list(items)][:, columns]
+        elif not name.startswith("pixel"):
+            out[name] = value[list(items)]
+        elif len(value) != n_images:
+            raise InputError(
+                f"The batch cannot be taken apart: {name!r} has {len(value)} rows for {n_images} images. Build a prompt"
+                " of the items you want instead."
+            )
+        elif wanted:
+            out[name] = value[list(wanted)]
+    return out

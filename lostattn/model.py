@@ -99,7 +99,8 @@ class LVLM:
                 "this model was loaded without a processor, so a prompt can only be made of inputs that are ready: "
                 "model.prompt(inputs=…). Or load it with processor=."
             )
-        return build_prompt(self.processor or NoProcessor(), self.hf.config, question, images, **keywords)
+        processor = self.processor or NoProcessor()
+        return build_prompt(processor, self.hf.config, question, images, module=self.hf, **keywords)
 
     def run_with_cache(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,18 @@ PICTURES = ("pixel_values", "flattened_patches", "image_patches")  # what the in
 
 def has_picture(prompt: Prompt) -> bool:
     """Whether the vision tower runs on this prompt."""
-    return any(name.startswith(PICTURES) for name in prompt.inputs)
+    return holds_picture(prompt.inputs)
+
+
+def holds_picture(names: Iterable[str]) -> bool:
+    """Whether one of these inputs, or of the names that a ``forward`` takes, is of pictures."""
+    return any(name.startswith(PICTURES) for name in names)
+
+
+def takes_pictures(model: Any) -> bool:
+    """Whether a model reads pictures at all: some that are listed with those that do read proteins, or text alone."""
+    known = inspect.signature(model.forward).parameters
+    return holds_picture(known) or getattr(model.config, "vision_config", None) is not None
 
 
 def of_vision(name: str) -> bool:

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
+from lostattn.decoder_prompts import encoder_config, of_decoder
 from lostattn.errors import InputError
 from lostattn.picture_options import as_called, check_options
 from lostattn.pictures import load_pictures
@@ -30,6 +31,7 @@ def build_prompt(
     system: str | None = None,
     answer: str | Sequence[str] | None = None,
     images_kwargs: Any = None,
+    module: nn.Module | None = None,
 ) -> Prompt:
     """A prompt from a question, a text with images, lists of either, or inputs made elsewhere.
 
@@ -48,6 +50,7 @@ def build_prompt(
         answer: the answer so far, one for all items or one for each.
         images_kwargs: options of the image processor for this prompt alone, such as ``{"do_pan_and_scan": True}``;
             with `inputs`, those that they were made with.
+        module: the model. Of an encoder that reads patches alone, it says how many keys it makes of them.
 
     Raises:
         InputError: placeholders and images differ in number; a picture that cannot be read (named);
@@ -59,7 +62,10 @@ def build_prompt(
     if inputs is not None:
         if system is not None or answer is not None:
             raise InputError("inputs= are a finished prompt: neither system= nor answer= can be added to them.")
-        return from_inputs(seen, config, inputs, question_or_text, images)
+        return from_inputs(seen, config, inputs, question_or_text, images, module)
+    encodes = getattr(config, "is_encoder_decoder", False)
+    if encodes and answer is not None:
+        raise InputError("An encoder-decoder's answer so far is its decoder's: give inputs= with decoder_input_ids.")
     texts, pictures, ids = _items(question_or_text, images)
     answers = [answer] * len(texts) if answer is None or isinstance(answer, str) else list(answer)
     if len(answers) != len(texts):
@@ -72,7 +78,9 @@ def build_prompt(
     ]
     given = _process(processor, rendered, pictures, options)
     names = [i or content_id(text, own) for i, text, own in zip(ids, texts, pictures, strict=True)]
-    return assemble(seen, config, given, laid_out(processor, rendered, pictures), texts, pictures, names)
+    reads = encoder_config(config) if encodes else config
+    made = assemble(seen, reads, given, laid_out(processor, rendered, pictures), texts, pictures, names)
+    return of_decoder(processor, config, given, made, module) if encodes else made
 
 
 def _items(given: Any, images: Any) -> tuple[list[str], list[tuple[Image.Image, ...]], list[str | None]]:

@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from lostattn.errors import InputError
-from lostattn.image_rows import cut_items, per_image, trim_tiles
+from lostattn.image_rows import BY_PICTURE, cut_decoder, cut_items, per_image, trim_tiles
 from lostattn.token_map import TokenMap
 
 
@@ -82,18 +82,19 @@ class Prompt:
         return replace(self, inputs=moved, token_map=self.token_map.to(device))
 
     def _inputs_of(self, items: list[int], columns: slice) -> dict[str, Tensor]:
-        counts = self.token_map.n_images
+        counts, own = self.token_map.n_images, self.token_map.part.shape
         starts = [sum(counts[:i]) for i in range(len(counts))]
         wanted = [starts[i] + k for i in items for k in range(counts[i])]
+        if "decoder_input_ids" in self.inputs and ("input_ids" not in self.inputs or self.token_map.cross is not None):
+            return cut_decoder(self.inputs, items, columns, wanted, sum(counts))
         if items == list(range(len(self))):  # nothing is left out, so nothing need be told apart
-            own = self.inputs["input_ids"].shape
             return {n: v[:, columns] if v.shape[:2] == own else v for n, v in self.inputs.items()}
         by_image, tiled = per_image(self.inputs, self.token_map.grids), cut_items(self.inputs, items)
         out = {}
         for name, value in self.inputs.items():
             if name in tiled:
                 out[name] = tiled[name]
-            elif name == "cross_attention_mask":  # [item, position, image, tile]
+            elif name in BY_PICTURE:  # [item, position, image, …]
                 if "pixel_values" in tiled:
                     out[name] = value[items][:, columns, : tiled["pixel_values"].shape[1]]
             elif name in by_image:
@@ -101,7 +102,7 @@ class Prompt:
                     pieces = value.split(by_image[name])
                     cut = torch.cat([pieces[k] for k in wanted])
                     out[name] = trim_tiles(cut) if name == "pixel_values" and cut.ndim == 5 else cut
-            elif value.shape[:2] == self.inputs["input_ids"].shape:
+            elif value.shape[:2] == own:
                 out[name] = value[items][:, columns]
         return out
 

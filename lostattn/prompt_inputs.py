@@ -5,44 +5,32 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import groupby
 from typing import Any
 
 import torch
 from jaxtyping import Bool
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
-from lostattn.cross_layout import cross_keys
+from lostattn.cross_layout import beside, cross_keys
+from lostattn.decoder_prompts import OWN, encoder_config, of_decoder
 from lostattn.errors import InputError
 from lostattn.foreign_inputs import check_inputs
 from lostattn.image_layout import Batch, ImageLayout, image_layouts
 from lostattn.image_rows import split_layouts
 from lostattn.model_kinds import is_text_only
 from lostattn.pictures import load_pictures
+from lostattn.presence import holds_picture
 from lostattn.prompt_batch import Prompt
 from lostattn.rendering import recover
-from lostattn.segments import Rendered, build_token_map
+from lostattn.segments import Rendered, build_token_map, with_sounds
+from lostattn.token_ids import MASKED, audio_token_id, image_token_id, mark_id, marked, shown_id
 from lostattn.token_map import TokenMap
 from lostattn.video_layouts import video_layouts, video_token_id, woven
 
 Pictures = Sequence[tuple[Image.Image, ...]]
-
-
-def image_token_id(processor: Any, config: Any) -> int | None:
-    """The id of the token that stands for a piece of a picture; None where config and processor name none."""
-    words = getattr(config, "vocabulary_map", None)  # of a model that puts pictures into tokens of its own
-    if isinstance(words, dict) and isinstance(words.get("<image>"), int):
-        return int(words["<image>"])
-    text = getattr(config, "text_config", None)
-    for holder, name in (
-        *((holder, name) for holder in (config, text) for name in ("image_token_id", "image_token_index")),
-        *((holder, "image_patch_id") for holder in (config, text)),
-        (processor, "image_token_id"),
-    ):
-        value = getattr(holder, name, None)
-        if isinstance(value, int):
-            return value
-    return None
+PICTURE = "<image>"  # how a position of a picture reads
 
 
 def placeholder(processor: Any, config: Any) -> str:
@@ -64,11 +52,6 @@ def placeholder(processor: Any, config: Any) -> str:
     return str(processor.tokenizer.convert_ids_to_tokens(token))
 
 
-def _with_videos(ids: Tensor, image_id: int | None, video_id: int | None) -> Tensor:
-    """The ids with a video's tokens written as an image's, which they are to a token map."""
-    return ids if image_id is None or video_id is None else ids.masked_fill(ids == video_id, image_id)
-
-
 def maker_of(processor: Any, config: Any) -> str:
     """What a prompt remembers of the model that it was made for; empty for one without a processor.
 
@@ -81,15 +64,6 @@ def maker_of(processor: Any, config: Any) -> str:
     side, patch = (getattr(vision, name, None) for name in ("image_size", "patch_size"))
     pictures = f", pictures of {side} pixels" * (side is not None) + f", patches of {patch}" * (patch is not None)
     return f"{type(processor).__name__}, {len(tokenizer)} tokens{pictures}"
-
-
-def mark_id(processor: Any, config: Any) -> int | None:
-    """The id of what stands in an image's place in a text, where it is another than an image token (Gemma 3)."""
-    image_id, own = image_token_id(processor, config), getattr(processor, "image_token", None)
-    if image_id is None or not isinstance(own, str):
-        return None
-    found = processor.tokenizer.convert_tokens_to_ids(own)
-    return found if isinstance(found, int) and found != image_id else None
 
 
 def assemble(
@@ -106,13 +80,14 @@ def assemble(
     Raises:
         InputError: where image tokens and pixel values do not add up.
     """
-    ids, real = inputs["input_ids"], real_positions(inputs)
-    image_id = image_token_id(processor, config)
+    ids, real = marked(inputs), real_positions(inputs)
+    image_id, video_id = shown_id(processor, config, inputs), video_token_id(config, inputs)
     layouts = _images_of(processor, config, inputs, pictures, _rows(inputs))
-    cross = cross_keys(inputs, [[one.grid for one in own] for own in layouts])
+    cross = cross_keys(inputs, [[one.grid for one in own] for own in layouts], config)
     mark = mark_id(processor, config)
-    shown = _with_videos(ids.cpu(), image_id, video_token_id(config, inputs))
-    token_map = build_token_map(processor.tokenizer, shown, real.cpu(), image_id, rendered, layouts, mark, cross)
+    shown = ids if image_id is None or video_id is None else ids.masked_fill(ids == video_id, image_id)
+    token_map = build_token_map(processor.tokenizer, shown.cpu(), real.cpu(), image_id, rendered, layouts, mark, cross)
+    token_map = with_sounds(token_map, ids.cpu(), audio_token_id(config, inputs))
     return Prompt(
         inputs,
         token_map.to(ids.device),
@@ -152,19 +127,25 @@ def real_positions(inputs: Mapping[str, Tensor]) -> Bool[Tensor, "batch pos"]:
 
 def content_id(text: str, pictures: Sequence[Image.Image]) -> str:
     """The identity of an item that has no id of its own: a hash of its text and its pixels."""
-    return _digest([text, *(part for p in pictures for part in (str(p.size), p.tobytes()))])
+    return digest([text, *(part for p in pictures for part in (str(p.size), p.tobytes()))])
 
 
-def _digest(parts: Sequence[str | bytes]) -> str:
-    digest = hashlib.sha256()
+def digest(parts: Sequence[str | bytes]) -> str:
+    """A short hash of several texts or bytes."""
+    made = hashlib.sha256()
     for part in parts:
         raw = part.encode() if isinstance(part, str) else part
-        digest.update(f"{len(raw)}:".encode() + raw)
-    return digest.hexdigest()[:16]
+        made.update(f"{len(raw)}:".encode() + raw)
+    return made.hexdigest()[:16]
 
 
 def from_inputs(
-    processor: Any, config: Any, inputs: Mapping[str, Any], given: Any = None, images: Any = None
+    processor: Any,
+    config: Any,
+    inputs: Mapping[str, Any],
+    given: Any = None,
+    images: Any = None,
+    module: nn.Module | None = None,
 ) -> Prompt:
     """A prompt of a processor's output that was made elsewhere, with everything that can be known from it.
 
@@ -177,11 +158,30 @@ def from_inputs(
         inputs: the processor's whole output, as tensors.
         given: the text of each item, where known.
         images: the pictures of each item, where known.
+        module: the model, which of an encoder of patches alone knows how many keys it makes.
 
     Raises:
         InputError: inputs that are no processor's output; texts or images for another number of items.
     """
     tensors = _tensors(inputs)
+    if getattr(config, "is_encoder_decoder", False):
+        own = {name: value for name, value in tensors.items() if not name.startswith(OWN)}
+        if "bbox" in own:  # the pictures of an encoder that lays patches over words are none of its text's tokens
+            own = {name: value for name, value in own.items() if not name.startswith("pixel")}
+        reads = "input_ids" in own and ("bbox" in own or image_token_id(processor, config) is not None)
+        read = _read(processor, encoder_config(config), own, given, images) if reads else None
+        return of_decoder(processor, config, tensors, read, module, images)
+    return _read(processor, config, tensors, given, images)
+
+
+def _read(processor: Any, config: Any, tensors: dict[str, Tensor], given: Any, images: Any) -> Prompt:
+    """:func:`from_inputs` of what reads a text: a decoder, or the encoder before one.
+
+    Raises:
+        InputError: as there.
+    """
+    if "input_ids" not in tensors:
+        raise InputError(_NO_IDS.format(f"missing among {', '.join(tensors) or 'nothing'}"))
     n = len(tensors["input_ids"])
     texts = [given] if isinstance(given, str) else [None] * n if given is None else list(given)
     if images is None:
@@ -192,17 +192,18 @@ def from_inputs(
         raise InputError(f"inputs= hold {n} items, but {len(texts)} texts and images for {len(images)} were given.")
     pictures = [load_pictures(p, i) for i, p in enumerate(images)]
     check_pictures(config, pictures)
-    image_id = image_token_id(processor, config)
-    video_id = video_token_id(config, tensors)
-    marks = (image_id, video_id, mark_id(processor, config))
+    image_id, video_id = shown_id(processor, config, tensors), video_token_id(config, tensors)
+    marks = (image_id, video_id, mark_id(processor, config), audio_token_id(config, tensors))
     check_inputs(processor, config, tensors, {token for token in marks if token is not None})
+    seen = holds_picture(tensors) and beside(tensors, config) is None  # a picture that is among the tokens
+    mark = PICTURE if image_id == MASKED else placeholder(processor, config) if seen or image_id is not None else ""
     rows = _rows(tensors)
     rendered = []
     for row, own, text in zip(rows, _images_of(processor, config, tensors, pictures, rows), texts, strict=True):
-        seen = row if image_id is None else [image_id if token == video_id else token for token in row]
-        decoded = _decode_collapsed(processor.tokenizer, seen, image_id, [m.tokens for m in own])
-        ends = _around_images(processor.tokenizer, seen, image_id)
-        rendered.append(recover(processor, decoded, text, len(own), placeholder(processor, config), ends))
+        shown = row if image_id is None else [image_id if token == video_id else token for token in row]
+        decoded = _decode_collapsed(processor.tokenizer, shown, image_id, [m.tokens for m in own])
+        ends = _around_images(processor.tokenizer, shown, image_id)
+        rendered.append(recover(processor, decoded, text, len(own), mark, ends))
     told = [r.text[slice(*(r.question or (0, None)))] if t is None else t for t, r in zip(texts, rendered, strict=True)]
     prompt = assemble(processor, config, tensors, rendered, told, pictures, [""] * n)
     return replace(prompt, ids=tuple(_inputs_id(prompt, i) for i in range(n)))
@@ -216,22 +217,26 @@ def _tensors(inputs: Mapping[str, Any]) -> dict[str, Tensor]:
         except (TypeError, ValueError, RuntimeError) as error:
             raise InputError(f"inputs[{name!r}] is no tensor; call the processor with return_tensors='pt'.") from error
     ids = tensors.get("input_ids")
-    if ids is None or ids.ndim != 2 or 0 in ids.shape:
-        got = f"missing among {', '.join(tensors) or 'nothing'}" if ids is None else f"of shape {tuple(ids.shape)}"
-        raise InputError(f"inputs= needs input_ids [batch, pos], but they are {got}; give a processor's whole output.")
+    if ids is not None and (ids.ndim != 2 or 0 in ids.shape):
+        raise InputError(_NO_IDS.format(f"of shape {tuple(ids.shape)}"))
     return tensors
 
 
+_NO_IDS = "inputs= needs input_ids [batch, pos], but they are {}; give a processor's whole output."
+
+
 def _rows(inputs: Mapping[str, Tensor]) -> list[list[int]]:
-    """The real ids of each item."""
-    return [row[real].tolist() for row, real in zip(inputs["input_ids"], real_positions(inputs), strict=True)]
+    """The real ids of each item, as `marked`."""
+    return [row[real].tolist() for row, real in zip(marked(inputs), real_positions(inputs), strict=True)]
 
 
 def _images_of(
     processor: Any, config: Any, inputs: Mapping[str, Tensor], pictures: Pictures, rows: list[list[int]]
 ) -> list[list[ImageLayout]]:
     """The layout of every image of every item."""
-    image_id, video_id = image_token_id(processor, config), video_token_id(config, inputs)
+    if (without_tokens := beside(inputs, config)) is not None:
+        return without_tokens
+    image_id, video_id = shown_id(processor, config, inputs), video_token_id(config, inputs)
     tokens = sum(row.count(image_id) for row in rows if image_id is not None)
     sizes = [[p.size for p in own] for own in pictures]
     known = sizes if any(sizes) else None
@@ -247,6 +252,9 @@ def _images_of(
 
 def _decode_collapsed(tokenizer: Any, row: list[int], image_id: int | None, counts: list[int]) -> str:
     """The text of an item with each image's tokens written as one placeholder."""
+    if image_id == MASKED:
+        pieces = [(key, list(group)) for key, group in groupby(row, lambda token: token == MASKED)]
+        return "".join(PICTURE if picture else tokenizer.decode(ids) for picture, ids in pieces)
     firsts = {sum(counts[:k]) for k in range(len(counts))}
     kept, seen = [], 0
     for token in row:
@@ -278,14 +286,15 @@ def _inputs_id(prompt: Prompt, i: int) -> str:
     except InputError:  # Which rows are its own is not known: those of all, and its place among them.
         own = {**prompt.inputs, "place": torch.tensor(i)}
     pixels = [v for k, v in sorted(own.items()) if k.startswith(("pixel", "image", "place"))]
-    return _digest([str(ids.tolist()), *(v.cpu().float().numpy().tobytes() for v in pixels)])
+    return digest([str(ids.tolist()), *(v.cpu().float().numpy().tobytes() for v in pixels)])
 
 
 def _token_texts(tokenizer: Any, ids: Tensor, image_id: int | None, token_map: TokenMap) -> tuple[tuple[str, ...], ...]:
     """Every position's text; ``"<image>"`` for a picture's, ``"<newline>"`` for a row's end among a picture's."""
-    texts = {i: tokenizer.decode([i], clean_up_tokenization_spaces=False) for i in set(ids.flatten().tolist())}
+    known = set(ids.flatten().tolist()) - {MASKED}
+    texts = {i: tokenizer.decode([i], clean_up_tokenization_spaces=False) for i in known}
     if image_id is not None:
-        texts[image_id] = "<image>"
+        texts[image_id] = PICTURE
     rows = [[texts[i] for i in row] for row in ids.tolist()]
     if token_map.cross is None and image_id is not None:
         for i, place in (token_map["separator"] & (ids == image_id).to(token_map.part.device)).nonzero().tolist():

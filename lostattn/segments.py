@@ -7,7 +7,7 @@ tokenised with character offsets, and the two id sequences are walked together.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -16,9 +16,8 @@ from torch import Tensor
 
 from lostattn.cross_layout import CrossKeys
 from lostattn.image_layout import SEPARATOR, ImageLayout
-from lostattn.token_map import PARTS, TokenMap
-
-_CODE = {name: code for code, name in enumerate(PARTS)}
+from lostattn.parts import CODE
+from lostattn.token_map import TokenMap
 
 
 @dataclass(frozen=True)
@@ -140,7 +139,7 @@ def text_codes(
     it), the question is looked for as its own tokens in the ids; failing that, text is left as "template" and the
     item counts as not located.
     """
-    codes = [_CODE["image"] if image_id is not None and t == image_id else _CODE["template"] for t in row]
+    codes = [CODE["image"] if image_id is not None and t == image_id else CODE["template"] for t in row]
     if not getattr(tokenizer, "is_fast", False):
         return _search(tokenizer, rendered, row, codes)
     special = special_ids(tokenizer)
@@ -153,12 +152,12 @@ def text_codes(
         return _search(tokenizer, rendered, row, codes)
     for start, end in _expansions(compact, places, mark, len(row)):
         for place in range(start, end):
-            codes[place] = codes[place] if row[place] == image_id else _CODE["separator"]
+            codes[place] = codes[place] if row[place] == image_id else CODE["separator"]
     begun = False  # Special tokens that the tokenizer adds have no characters: BOS comes before any, EOS after.
     for token, (start, end), place in zip(compact, out["offset_mapping"], places, strict=True):
         begun = begun or end > start
         if token != mark and place >= 0:
-            codes[place] = _CODE[_part(rendered, start, end, token in special, begun)]
+            codes[place] = CODE[_part(rendered, start, end, token in special, begun)]
     return codes, rendered.question is not None
 
 
@@ -189,9 +188,9 @@ def _search(tokenizer: Any, rendered: Rendered, row: list[int], codes: list[int]
         wanted = tokenizer(form, add_special_tokens=False)["input_ids"]
         for start in range(len(row) - len(wanted), -1, -1):
             if wanted and row[start : start + len(wanted)] == wanted:
-                first = min((i for i, c in enumerate(codes) if c == _CODE["image"]), default=start)
-                codes[: min(first, start)] = [_CODE["system"]] * min(first, start)
-                codes[start : start + len(wanted)] = [_CODE["question"]] * len(wanted)
+                first = min((i for i, c in enumerate(codes) if c == CODE["image"]), default=start)
+                codes[: min(first, start)] = [CODE["system"]] * min(first, start)
+                codes[start : start + len(wanted)] = [CODE["question"]] * len(wanted)
                 if rendered.answer is not None:
                     return codes, False
                 return codes, True
@@ -236,12 +235,19 @@ def build_token_map(
         codes, found = text_codes(tokenizer, text, row, image_id, counts if all(counts) else None, mark)
         located.append(found)
         part[i, places] = torch.tensor(codes, dtype=torch.int8)
-        tokens = places[part[i, places] == _CODE["image"]]
+        tokens = places[part[i, places] == CODE["image"]]
         for k, image in enumerate(images):
             mine, tokens = tokens[: image.tokens], tokens[image.tokens :]
             order = torch.tensor(image.patches, dtype=torch.long)
             image_index[i, mine] = torch.where(order == SEPARATOR, -1, k)
             patch_index[i, mine] = torch.where(order == SEPARATOR, -1, order)
-            part[i, mine[order == SEPARATOR]] = _CODE["separator"]
+            part[i, mine[order == SEPARATOR]] = CODE["separator"]
     grids = tuple(tuple(m.grid for m in images) for images in layouts)
     return TokenMap(part, image_index, patch_index, grids, tuple(located), cross)
+
+
+def with_sounds(token_map: TokenMap, ids: Int[Tensor, "batch pos"], audio_id: int | None) -> TokenMap:
+    """The map with the tokens of sounds apart from the text."""
+    if audio_id is None:
+        return token_map
+    return replace(token_map, part=token_map.part.masked_fill((ids == audio_id) & token_map.real, CODE["audio"]))

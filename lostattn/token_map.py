@@ -14,13 +14,11 @@ from torch import Tensor
 
 from lostattn.cross_layout import CrossKeys
 from lostattn.errors import InputError, UnknownName, nearest
+from lostattn.parts import CODE, NO_TEXT, PARTS
 from lostattn.patch_grid import Grid
 
-PARTS = ("padding", "system", "image", "question", "answer", "template", "separator")
-"""The parts of a prompt; every position is of exactly one. The order is that of `TokenMap.part`."""
 NAMES = (*PARTS, "text", "last", "all", "image:0")
 """Every name a position can be chosen by; ``image:k`` for any k."""
-_PADDING, _SYSTEM, _IMAGE, _QUESTION, _ANSWER, _TEMPLATE, _SEPARATOR = range(len(PARTS))
 
 Spec = Any
 """A name, names joined with ``|``, an int, a slice, a list of ints, a mask, or a tuple of these."""
@@ -33,11 +31,12 @@ class TokenMap:
     `token_map[spec]` gives a mask over positions. A spec is
 
     - a name: ``"system"`` (what the chat template puts before the user's content), ``"image"`` (positions whose
-      embedding is a picture's), ``"image:0"`` (the first picture's alone), ``"question"`` (the tokens of the
-      question's own text), ``"answer"`` (the answer so far), ``"separator"`` (what the processor or the model puts
-      among a picture's tokens and nothing of the picture goes into: newlines, marks of rows, columns and tiles),
-      ``"template"`` (real positions that are none of these), ``"padding"``, ``"text"`` (real, neither image nor
-      separator), ``"last"`` (the last real position), ``"all"`` (every real position); several joined with ``|``
+      embedding is a picture's), ``"image:0"`` (the first picture's alone), ``"audio"`` (positions whose embedding is a
+      sound's), ``"question"`` (the tokens of the question's own text), ``"answer"`` (the answer so far),
+      ``"separator"`` (what the processor or the model puts among a picture's tokens and nothing of the picture goes
+      into: newlines, marks of rows, columns and tiles), ``"template"`` (real positions that are none of these),
+      ``"padding"``, ``"text"`` (real, and neither image, audio nor separator), ``"last"`` (the last real position),
+      ``"all"`` (every real position); several joined with ``|``
     - ``"image:tiles"`` and ``"image:thumbnail"``: of pictures that are cut into tiles, the patches of the pieces,
       and those of the small copy of all of it
     - an int, a list of ints or a slice, counted over the *real* positions of each item, so that padding does not
@@ -52,7 +51,8 @@ class TokenMap:
         grids: the grid of every image of every item.
         located: for each item, whether its text could be told apart from the template around it.
         cross: what the keys of cross-attention layers are, in a model that reads pictures there; None elsewhere.
-            Such a picture has no positions: ``"image"`` names keys of those layers.
+            Such a picture has no positions: ``"image"`` names keys of those layers. In an encoder-decoder, the
+            positions are the decoder's, and these keys the encoder's.
     """
 
     part: Int[Tensor, "batch pos"]
@@ -68,7 +68,7 @@ class TokenMap:
     @property
     def real(self) -> Bool[Tensor, "batch pos"]:
         """Every position that is not padding; the same as ``token_map["all"]``."""
-        return self.part != _PADDING
+        return self.part != CODE["padding"]
 
     @property
     def n_images(self) -> tuple[int, ...]:
@@ -207,7 +207,7 @@ class TokenMap:
         if name == "all":
             return self.real
         if name == "text":
-            return self.real & (self.part != _IMAGE) & (self.part != _SEPARATOR)
+            return ~torch.isin(self.part, torch.tensor([CODE[one] for one in NO_TEXT], device=self.part.device))
         if name == "last":
             return self._at([-1])
         if name in ("image:tiles", "image:thumbnail"):
@@ -219,7 +219,7 @@ class TokenMap:
                 f"The {name} of item {self.located.index(False)} could not be told apart from the text around it."
                 " Make the prompt from a question and its images, or name positions by int, slice or mask."
             )
-        return self.part == PARTS.index(name)
+        return self.part == CODE[name]
 
     def _of_role(self, role: str) -> Bool[Tensor, "batch pos"]:
         """The patches of thumbnails, or those of tiles."""

@@ -34,7 +34,7 @@ def places(mask: torch.Tensor) -> list[list[int]]:
 
 
 def test_the_parts_are_in_the_order_that_the_rows_above_assume():
-    assert PARTS == ("padding", "system", "image", "question", "answer", "template", "separator")
+    assert PARTS == ("padding", "system", "image", "question", "answer", "template", "separator", "audio")
 
 
 @pytest.mark.parametrize(

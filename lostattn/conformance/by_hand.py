@@ -24,10 +24,12 @@ HandEdit = Callable[[str, int, Tensor], Tensor]  # (module path, number of the c
 class Seen:
     """What a run showed: the softmax of every attention module by call, ``[batch, head, query, key]``; the logits.
 
-    ``tokens`` are those of a generation, whoever ran one.
+    ``values`` are what the weights are over, ``[batch, head, key, d]``. ``tokens`` are those of a generation, whoever
+    ran one.
     """
 
     weights: dict[str, list[Tensor]] = field(default_factory=dict)
+    values: dict[str, list[Tensor]] = field(default_factory=dict)
     logits: list[Tensor] = field(default_factory=list)
     tokens: Any = None
 
@@ -51,6 +53,7 @@ def by_hand(model: Any, edit: HandEdit | None = None, unembed: str = "") -> Iter
         calls = seen.weights.setdefault(path, [])
         new = weights if edit is None else edit(path, len(calls), weights)
         calls.append(new.detach().clone())
+        seen.values.setdefault(path, []).append(value.detach().clone())
         if new is weights:
             return out, weights
         values = value.repeat_interleave(new.shape[1] // value.shape[1], dim=1)

@@ -12,7 +12,7 @@ from lostattn.conformance.by_hand import HandEdit, Seen, by_hand
 from lostattn.conformance.compare_edits import identities, moved, name_of, uniform_by_hand, unlike_bits
 from lostattn.conformance.comparison import NEAR, Absent, Comparison, Subject, finite, largest, relative
 from lostattn.plan import Edit, write
-from lostattn.prompt_inputs import image_token_id
+from lostattn.token_ids import image_token_id
 from lostattn.without_processor import NoProcessor
 
 TOKENS = 4  # the prompt's pass gives the first; three cached steps follow

@@ -89,7 +89,8 @@ class Subject:
     def keys(self) -> str:
         """Which keys an edit may speak of: those of the picture, among the positions or beside them, or the text."""
         token_map = self.prompt.token_map
-        return "image" if bool(token_map["image"].any()) or token_map.cross is not None else "text"
+        crossing = token_map.cross is not None and bool(self.crossed)
+        return "image" if bool(token_map["image"].any()) or crossing else "text"
 
 
 def finite(logits: Tensor) -> Tensor:

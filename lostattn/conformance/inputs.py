@@ -19,7 +19,7 @@ from lostattn.conformance.exceptions import HANDED_ON, MORE_INPUTS, ROW_ENDS
 from lostattn.conformance.shrink import WIDTH
 from lostattn.errors import UnsupportedModel
 from lostattn.presence import PICTURES
-from lostattn.prompt_inputs import image_token_id
+from lostattn.token_ids import image_token_id
 
 BEFORE = [1, 5, 7]
 AFTER = [8, 9, 10, 11, 12]
@@ -133,6 +133,8 @@ def _text(config: Any, token: int | None, count: int, known: set[str], row_end: 
         "cross_attention_mask": torch.tensor([1, 0, 0, 0]).expand(1, len(ids), 1, 4),  # of four tiles, the one there is
     }
     out |= {name: value for name, value in extra.items() if name in known and value is not None}
+    if "input_ids" not in known:
+        out.pop("attention_mask")  # it is of the patches, all of which are there
     return {name: value for name, value in out.items() if name in known}
 
 

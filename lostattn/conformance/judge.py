@@ -18,7 +18,7 @@ from lostattn.conformance.inputs import NoInput, moved_picture, picture_inputs
 from lostattn.conformance.models import build
 from lostattn.errors import InputError, LostAttnError, UnsupportedModel
 from lostattn.kernel_choice import other_parts
-from lostattn.presence import has_picture
+from lostattn.presence import has_picture, holds_picture
 from lostattn.token_map import PARTS, TokenMap
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def _judged(family: str, kernel: str, seed: int) -> Verdict:
     except NoInput as error:
         return ended("no input", error)
     try:
-        reaches = _picture_reaches(module, inputs)
+        reaches = not holds_picture(inputs) or _picture_reaches(module, inputs)
         bare = copy.deepcopy(module)
         model = la.load(module, selftest=False)
         prompt = prompt_of(model, inputs)
@@ -110,7 +110,11 @@ def _judged(family: str, kernel: str, seed: int) -> Verdict:
         vision=f"{len(vision.stack.blocks)} layers" if seen and vision is not None else "none",
         remarks="; ".join(
             said
-            for said in (*amiss, _remarks(model), "" if reaches else "the picture does not move the logits")
+            for said in (
+                *amiss,
+                _remarks(model),
+                "" if reaches or not has_picture(prompt) else "the picture does not move the logits",
+            )
             if said
         ),
         comparisons=plain(compared),
@@ -128,16 +132,14 @@ def prompt_of(model: LVLM, inputs: dict[str, Tensor]) -> Prompt:
     from lostattn.prompt_batch import Prompt
 
     try:
-        if model.hf.config.is_encoder_decoder:  # the positions are the decoder's; the picture is the encoder's alone
-            raise InputError("an encoder-decoder")
         return model.prompt(inputs=inputs)
     except InputError:
-        ids = inputs.get("decoder_input_ids", inputs.get("input_ids"))
+        ids = inputs.get("input_ids")
         if ids is None:
             raise
         nowhere = torch.full_like(ids, -1)
         part = torch.full_like(ids, PARTS.index("template"), dtype=torch.int8)
-        mask = inputs.get("decoder_attention_mask" if "decoder_input_ids" in inputs else "attention_mask")
+        mask = inputs.get("attention_mask")
         if mask is not None and mask.shape == part.shape:
             part[mask == 0] = PARTS.index("padding")
         unknown = TokenMap(part, nowhere, nowhere.clone(), ((),) * len(ids), (False,) * len(ids))
@@ -151,6 +153,8 @@ def _image(prompt: Prompt) -> str:
     n = int(prompt.token_map["image"].sum())
     if prompt.token_map.cross is not None:
         return f"{int(prompt.token_map.cross.resolve().sum())} keys of cross-attention, {known}"
+    if not has_picture(prompt):
+        return "takes no picture"
     return f"{n} tokens, {known}" if n else "no image tokens known"
 
 

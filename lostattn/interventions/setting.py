@@ -10,6 +10,7 @@ from lostattn.errors import InputError
 from lostattn.interventions.base import Layers, checked_layers
 from lostattn.model_kinds import is_text_only
 from lostattn.plan import Positions
+from lostattn.presence import takes_pictures
 from lostattn.sites import Sites
 
 if TYPE_CHECKING:
@@ -106,6 +107,9 @@ class Setting:
                 raise InputError(
                     f"{spec!r} names no position: {kind!r} is a decoder of text, whose prompts hold no image."
                 )
+            if "image" in repr(spec) and not takes_pictures(self.model):
+                kind = self.model.config.model_type
+                raise InputError(f"{spec!r} names no position: {kind!r} takes no picture.")
             token_map.resolve(spec, need=True)
         return chosen, extends
 
