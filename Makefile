@@ -53,6 +53,7 @@ bench: env ## Run the toolkit beside its peers and write benchmarks/results/
 
 conformance: env $(PACKAGES_STAMP) ## Put every family of transformers to the test and write docs/models.md
 	$(BIN)/lostattn conformance --out runs/conformance --page docs/models.md
+	$(BIN)/python tests/packages
 
 $(PACKAGES_STAMP): Makefile | $(STAMP)
 	rm -rf $(@D)

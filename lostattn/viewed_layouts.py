@@ -103,7 +103,7 @@ def _pooled(grid: PatchGrid, pooled: Tensor | None, size: Size | None, note: str
         return grid if note is None else replace(grid, note=note)
     real = (pooled >= 0).reshape(grid.rows, grid.cols, side, side)
     high, wide = real.any(3).any(1).sum(-1).tolist(), real.any(2).any(0).sum(-1).tolist()
-    x, y = _shares(wide, size[0]), _shares(high, size[1])
+    x, y = _shares(wide, float(size[0])), _shares(high, float(size[1]))
     return replace(grid, covers=(0.0, 0.0, float(size[0]), float(size[1])), x_edges=x, y_edges=y)
 
 

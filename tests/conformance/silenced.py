@@ -12,6 +12,7 @@ from lostattn.architecture import resolve
 from lostattn.conformance import build
 
 OUT = ("out_proj", "o_proj", "proj", "proj_out")  # what an attention's result goes through
+GATES = ("semodule", "squeezeexcite")  # channels weighed by the mean over the whole picture
 POOLS = ("image_pooling_2d",)  # attention of a token over its own patches alone
 
 
@@ -30,8 +31,10 @@ def silenced(family: str) -> nn.Module:
             module.running_mean.zero_(), module.bias.data.zero_()
         elif isinstance(module, nn.GroupNorm):
             module.forward = lambda x, *_: x * x.square().mean(1, keepdim=True).add(1e-6).rsqrt()  # of each place alone
+        elif kind in GATES:
+            module.forward = lambda x: x
         elif "att" in kind:
-            for name in OUT:
+            for name in OUT + ("output",) * (kind == "multiqueryattention2d"):
                 if isinstance(out := getattr(module, name, None), nn.Module):
                     with torch.no_grad():
                         [parameter.zero_() for parameter in out.parameters()]

@@ -1,0 +1,22 @@
+"""Run the checks of this folder with the packages that `make conformance` installs: ``python tests/packages``.
+
+They must be found before transformers is imported, which looks for them then; so the other tests do without.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from lostattn.extra_packages import FOLDER, missing, use
+
+use(FOLDER)
+if missing():
+    sys.exit(f"{', '.join(missing())} are not here; `make conformance` installs them.")
+
+import pytest  # noqa: E402
+
+checks = sorted(map(str, Path(__file__).parent.glob("check_*.py")))
+# The package is imported already, so this runs without the check of its types; warnings are those of other packages.
+options = ["-q", "-W", "default", "-o", "addopts=--import-mode=importlib -ra"]
+sys.exit(pytest.main([*options, *checks, *sys.argv[1:]]))
