@@ -6,9 +6,12 @@ STAMP := .venv/.installed
 # One process per core at two cores; a file's tests stay in one process, which loads each model once.
 WORKERS ?= 2
 OUT ?= demo
-# What single families of transformers are built with. They go into a folder of their own, without what they depend on:
-# torchvision in the environment itself would switch transformers to other image processors.
-PACKAGES := scipy==1.17.1 timm==1.0.31 torchvision==0.28.0
+# What transformers reads videos with, and what single families are built with. They go into folders of their own, without
+# what they depend on: torchvision in the environment itself would switch transformers to other image processors. Only
+# the processes that need them look there: the tests of videos, and the worker of the scan.
+TORCHVISION := torchvision==0.28.0
+TORCHVISION_STAMP := .torchvision/.installed
+PACKAGES := scipy==1.17.1 timm==1.0.31 $(TORCHVISION)
 PACKAGES_STAMP := .conformance/.installed
 
 .DEFAULT_GOAL := help
@@ -17,7 +20,7 @@ PACKAGES_STAMP := .conformance/.installed
 help: ## Show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-env: $(STAMP) ## Build .venv with the pinned versions of constraints.txt
+env: $(STAMP) $(TORCHVISION_STAMP) ## Build .venv with the pinned versions of constraints.txt
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
@@ -55,7 +58,7 @@ conformance: env $(PACKAGES_STAMP) ## Put every family of transformers to the te
 	$(BIN)/lostattn conformance --out runs/conformance --page docs/models.md
 	$(BIN)/python tests/packages
 
-$(PACKAGES_STAMP): Makefile | $(STAMP)
+$(TORCHVISION_STAMP) $(PACKAGES_STAMP): Makefile | $(STAMP)
 	rm -rf $(@D)
-	$(BIN)/pip install -q --no-deps --target $(@D) $(PACKAGES)
+	$(BIN)/pip install -q --no-deps --target $(@D) $(if $(filter .torchvision,$(@D)),$(TORCHVISION),$(PACKAGES))
 	@touch $@

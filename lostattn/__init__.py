@@ -25,6 +25,7 @@ _EXPORTS = {
     "ActivationCache": "lostattn.cache",
     "Prompt": "lostattn.prompt",
     "TokenMap": "lostattn.prompt",
+    "Video": "lostattn.videos",
     **dict.fromkeys(
         (
             "Ablate",
@@ -108,6 +109,7 @@ if TYPE_CHECKING:
     )
     from lostattn.model import LVLM, load
     from lostattn.prompt import Prompt, TokenMap
+    from lostattn.videos import Video
 
 __all__ = [
     "LVLM",
@@ -132,6 +134,7 @@ __all__ = [
     "Steer",
     "TokenMap",
     "Uniform",
+    "Video",
     "VisionPrior",
     "answers",
     "data",

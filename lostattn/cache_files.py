@@ -1,7 +1,7 @@
 """Caches on disk: one safetensors file with every tensor, the prompt whole, and where it comes from.
 
 The tensors stand under their hook names; those of the prompt under ``prompt.…`` (its inputs, its token map, its
-pictures as RGB). What is no tensor is JSON in the file's metadata.
+pictures and videos as RGB). What is no tensor is JSON in the file's metadata.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from lostattn.patch_grid import Grid, PatchGrid, TiledGrid, UnknownGrid
 from lostattn.prompt_batch import Prompt
 from lostattn.tensor_files import read_tensors, write_tensors
 from lostattn.token_map import TokenMap
+from lostattn.videos import Video
 
 if TYPE_CHECKING:
     from lostattn.cache import ActivationCache
@@ -169,11 +170,14 @@ def _prompt_out(prompt: Prompt, tensors: dict[str, Tensor]) -> dict[str, Any]:
     for i, own in enumerate(prompt.images):
         for k, picture in enumerate(own):
             tensors[f"prompt.image.{i}.{k}"] = torch.from_numpy(np.array(picture.convert("RGB")))
+    for i, clips in enumerate(prompt.videos):
+        tensors |= {f"prompt.video.{i}.{k}": torch.from_numpy(video.array()) for k, video in enumerate(clips)}
     grids = [[{"known": bool(g), **asdict(g)} for g in own] for own in prompt.token_map.grids]
     return {
         "grids": grids,
         "located": prompt.token_map.located,
         "n_images": [len(own) for own in prompt.images],
+        "videos": [[{"fps": v.fps, "seconds": v.seconds} for v in clips] for clips in prompt.videos],
         **{name: getattr(prompt, name) for name in ("texts", "ids", "str_tokens")},
     }
 
@@ -200,4 +204,11 @@ def _prompt_in(held: dict[str, Any], tensors: Mapping[str, Tensor]) -> Prompt:
     cross = CrossKeys(**keys) if keys else None
     part, image_index, patch_index = (maps[name] for name in _MAPS)
     token_map = TokenMap(part, image_index, patch_index, grids, tuples(held["located"]), cross)
-    return Prompt(inputs, token_map, tuples(held["texts"]), images, tuples(held["ids"]), tuples(held["str_tokens"]))
+    videos = tuple(
+        tuple(
+            Video(tensors[f"prompt.video.{i}.{k}"], when["fps"], tuples(when["seconds"])) for k, when in enumerate(own)
+        )
+        for i, own in enumerate(held.get("videos", ()))
+    )
+    texts, ids, words = (tuples(held[name]) for name in ("texts", "ids", "str_tokens"))
+    return Prompt(inputs, token_map, texts, images, ids, words, videos=videos)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lostattn.errors import InputError
 from lostattn.image_rows import per_image
+from lostattn.patch_grid import PatchGrid
 from lostattn.prompt_batch import Prompt
 
 
@@ -25,8 +26,12 @@ class Cut:
         first = [sum(counts[:i]) for i in range(len(counts))]
         self.images = [first[i] + k for i in self.items for k in range(counts[i])]
         self.n_images = sum(counts)
-        self.packed = "image_grid_thw" in prompt.inputs
-        self.patches = per_image(prompt.inputs, prompt.token_map.grids)["pixel_values"] if self.packed else []
+        # The tower's points are there where it runs once: for the images, or for the videos.
+        self.packed = bool({"image_grid_thw", "video_grid_thw"} & prompt.inputs.keys())
+        rows = per_image(prompt.inputs, prompt.token_map.grids) if self.packed else {}
+        self.patches = rows.get("pixel_values") or rows.get("pixel_values_videos") or []
+        grids = [grid for own in prompt.token_map.grids for grid in own]
+        self.frames = [g.frames if isinstance(g, PatchGrid) and g.is_video else 1 for g in grids]
         # What leaves the merger: a token of the grid each.
         self.merged = [len(g) if g else 0 for own in prompt.token_map.grids for g in own]
 
@@ -54,7 +59,10 @@ class Cut:
     def vision(self, name: str, value: Tensor) -> Tensor:
         """A tensor of the tower: a row an image, or the patches of all images end to end."""
         if not self.packed:
-            return value[self.images]
+            if len(value) != sum(self.frames):
+                return value[self.images]
+            parts = value.split(self.frames)
+            return torch.cat([parts[k] for k in self.images])
         axes = (
             (2, 3)
             if name.removesuffix("_grad").endswith(("hook_pattern", "hook_attn_scores"))

@@ -71,10 +71,11 @@ def covered_box(images: Any, size: Size, tensor: Size, grid: Size) -> Box | str:
             return f"{type(images).__name__} prepares pictures in its own way ({method})"
     if getattr(images, "do_pad", None):
         return f"{type(images).__name__} pads pictures"
-    return _resized_and_cropped(images, size, tensor, grid)
+    return resized_and_cropped(images, size, tensor, grid)
 
 
-def _resized_and_cropped(images: Any, size: Size, tensor: Size, grid: Size) -> Box | str:
+def resized_and_cropped(images: Any, size: Size, tensor: Size, grid: Size) -> Box | str:
+    """`covered_box` of a processor that is known to resize and then crop at the centre, and nothing else."""
     resized = _resized(images, size) if images.do_resize else size
     cropped = (images.crop_size.width, images.crop_size.height) if images.do_center_crop else resized
     if cropped != tensor:
@@ -124,7 +125,7 @@ def _squared(images: Any, settings: dict[str, Any], size: Size, together: int, c
     padded, start = _square(size) if images.do_pad else (size, (0, 0))
     resized = _resized(images, padded) if images.do_resize else padded
     tensor = (images.crop_size.width, images.crop_size.height) if images.do_center_crop else resized
-    box = _resized_and_cropped(images, padded, tensor, tensor)
+    box = resized_and_cropped(images, padded, tensor, tensor)
     if isinstance(box, str):
         return box
     left, top, right, bottom = box

@@ -10,6 +10,7 @@ from torch import Tensor
 from lostattn.errors import InputError
 from lostattn.image_layout import ImageLayout
 from lostattn.patch_grid import Grid, UnknownGrid
+from lostattn.video_rows import among, rows_of_videos
 
 
 def split_layouts(
@@ -74,6 +75,15 @@ def per_image(inputs: Mapping[str, Tensor], grids: Sequence[Sequence[Grid]]) -> 
     Raises:
         InputError: an input whose rows cannot be told apart by image.
     """
+    everything = [grid for own in grids for grid in own]
+    rows = rows_of_videos(inputs, everything)
+    rest = {name: value for name, value in inputs.items() if name not in rows}
+    stills = [[grid for grid in own if not grid.is_video] for own in grids]
+    return rows | {name: among(everything, counts, False) for name, counts in _of_stills(rest, stills).items()}
+
+
+def _of_stills(inputs: Mapping[str, Tensor], grids: Sequence[Sequence[Grid]]) -> dict[str, list[int]]:
+    """`per_image` of a batch's inputs and grids without those of videos."""
     rows: dict[str, list[int]] = {}
     flat = [grid for own in grids for grid in own]
     n_images, tiles = len(flat), [max(len(grid.tiles), 1) for grid in flat]

@@ -28,8 +28,11 @@ class PatchGrid:
             picture where the processor crops, and larger where it pads. None where it is not known.
         note: why `covers` is not known.
         role: ``"whole"`` for a picture that is not cut up; of one that is, ``"tile"`` for a piece of it,
-            ``"thumbnail"`` for all of it at once, and ``"tiles"`` for all pieces laid together as one grid.
+            ``"thumbnail"`` for all of it at once, and ``"tiles"`` for all pieces laid together as one grid;
+            ``"video"`` for a moving picture, even of a single time step.
         place: (row, column) of a tile among the tiles; None for other roles, and where it is not known.
+        shown_frames: for each time step of a moving picture the frames that it is made of, counted over those that the
+            processor was given; empty for a still picture.
         x_edges, y_edges: where columns and rows do not divide `covers` evenly (a tower that leaves the last pixels of
             each tile out), the start and end of each; empty otherwise.
     """
@@ -43,6 +46,7 @@ class PatchGrid:
     note: str = field(default="the original picture is not known; give it with images=", repr=False)
     role: str = "whole"
     place: tuple[int, int] | None = None
+    shown_frames: tuple[tuple[int, ...], ...] = field(default=(), repr=False)
     x_edges: Edges = field(default=(), repr=False)
     y_edges: Edges = field(default=(), repr=False)
 
@@ -53,6 +57,20 @@ class PatchGrid:
     def tiles(self) -> tuple[PatchGrid, ...]:
         """The grids that the picture's tokens form one after another: here the one."""
         return (self,)
+
+    @property
+    def is_video(self) -> bool:
+        """Whether it is a moving picture's."""
+        return self.role == "video"
+
+    def steps_of(self, frame: int) -> list[int]:
+        """The time steps that show a frame of a moving picture; none of a still one."""
+        return [step for step, shown in enumerate(self.shown_frames) if frame in shown]
+
+    def where(self, patch: int) -> tuple[int, int, int]:
+        """The time step, row and column of a patch."""
+        frame, rest = divmod(patch, self.rows * self.cols)
+        return (frame, *divmod(rest, self.cols))
 
     def boxes(self) -> Float[Tensor, "patch 4"]:
         """The box (x0, y0, x1, y1) of each token in pixels of the original picture, clipped to it.
@@ -103,9 +121,8 @@ class PatchGrid:
 
     def name(self, patch: int) -> str:
         """What a patch is called: ``"row,col"``, with the time step before it where the picture moves."""
-        frame, rest = divmod(patch, self.rows * self.cols)
-        where = f"{rest // self.cols},{rest % self.cols}"
-        return f"{frame}:{where}" if self.frames > 1 else where
+        frame, row, col = self.where(patch)
+        return f"{frame}:{row},{col}" if self.frames > 1 else f"{row},{col}"
 
     def __str__(self) -> str:
         moving = f"{self.frames} x " if self.frames > 1 else ""
@@ -124,6 +141,8 @@ class TiledGrid:
     """
 
     tiles: tuple[PatchGrid, ...]
+
+    is_video = False
 
     def __len__(self) -> int:
         return sum(len(tile) for tile in self.tiles)
@@ -206,6 +225,7 @@ class UnknownGrid:
     reason: str
     size: Size | None = None
     resampler: str | None = None
+    is_video: bool = False
 
     def __bool__(self) -> bool:
         return False

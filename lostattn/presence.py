@@ -33,6 +33,11 @@ def takes_pictures(model: Any) -> bool:
     return holds_picture(known) or getattr(model.config, "vision_config", None) is not None
 
 
+def runs_once(prompt: Prompt) -> bool:
+    """Whether the vision tower runs once on this prompt: with images and videos it runs for the one and the other."""
+    return not {"pixel_values", "pixel_values_videos"} <= prompt.inputs.keys()
+
+
 def of_vision(name: str) -> bool:
     """Whether a canonical name lies in the vision tower or the projector."""
     return name.startswith(("vision_encoder.", "vision_projector."))
@@ -40,19 +45,24 @@ def of_vision(name: str) -> bool:
 
 def reached(prompt: Prompt, names: Iterable[str]) -> tuple[str, ...]:
     """Those of the names that a pass on this prompt comes by."""
-    return tuple(names) if has_picture(prompt) else tuple(name for name in names if not of_vision(name))
+    seen = has_picture(prompt) and runs_once(prompt)
+    return tuple(names) if seen else tuple(name for name in names if not of_vision(name))
 
 
 def check_reached(prompt: Prompt, names: Iterable[str]) -> None:
     """Refuse names that were asked for one by one and that this prompt does not reach.
 
     Raises:
-        InputError: a point of the vision tower or the projector, and a prompt without a picture.
+        InputError: a point of the vision tower or the projector, and a prompt without a picture, or with images and
+            videos, where one name would stand for two passes through the tower.
     """
-    if has_picture(prompt):
-        return
     missing = next(filter(of_vision, names), None)
-    if missing is not None:
+    if missing is not None and has_picture(prompt) and not runs_once(prompt):
+        raise InputError(
+            f"{missing!r} is met twice on this prompt, which holds images and videos: the tower runs for the one and"
+            " then for the other. Ask for it on a prompt of images or of videos alone."
+        )
+    if missing is not None and not has_picture(prompt):
         raise InputError(
             f"{missing!r} lies where pictures are seen, but the prompt holds none, so it is not reached. "
             "Give a picture, for example model.prompt(text, images=[picture])."

@@ -14,9 +14,10 @@ from lostattn.picture_options import as_called, check_options
 from lostattn.pictures import load_pictures
 from lostattn.prompt_batch import Prompt
 from lostattn.prompt_inputs import assemble, check_pictures, content_id, from_inputs, placeholder
-from lostattn.rendering import laid_out, render
+from lostattn.rendering import as_pictures, kinds, laid_out, render
 from lostattn.segments import Rendered
 from lostattn.token_map import TokenMap
+from lostattn.videos import Video, Videos, check_videos, load_videos, video_arguments, video_placeholder
 
 __all__ = ["Prompt", "TokenMap", "build_prompt"]
 
@@ -32,11 +33,13 @@ def build_prompt(
     answer: str | Sequence[str] | None = None,
     images_kwargs: Any = None,
     module: nn.Module | None = None,
+    videos: Any = None,
+    fps: float | int | None = None,
 ) -> Prompt:
     """A prompt from a question, a text with images, lists of either, or inputs made elsewhere.
 
-    The processor's chat template is applied to one user turn, the images first and then the text, unless the
-    text holds the processor's image placeholder itself. Batches are padded on the left.
+    The processor's chat template is applied to one user turn, the images first, then the videos, then the text, unless
+    the text holds the processor's image or video placeholder itself. Batches are padded on the left.
 
     Args:
         processor: the model's processor; nothing of it is changed.
@@ -51,35 +54,44 @@ def build_prompt(
         images_kwargs: options of the image processor for this prompt alone, such as ``{"do_pan_and_scan": True}``;
             with `inputs`, those that they were made with.
         module: the model. Of an encoder that reads patches alone, it says how many keys it makes of them.
+        videos: for a str, its videos (each a `lostattn.videos.Video`, a list of pictures, or an array ``[frame,
+            height, width, 3]``); for a list of str or questions, a list of them for each. The processor is given every
+            frame. With `inputs`, those that they were made of.
+        fps: how many frames make a second, in videos that do not say it themselves.
 
     Raises:
-        InputError: placeholders and images differ in number; a picture that cannot be read (named);
+        InputError: placeholders and images or videos differ in number; a picture that cannot be read (named);
             arguments that do not go together; inputs that are no processor's output; an option that the image
-            processor does not take.
+            processor does not take; videos for a processor that takes none, or that has no video processor because
+            torchvision is not installed.
     """
     options = check_options(processor, images_kwargs)
     seen = as_called(processor, options)
     if inputs is not None:
         if system is not None or answer is not None:
             raise InputError("inputs= are a finished prompt: neither system= nor answer= can be added to them.")
-        return from_inputs(seen, config, inputs, question_or_text, images, module)
+        return from_inputs(seen, config, inputs, question_or_text, images, module, videos, fps)
     encodes = getattr(config, "is_encoder_decoder", False)
     if encodes and answer is not None:
         raise InputError("An encoder-decoder's answer so far is its decoder's: give inputs= with decoder_input_ids.")
     texts, pictures, ids = _items(question_or_text, images)
+    clips = _clips(question_or_text, videos, fps, len(texts))
     answers = [answer] * len(texts) if answer is None or isinstance(answer, str) else list(answer)
     if len(answers) != len(texts):
         raise InputError(f"{len(answers)} answers were given for {len(texts)} prompts; give one for each, or one str.")
     check_pictures(config, pictures)
-    mark = placeholder(processor, config)
+    check_videos(processor, config, clips)
+    mark, moving = placeholder(processor, config), video_placeholder(processor) if any(clips) else ""
     rendered = [
-        render(processor, text, len(own), mark, system, said)
-        for text, own, said in zip(texts, pictures, answers, strict=True)
+        render(processor, text, len(own), mark, system, said, len(moved), moving)
+        for text, own, moved, said in zip(texts, pictures, clips, answers, strict=True)
     ]
-    given = _process(processor, rendered, pictures, options)
-    names = [i or content_id(text, own) for i, text, own in zip(ids, texts, pictures, strict=True)]
+    given = _process(processor, rendered, pictures, clips, options)
+    names = [i or content_id(t, own, moved) for i, t, own, moved in zip(ids, texts, pictures, clips, strict=True)]
+    orders = [kinds(one, moving, mark) for one in rendered]
+    shown = [as_pictures(one, moving, mark) for one in laid_out(processor, rendered, pictures)]
     reads = encoder_config(config) if encodes else config
-    made = assemble(seen, reads, given, laid_out(processor, rendered, pictures), texts, pictures, names)
+    made = assemble(seen, reads, given, shown, texts, pictures, names, clips, orders)
     return of_decoder(processor, config, given, made, module) if encodes else made
 
 
@@ -102,6 +114,19 @@ def _items(given: Any, images: Any) -> tuple[list[str], list[tuple[Image.Image, 
     return list(texts), list(pictures), list(ids)
 
 
+def _clips(given: Any, videos: Any, fps: float | int | None, n: int) -> list[tuple[Video, ...]]:
+    """The videos of each item."""
+    if isinstance(given, str) or not isinstance(given, Sequence):
+        return [load_videos(videos, 0, fps)]
+    own = [None] * n if videos is None else videos
+    if not isinstance(own, (list, tuple)) or len(own) != n:
+        held = len(own) if isinstance(own, (list, tuple)) else 1
+        raise InputError(
+            f"{n} texts were given with videos for {held}; give a list of videos for each text: videos=[[a, b], [c]]."
+        )
+    return [load_videos(one, i, fps) for i, one in enumerate(own)]
+
+
 def _item(given: Any, images: Any, i: int) -> tuple[str, tuple[Image.Image, ...], str | None]:
     if isinstance(given, str):
         return given, load_pictures(images, i), None
@@ -120,6 +145,7 @@ def _process(
     processor: Any,
     rendered: list[Rendered],
     pictures: Sequence[tuple[Image.Image, ...]],
+    videos: Videos,
     options: Mapping[str, Any],
 ) -> dict[str, Tensor]:
     tokenizer = processor.tokenizer
@@ -135,6 +161,7 @@ def _process(
         keywords["images_kwargs"] = dict(options)
     # A list an item: some processors do otherwise with several pictures of one prompt than with one each of several.
     images = [list(own) for own in pictures] if any(pictures) else None
+    keywords |= video_arguments(videos)
     try:
         out = processor(text=[r.text for r in rendered], images=images, return_tensors="pt", **keywords)
     except (ValueError, IndexError) as error:

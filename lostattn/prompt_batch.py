@@ -12,6 +12,7 @@ from torch import Tensor
 from lostattn.errors import InputError
 from lostattn.image_rows import BY_PICTURE, cut_decoder, cut_items, per_image, trim_tiles
 from lostattn.token_map import TokenMap
+from lostattn.videos import Video
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -29,6 +30,7 @@ class Prompt:
         str_tokens: for each item, the text of the token at each position; ``"<image>"`` for an image's.
         maker: the processor that it was made with, by its class, the size of its vocabulary, and the pictures that the
             model takes; empty where there was none. A model refuses a prompt of another's.
+        videos: the videos of each item; empty where there are none, or only their tensor is known.
 
     `prompt[i]`, `prompt[1:3]` and `prompt[[0, 2]]` are prompts of those items, without the padding that the
     others needed; iterating gives one prompt an item.
@@ -41,6 +43,23 @@ class Prompt:
     ids: tuple[str, ...]
     str_tokens: tuple[tuple[str, ...], ...]
     maker: str = ""
+    videos: tuple[tuple[Video, ...], ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.videos:
+            object.__setattr__(self, "videos", ((),) * len(self.images))
+
+    def source(self, item: int, image: int) -> Image.Image | Video | None:
+        """The picture or video of ``token_map.grids[item][image]``; None where only its tensor is known.
+
+        Raises:
+            IndexError: there is no such item or image.
+        """
+        grids = self.token_map.grids[item]
+        moving = grids[image].is_video
+        place = sum(grid.is_video == moving for grid in grids[:image])
+        held = self.videos[item] if moving else self.images[item]
+        return held[place] if place < len(held) else None
 
     @property
     def batch(self) -> int:
@@ -72,6 +91,7 @@ class Prompt:
             token_map=self.token_map.select(rows, cut),
             texts=tuple(self.texts[i] for i in rows),
             images=tuple(self.images[i] for i in rows),
+            videos=tuple(self.videos[i] for i in rows),
             ids=tuple(self.ids[i] for i in rows),
             str_tokens=tuple(self.str_tokens[i][cut] for i in rows),
         )
@@ -89,7 +109,8 @@ class Prompt:
             return cut_decoder(self.inputs, items, columns, wanted, sum(counts))
         if items == list(range(len(self))):  # nothing is left out, so nothing need be told apart
             return {n: v[:, columns] if v.shape[:2] == own else v for n, v in self.inputs.items()}
-        by_image, tiled = per_image(self.inputs, self.token_map.grids), cut_items(self.inputs, items)
+        by_image = per_image(self.inputs, self.token_map.grids)
+        tiled = {} if "pixel_values" in by_image else cut_items(self.inputs, items)
         out = {}
         for name, value in self.inputs.items():
             if name in tiled:
@@ -98,9 +119,9 @@ class Prompt:
                 if "pixel_values" in tiled:
                     out[name] = value[items][:, columns, : tiled["pixel_values"].shape[1]]
             elif name in by_image:
-                if wanted:  # An input of no image is left out: a model takes its presence for a picture.
-                    pieces = value.split(by_image[name])
-                    cut = torch.cat([pieces[k] for k in wanted])
+                pieces = value.split(by_image[name])
+                cut = torch.cat([value[:0], *(pieces[k] for k in wanted)])
+                if len(cut):  # An input of no image is left out: a model takes its presence for a picture.
                     out[name] = trim_tiles(cut) if name == "pixel_values" and cut.ndim == 5 else cut
             elif value.shape[:2] == own:
                 out[name] = value[items][:, columns]

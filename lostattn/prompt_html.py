@@ -29,6 +29,7 @@ def prompt_html(prompt: Prompt) -> str:
 
 def _item_html(prompt: Prompt, i: int) -> str:
     shown = "".join(_thumbnail(picture) for picture in prompt.images[i])
+    shown += "".join(f"{_thumbnail(video.frames[0])}{len(video)} frames" for video in prompt.videos[i])
     if not shown and (n := prompt.token_map.n_images[i]):
         shown = f"{n} (as a tensor)"
     counts = "<br>".join(f"{name} {n}" for name, n in prompt.token_map.counts(i).items())

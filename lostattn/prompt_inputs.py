@@ -17,17 +17,17 @@ from lostattn.cross_layout import beside, cross_keys
 from lostattn.decoder_prompts import OWN, encoder_config, of_decoder
 from lostattn.errors import InputError
 from lostattn.foreign_inputs import check_inputs
-from lostattn.image_layout import Batch, ImageLayout, image_layouts
-from lostattn.image_rows import split_layouts
 from lostattn.model_kinds import is_text_only
 from lostattn.pictures import load_pictures
 from lostattn.presence import holds_picture
 from lostattn.prompt_batch import Prompt
+from lostattn.prompt_layouts import layouts_of
 from lostattn.rendering import recover
 from lostattn.segments import Rendered, build_token_map, with_sounds
 from lostattn.token_ids import MASKED, audio_token_id, image_token_id, mark_id, marked, shown_id
 from lostattn.token_map import TokenMap
-from lostattn.video_layouts import video_layouts, video_token_id, woven
+from lostattn.video_layouts import video_token_id
+from lostattn.videos import Video, Videos, load_videos, video_placeholder
 
 Pictures = Sequence[tuple[Image.Image, ...]]
 PICTURE = "<image>"  # how a position of a picture reads
@@ -74,15 +74,24 @@ def assemble(
     texts: Sequence[str],
     pictures: Pictures,
     names: Sequence[str],
+    videos: Videos = (),
+    kinds: Sequence[Sequence[str]] | None = None,
 ) -> Prompt:
     """A prompt of inputs whose texts and pictures are known.
+
+    Args:
+        processor, config: the model's.
+        inputs: the processor's output.
+        rendered: the text of each item, with an image's placeholder for each image and video.
+        texts, pictures, names, videos: of each item.
+        kinds: ``"image"`` or ``"video"`` for each of those, in the order of the text; None where it is not known.
 
     Raises:
         InputError: where image tokens and pixel values do not add up.
     """
     ids, real = marked(inputs), real_positions(inputs)
     image_id, video_id = shown_id(processor, config, inputs), video_token_id(config, inputs)
-    layouts = _images_of(processor, config, inputs, pictures, _rows(inputs))
+    layouts = layouts_of(processor, config, inputs, image_id, real, pictures, videos, kinds)
     cross = cross_keys(inputs, [[one.grid for one in own] for own in layouts], config)
     mark = mark_id(processor, config)
     shown = ids if image_id is None or video_id is None else ids.masked_fill(ids == video_id, image_id)
@@ -94,8 +103,9 @@ def assemble(
         tuple(texts),
         tuple(pictures),
         tuple(names),
-        _token_texts(processor.tokenizer, ids, image_id, token_map),
+        _token_texts(processor.tokenizer, shown, image_id, token_map),
         maker_of(processor, config),
+        tuple(videos) if any(videos) else ((),) * len(ids),
     )
 
 
@@ -125,9 +135,10 @@ def real_positions(inputs: Mapping[str, Tensor]) -> Bool[Tensor, "batch pos"]:
     return mask != 0
 
 
-def content_id(text: str, pictures: Sequence[Image.Image]) -> str:
+def content_id(text: str, pictures: Sequence[Image.Image], videos: Sequence[Video] = ()) -> str:
     """The identity of an item that has no id of its own: a hash of its text and its pixels."""
-    return digest([text, *(part for p in pictures for part in (str(p.size), p.tobytes()))])
+    stills = [part for p in pictures for part in (str(p.size), p.tobytes())]
+    return digest([text, *stills, *(part for v in videos for part in (repr(v), v.array().tobytes()))])
 
 
 def digest(parts: Sequence[str | bytes]) -> str:
@@ -146,6 +157,8 @@ def from_inputs(
     given: Any = None,
     images: Any = None,
     module: nn.Module | None = None,
+    videos: Any = None,
+    fps: float | int | None = None,
 ) -> Prompt:
     """A prompt of a processor's output that was made elsewhere, with everything that can be known from it.
 
@@ -159,9 +172,10 @@ def from_inputs(
         given: the text of each item, where known.
         images: the pictures of each item, where known.
         module: the model, which of an encoder of patches alone knows how many keys it makes.
+        videos, fps: the videos of each item, where known: the frames that the processor was given.
 
     Raises:
-        InputError: inputs that are no processor's output; texts or images for another number of items.
+        InputError: inputs that are no processor's output; texts, images or videos for another number of items.
     """
     tensors = _tensors(inputs)
     if getattr(config, "is_encoder_decoder", False):
@@ -169,12 +183,20 @@ def from_inputs(
         if "bbox" in own:  # the pictures of an encoder that lays patches over words are none of its text's tokens
             own = {name: value for name, value in own.items() if not name.startswith("pixel")}
         reads = "input_ids" in own and ("bbox" in own or image_token_id(processor, config) is not None)
-        read = _read(processor, encoder_config(config), own, given, images) if reads else None
+        read = _read(processor, encoder_config(config), own, given, images, videos, fps) if reads else None
         return of_decoder(processor, config, tensors, read, module, images)
-    return _read(processor, config, tensors, given, images)
+    return _read(processor, config, tensors, given, images, videos, fps)
 
 
-def _read(processor: Any, config: Any, tensors: dict[str, Tensor], given: Any, images: Any) -> Prompt:
+def _read(
+    processor: Any,
+    config: Any,
+    tensors: dict[str, Tensor],
+    given: Any,
+    images: Any,
+    videos: Any,
+    fps: float | int | None,
+) -> Prompt:
     """:func:`from_inputs` of what reads a text: a decoder, or the encoder before one.
 
     Raises:
@@ -184,28 +206,33 @@ def _read(processor: Any, config: Any, tensors: dict[str, Tensor], given: Any, i
         raise InputError(_NO_IDS.format(f"missing among {', '.join(tensors) or 'nothing'}"))
     n = len(tensors["input_ids"])
     texts = [given] if isinstance(given, str) else [None] * n if given is None else list(given)
-    if images is None:
-        images = [None] * n
-    elif n == 1 and not (isinstance(images, (list, tuple)) and images and isinstance(images[0], (list, tuple))):
-        images = [images]
-    if len(texts) != n or len(images) != n:
-        raise InputError(f"inputs= hold {n} items, but {len(texts)} texts and images for {len(images)} were given.")
+    images, clips = _by_item(images, n), [videos] if n == 1 else _by_item(videos, n)
+    if len(texts) != n or len(images) != n or len(clips) != n:
+        raise InputError(
+            f"inputs= hold {n} items, but {len(texts)} texts, images for {len(images)} and videos for {len(clips)} were"
+            " given."
+        )
     pictures = [load_pictures(p, i) for i, p in enumerate(images)]
+    moving = [load_videos(v, i, fps) for i, v in enumerate(clips)]
     check_pictures(config, pictures)
     image_id, video_id = shown_id(processor, config, tensors), video_token_id(config, tensors)
     marks = (image_id, video_id, mark_id(processor, config), audio_token_id(config, tensors))
     check_inputs(processor, config, tensors, {token for token in marks if token is not None})
     seen = holds_picture(tensors) and beside(tensors, config) is None  # a picture that is among the tokens
     mark = PICTURE if image_id == MASKED else placeholder(processor, config) if seen or image_id is not None else ""
-    rows = _rows(tensors)
+    real = real_positions(tensors)
+    rows = [row[own].tolist() for row, own in zip(marked(tensors), real, strict=True)]
+    layouts = layouts_of(processor, config, tensors, image_id, real, pictures, moving)
     rendered = []
-    for row, own, text in zip(rows, _images_of(processor, config, tensors, pictures, rows), texts, strict=True):
+    for row, own, text in zip(rows, layouts, texts, strict=True):
         shown = row if image_id is None else [image_id if token == video_id else token for token in row]
         decoded = _decode_collapsed(processor.tokenizer, shown, image_id, [m.tokens for m in own])
+        n_videos = sum(one.grid.is_video for one in own)
         ends = _around_images(processor.tokenizer, shown, image_id)
-        rendered.append(recover(processor, decoded, text, len(own), mark, ends))
+        counts = (len(own) - n_videos, n_videos)
+        rendered.append(recover(processor, decoded, text, counts, mark, video_placeholder(processor), ends))
     told = [r.text[slice(*(r.question or (0, None)))] if t is None else t for t, r in zip(texts, rendered, strict=True)]
-    prompt = assemble(processor, config, tensors, rendered, told, pictures, [""] * n)
+    prompt = assemble(processor, config, tensors, rendered, told, pictures, [""] * n, moving)
     return replace(prompt, ids=tuple(_inputs_id(prompt, i) for i in range(n)))
 
 
@@ -225,44 +252,30 @@ def _tensors(inputs: Mapping[str, Any]) -> dict[str, Tensor]:
 _NO_IDS = "inputs= needs input_ids [batch, pos], but they are {}; give a processor's whole output."
 
 
-def _rows(inputs: Mapping[str, Tensor]) -> list[list[int]]:
-    """The real ids of each item, as `marked`."""
-    return [row[real].tolist() for row, real in zip(marked(inputs), real_positions(inputs), strict=True)]
-
-
-def _images_of(
-    processor: Any, config: Any, inputs: Mapping[str, Tensor], pictures: Pictures, rows: list[list[int]]
-) -> list[list[ImageLayout]]:
-    """The layout of every image of every item."""
-    if (without_tokens := beside(inputs, config)) is not None:
-        return without_tokens
-    image_id, video_id = shown_id(processor, config, inputs), video_token_id(config, inputs)
-    tokens = sum(row.count(image_id) for row in rows if image_id is not None)
-    sizes = [[p.size for p in own] for own in pictures]
-    known = sizes if any(sizes) else None
-    layouts = image_layouts(Batch(inputs, config, processor, rows, image_id, known, tokens))
-    if layouts == [] and not tokens and len(pixels := inputs.get("pixel_values", ())):
-        raise InputError(f"{len(pixels)} image(s) in the pixel values have no image tokens in the input ids.")
-    if video_id is not None:
-        videos = video_layouts(inputs, config, sum(row.count(video_id) for row in rows))
-        if videos is not None and (layouts is not None or not tokens):
-            return woven(rows, image_id, video_id, layouts or [], videos)
-    return split_layouts(layouts, rows, image_id, [len(own) for own in sizes] if known else None)
+def _by_item(given: Any, n: int) -> list[Any]:
+    """The pictures of each item, where those of one item alone may be given by themselves."""
+    if given is None:
+        return [None] * n
+    if n == 1 and not (isinstance(given, (list, tuple)) and given and isinstance(given[0], (list, tuple))):
+        return [given]
+    return list(given)
 
 
 def _decode_collapsed(tokenizer: Any, row: list[int], image_id: int | None, counts: list[int]) -> str:
-    """The text of an item with each image's tokens written as one placeholder."""
+    """The text of an item with each image, all that stands among its tokens included, written as one placeholder."""
     if image_id == MASKED:
         pieces = [(key, list(group)) for key, group in groupby(row, lambda token: token == MASKED)]
         return "".join(PICTURE if picture else tokenizer.decode(ids) for picture, ids in pieces)
-    firsts = {sum(counts[:k]) for k in range(len(counts))}
-    kept, seen = [], 0
+    kept, seen, left = [], 0, list(counts)
     for token in row:
-        if token != image_id:
-            kept.append(token)
-        else:
-            kept += [token] * (seen in firsts)
+        if token == image_id:
+            kept += [token] * (seen == 0 and bool(left))
             seen += 1
+            if left and seen >= left[0]:
+                left.pop(0)
+                seen = 0
+        elif not seen:
+            kept.append(token)
     return str(tokenizer.decode(kept, skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
 
@@ -290,12 +303,16 @@ def _inputs_id(prompt: Prompt, i: int) -> str:
 
 
 def _token_texts(tokenizer: Any, ids: Tensor, image_id: int | None, token_map: TokenMap) -> tuple[tuple[str, ...], ...]:
-    """Every position's text; ``"<image>"`` for a picture's, ``"<newline>"`` for a row's end among a picture's."""
+    """Every position's text; ``"<image>"`` for a picture's (``"<video>"`` for one that moves), ``"<newline>"`` for a
+    row's end among a picture's.
+    """
     known = set(ids.flatten().tolist()) - {MASKED}
     texts = {i: tokenizer.decode([i], clean_up_tokenization_spaces=False) for i in known}
     if image_id is not None:
         texts[image_id] = PICTURE
     rows = [[texts[i] for i in row] for row in ids.tolist()]
+    for i, place in (token_map.video_index >= 0).nonzero().tolist():
+        rows[i][place] = "<video>"
     if token_map.cross is None and image_id is not None:
         for i, place in (token_map["separator"] & (ids == image_id).to(token_map.part.device)).nonzero().tolist():
             rows[i][place] = "<newline>"

@@ -11,6 +11,9 @@ from typing import Any
 from lostattn.errors import InputError
 from lostattn.segments import Rendered, special_ids
 
+Counts = tuple[int, int]
+"""How many images and how many videos."""
+_NOTHING: Counts = (0, 0)
 _MARK = "lostattn-puts-the-question-here"
 """Rendered in the question's place, it shows what the template puts before and after a question."""
 
@@ -22,11 +25,13 @@ def render(
     placeholder: str,
     system: str | None = None,
     answer: str | None = None,
+    n_videos: int = 0,
+    moving: str = "",
 ) -> Rendered:
-    """One user turn, images first and then the text, followed by the template's opening of an answer.
+    """One user turn, images, then videos, then the text, followed by the template's opening of an answer.
 
-    Placeholders that the text itself holds are honoured where they stand; then none is put first. Without a chat
-    template the text is taken as the whole prompt, placeholders and all.
+    Placeholders that the text itself holds are honoured where they stand; then none of that kind is put first. Without
+    a chat template the text is taken as the whole prompt, placeholders and all.
 
     Args:
         processor: the model's processor.
@@ -35,28 +40,65 @@ def render(
         placeholder: the processor's image placeholder; empty for a model that takes no images.
         system: a system turn to put before it.
         answer: the answer so far, put where the model's answer would begin, with the template's own spacing.
+        n_videos: how many videos it comes with.
+        moving: the processor's video placeholder; empty where it names none.
 
     Raises:
-        InputError: as many placeholders as images are not there; the template refuses the turn.
+        InputError: as many placeholders as images or videos are not there; the template refuses the turn.
     """
     if not has_template(processor):
         if system is not None:
             raise InputError("This processor has no chat template to put a system text into; write it in the text.")
         rendered = Rendered(text + (answer or ""), 0, (0, len(text)), len(text) if answer else None)
     else:
-        rendered = _through_template(processor, text, 0 if placeholder in text else n_images, system, answer)
-    found = rendered.text.count(placeholder) if placeholder else 0
-    if found != n_images:
+        shown = (0 if placeholder in text else n_images, 0 if moving and moving in text else n_videos)
+        rendered = _through_template(processor, text, shown, system, answer)
+    _check_count(processor, rendered.text, placeholder, n_images, "image")
+    if n_videos or moving:
+        _check_count(processor, rendered.text, moving, n_videos, "video")
+    return rendered
+
+
+def _check_count(processor: Any, text: str, placeholder: str, n: int, kind: str) -> None:
+    """Refuse a text with another number of placeholders than there are images, or videos."""
+    found = text.count(placeholder) if placeholder else 0
+    if found != n:
         hint = (
             "Without a chat template the text must hold them itself."
             if not has_template(processor)
-            else f"Write {placeholder!r} once for each image, or not at all: the images are then put first."
+            else f"Write {placeholder!r} once for each {kind}, or not at all: the {kind}s are then put first."
         )
         raise InputError(
-            f"{found} image placeholder{'s' * (found != 1)} {placeholder!r} in the prompt, but {n_images}"
-            f" image{'s' * (n_images != 1)} given. {hint}"
+            f"{found} {kind} placeholder{'s' * (found != 1)} {placeholder!r} in the prompt, but {n}"
+            f" {kind}{'s' * (n != 1)} given. {hint}"
         )
-    return rendered
+
+
+def as_pictures(rendered: Rendered, moving: str, placeholder: str) -> Rendered:
+    """A text with each video's placeholder written as an image's, which its tokens are to a token map."""
+    if not moving or moving == placeholder or moving not in rendered.text:
+        return rendered
+    starts = [found.start() for found in re.finditer(re.escape(moving), rendered.text)]
+    longer = len(placeholder) - len(moving)
+
+    def now(place: int) -> int:
+        return place + longer * sum(start < place for start in starts)
+
+    return replace(
+        rendered,
+        text=rendered.text.replace(moving, placeholder),
+        content=now(rendered.content),
+        question=None if rendered.question is None else (now(rendered.question[0]), now(rendered.question[1])),
+        answer=None if rendered.answer is None else now(rendered.answer),
+    )
+
+
+def kinds(rendered: Rendered, moving: str, placeholder: str) -> tuple[str, ...]:
+    """``"image"`` or ``"video"`` for each placeholder of a text, in order."""
+    marks = {"video": moving, "image": placeholder}
+    held = [(found.start(), kind) for kind, mark in marks.items() if mark
+            for found in re.finditer(re.escape(mark), rendered.text)]  # fmt: skip
+    return tuple(kind for _, kind in sorted(held))
 
 
 def laid_out(processor: Any, rendered: list[Rendered], pictures: Sequence[Sequence[Any]]) -> list[Rendered]:
@@ -94,33 +136,43 @@ def _moved(rendered: Rendered, text: str) -> Rendered:
 
 
 def recover(
-    processor: Any, decoded: str, text: str | None, n_images: int, placeholder: str, ends: tuple[str, str] | None = None
+    processor: Any,
+    decoded: str,
+    text: str | None,
+    counts: Counts,
+    placeholder: str,
+    moving: str = "",
+    ends: tuple[str, str] | None = None,
 ) -> Rendered:
     """Where the parts are in a prompt that was rendered elsewhere.
 
     Args:
         processor: the model's processor.
-        decoded: the prompt's text, one placeholder an image, special tokens written out.
+        decoded: the prompt's text, one image placeholder an image or video, special tokens written out.
         text: the question, if it is known; otherwise it is what stands where the template puts one.
-        n_images: how many images the prompt holds.
+        counts: how many images and how many videos the prompt holds.
         placeholder: the processor's image placeholder.
+        moving: the processor's video placeholder; empty where it names none.
         ends: the text before the first token of an image and behind the last, with the marks that the processor put
             around images; None where there is no image.
     """
     if has_template(processor):
         # The images stand where the template puts them, or the text held its own placeholders.
-        for shown in dict.fromkeys((n_images, 0)):
-            if ends is not None and not shown and (told := _unframed(processor, ends, text, n_images, placeholder)):
+        for shown in dict.fromkeys((counts, (sum(counts), 0), _NOTHING)):
+            still = ends is not None and shown == _NOTHING and not counts[1]
+            if still and ends and (told := _unframed(processor, ends, text, counts[0], placeholder)):
                 return told
             before, after = _around(processor, shown, None)
+            before = before.replace(moving, placeholder) if moving and placeholder else before
             start = decoded.find(before)
             end = decoded.rfind(after) if start >= 0 else -1
             if start >= 0 and end >= start + len(before) and (text is None or text.strip() in decoded):
                 rest = end + len(after)
-                content = start + _content(processor, before, None)
-                return Rendered(
-                    decoded, content, (start + len(before), end), rest if rest < len(decoded) else None, False
-                )
+                content, first = start + _content(processor, before, None), start + len(before)
+                if shown != counts and counts[1]:  # between them stands what the processor put before a video's tokens
+                    known = placeholder if text is None else text.strip()
+                    first = max(first, decoded.rfind(known) + (len(known) if text is None else 0))
+                return Rendered(decoded, content, (first, end), rest if rest < len(decoded) else None, False)
     elif text is None and ends is not None:  # without a template all text is the question
         text = _bare(processor, ends[1]) or None
     start = -1 if text is None else decoded.rfind(text.strip())
@@ -136,7 +188,7 @@ def _unframed(
 
     None unless the images stand where the template puts them, with nothing said between it and them.
     """
-    before, after = _around(processor, n_images, None)
+    before, after = _around(processor, (n_images, 0), None)
     lead, *rest = before.split(placeholder) if placeholder else [before]
     head, tail = ends
     start, end = head.find(lead), tail.rfind(after)
@@ -162,7 +214,7 @@ def _special_texts(tokenizer: Any) -> set[str]:
     return {tokenizer.decode([i], clean_up_tokenization_spaces=False) for i in special_ids(tokenizer)}
 
 
-def _through_template(processor: Any, text: str, shown: int, system: str | None, answer: str | None) -> Rendered:
+def _through_template(processor: Any, text: str, shown: Counts, system: str | None, answer: str | None) -> Rendered:
     full = _apply(processor, text, shown, system)
     before, after = _around(processor, shown, system)
     if full.startswith(before) and full.endswith(after) and len(full) >= len(before) + len(after):
@@ -181,7 +233,7 @@ def _through_template(processor: Any, text: str, shown: int, system: str | None,
     return Rendered(full, content, question, begins, add_specials=not (bos and full.startswith(bos)))
 
 
-def _around(processor: Any, shown: int, system: str | None) -> tuple[str, str]:
+def _around(processor: Any, shown: Counts, system: str | None) -> tuple[str, str]:
     """What the template puts before and after a question's text."""
     before, mark, after = _apply(processor, _MARK, shown, system).partition(_MARK)
     if not mark:
@@ -191,20 +243,20 @@ def _around(processor: Any, shown: int, system: str | None) -> tuple[str, str]:
 
 def _content(processor: Any, full: str, system: str | None) -> int:
     """Where the user's content begins: as far as prompts with and without images are the same."""
-    bare, _ = _around(processor, 0, system)
+    bare, _ = _around(processor, _NOTHING, system)
     same = 0
     while same < min(len(bare), len(full)) and bare[same] == full[same]:
         same += 1
     return same
 
 
-def _apply(processor: Any, text: str, n_images: int, system: str | None, answer: str | None = None) -> str:
-    def turn(role: str, said: str, images: int = 0) -> dict[str, Any]:
-        content: list[dict[str, str]] = [{"type": "image"}] * images
+def _apply(processor: Any, text: str, shown: Counts, system: str | None, answer: str | None = None) -> str:
+    def turn(role: str, said: str, held: Counts = _NOTHING) -> dict[str, Any]:
+        content: list[dict[str, str]] = [{"type": "image"}] * held[0] + [{"type": "video"}] * held[1]
         return {"role": role, "content": [*content, {"type": "text", "text": said}]}
 
     turns = [] if system is None else [turn("system", system)]
-    turns.append(turn("user", text, n_images))
+    turns.append(turn("user", text, shown))
     from jinja2 import TemplateError
 
     try:

@@ -15,10 +15,10 @@ from torch import Tensor
 from lostattn.cross_layout import CrossKeys
 from lostattn.errors import InputError, UnknownName, nearest
 from lostattn.parts import CODE, NO_TEXT, PARTS
-from lostattn.patch_grid import Grid
+from lostattn.patch_grid import Grid, PatchGrid, UnknownGrid
 
-NAMES = (*PARTS, "text", "last", "all", "image:0")
-"""Every name a position can be chosen by; ``image:k`` for any k."""
+NAMES = (*PARTS, "text", "last", "all", "image:0", "video", "video:0", "frame:0")
+"""Every name a position can be chosen by; ``image:k``, ``video:k`` and ``frame:t`` for any k and t."""
 
 Spec = Any
 """A name, names joined with ``|``, an int, a slice, a list of ints, a mask, or a tuple of these."""
@@ -39,10 +39,12 @@ class TokenMap:
       ``"all"`` (every real position); several joined with ``|``
     - ``"image:tiles"`` and ``"image:thumbnail"``: of pictures that are cut into tiles, the patches of the pieces,
       and those of the small copy of all of it
+    - ``"video"`` and ``"video:k"``: of the images those that move, and the k-th of them; ``"frame:t"``: the tokens of
+      every video that show its frame t, counted over the frames that the processor was given
     - an int, a list of ints or a slice, counted over the *real* positions of each item, so that padding does not
       shift them; negative ones count from the end
     - a boolean mask ``[pos]`` or ``[batch, pos]``, taken as it is
-    - a tuple of any of these: their union; but ``("image", k)`` is ``"image:k"``
+    - a tuple of any of these: their union; but ``("image", k)`` is ``"image:k"``, and so with ``"video"``, ``"frame"``
 
     Attributes:
         part: the index in `PARTS` of each position's part.
@@ -74,6 +76,29 @@ class TokenMap:
     def n_images(self) -> tuple[int, ...]:
         """How many images each item holds."""
         return tuple(len(grids) for grids in self.grids)
+
+    @property
+    def video_index(self) -> Int[Tensor, "batch pos"]:
+        """Which video of its item a position belongs to; -1 where none."""
+        out = torch.full_like(self.image_index, -1)
+        for i, own in enumerate(self.grids):
+            for n, k in enumerate(k for k, grid in enumerate(own) if grid.is_video):
+                out[i, self.image_index[i] == k] = n
+        return out
+
+    @property
+    def step_index(self) -> Int[Tensor, "batch pos"]:
+        """Which time step of its video's grid a position is of; -1 where it is no patch of a video.
+
+        The frames that a step shows are ``grid.shown_frames[step]``; row and column are in ``grid.where(patch)``.
+        """
+        out = torch.full_like(self.patch_index, -1)
+        for i, own in enumerate(self.grids):
+            for k, grid in enumerate(own):
+                if isinstance(grid, PatchGrid) and grid.is_video:
+                    mine = (self.image_index[i] == k) & (self.patch_index[i] >= 0)
+                    out[i, mine] = self.patch_index[i, mine] // (grid.rows * grid.cols)
+        return out
 
     @property
     def tile_index(self) -> Int[Tensor, "batch pos"]:
@@ -120,7 +145,7 @@ class TokenMap:
             return int(spec) == -1
         if isinstance(spec, (Tensor, np.ndarray)):
             return not _is_bool(spec) and bool((torch.as_tensor(spec) == -1).any())
-        if isinstance(spec, tuple) and _image_number(spec) is None:
+        if isinstance(spec, tuple) and _numbered(spec) is None:
             return any(self.extends(one) for one in spec)
         return isinstance(spec, list) and any(type(i) is int and i == -1 for i in spec)
 
@@ -183,10 +208,8 @@ class TokenMap:
         if isinstance(spec, (Tensor, np.ndarray)):
             return self._array(torch.as_tensor(spec, device=self.part.device))
         if isinstance(spec, tuple):
-            k = _image_number(spec)
-            return (
-                self._union([self._mask(one) for one in spec]) if k is None else self._named(_check_name(f"image:{k}"))
-            )
+            name = _numbered(spec)
+            return self._union([self._mask(one) for one in spec]) if name is None else self._named(_check_name(name))
         if isinstance(spec, list):
             if all(type(i) is int or isinstance(i, np.integer) for i in spec):
                 return self._at([int(i) for i in spec])
@@ -214,6 +237,10 @@ class TokenMap:
             return self._of_role(name.removeprefix("image:"))
         if name.startswith("image:"):
             return self.image_index == int(name.removeprefix("image:"))
+        if name.startswith("video"):
+            return self.video_index == int(name[6:]) if name[6:] else self.video_index >= 0
+        if name.startswith("frame:"):
+            return self._of_frame(int(name.removeprefix("frame:")))
         if name in ("system", "question", "answer", "template") and not all(self.located):
             raise InputError(
                 f"The {name} of item {self.located.index(False)} could not be told apart from the text around it."
@@ -229,6 +256,16 @@ class TokenMap:
                 for t, tile in enumerate(grid.tiles):
                     if tile.role == role or (role == "tiles" and tile.role == "tile"):
                         out[i] |= (self.image_index[i] == k) & (tiles[i] == t)
+        return out
+
+    def _of_frame(self, frame: int) -> Bool[Tensor, "batch pos"]:
+        """The patches of every video that show one of its frames."""
+        out, steps = torch.zeros_like(self.real), self.step_index
+        for i, own in enumerate(self.grids):
+            for k, grid in enumerate(own):
+                if isinstance(grid, PatchGrid):
+                    for step in grid.steps_of(frame):
+                        out[i] |= (self.image_index[i] == k) & (steps[i] == step)
         return out
 
     def _at(self, places: list[int]) -> Bool[Tensor, "batch pos"]:
@@ -269,6 +306,17 @@ class TokenMap:
         """Why a spec chooses no position."""
         parts = spec if isinstance(spec, tuple) else [spec]
         names = [name.strip() for one in parts if isinstance(one, str) for name in one.split("|")]
+        if any(name.startswith(("video", "frame:")) for name in names):
+            moving = [grid for own in self.grids for grid in own if grid.is_video]
+            if not moving:
+                return (
+                    f"{spec!r} asks for tokens of a video, but the prompt holds none; give one, for example"
+                    " prompt(text, videos=[frames])."
+                )
+            if unknown := next((grid for grid in moving if isinstance(grid, UnknownGrid)), None):
+                return f"{spec!r} names no position: the grid of this video is not known: {unknown.reason}."
+            said = ", ".join(f"{sum(map(len, g.shown_frames))} frames" for g in moving if isinstance(g, PatchGrid))
+            return f"{spec!r} asks for what is not there: the videos of this prompt hold {said}."
         if any(name.startswith("image") for name in names):
             if self.cross is not None:
                 return (
@@ -290,18 +338,18 @@ class TokenMap:
 
 def _check_name(name: str) -> str:
     name = name.strip()
-    if name in NAMES or re.fullmatch(r"image:(\d+|tiles|thumbnail)", name):
+    if name in NAMES or re.fullmatch(r"image:(\d+|tiles|thumbnail)|(video|frame):\d+", name):
         return name
     raise UnknownName(
-        f"No positions are called {name!r}; there are {', '.join(NAMES)} (image:k for the k-th image)."
-        + nearest(name, NAMES)
+        f"No positions are called {name!r}; there are {', '.join(NAMES)} (image:k for the k-th image,"
+        " video:k for the k-th video, frame:t for frame t of a video)." + nearest(name, NAMES)
     )
 
 
-def _image_number(spec: tuple[Any, ...]) -> int | None:
-    """k of ``("image", k)``."""
-    pair = len(spec) == 2 and isinstance(spec[0], str) and spec[0] == "image" and type(spec[1]) is int
-    return spec[1] if pair else None
+def _numbered(spec: tuple[Any, ...]) -> str | None:
+    """``"image:k"`` of ``("image", k)``, and so with videos and frames."""
+    named = len(spec) == 2 and isinstance(spec[0], str) and spec[0] in ("image", "video", "frame")
+    return f"{spec[0]}:{spec[1]}" if named and type(spec[1]) is int else None
 
 
 def _is_bool(values: Tensor | np.ndarray) -> bool:

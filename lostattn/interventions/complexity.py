@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from lostattn.errors import InputError
+from lostattn.videos import Video
 
 if TYPE_CHECKING:
     from lostattn.prompt import Prompt
@@ -48,16 +49,18 @@ def prompt_complexity(prompt: Prompt) -> Float[Tensor, "batch pos"]:
     if not bool(token_map["image"].any()):
         raise InputError("Complexity looks at the picture, and this prompt holds none. Give one with images=[...].")
     out = torch.zeros(token_map["image"].shape)
-    for b, pictures in enumerate(prompt.images):
-        for k, picture in enumerate(pictures):
-            grid = token_map.grids[b][k]
+    for b, grids in enumerate(token_map.grids):
+        for k, grid in enumerate(grids):
+            picture = prompt.source(b, k)
+            if picture is None:
+                raise InputError(
+                    f"Complexity looks at the picture, and item {b} of this prompt came without its pictures; "
+                    "give them with images=."
+                )
+            if isinstance(picture, Video):
+                raise InputError(f"Complexity looks at a picture that stands still, and image {k} of item {b} moves.")
             mine = (token_map.image_index[b] == k) & token_map["image"][b]
             values = patch_complexity(picture, grid.boxes())
             patch = token_map.patch_index[b, mine].cpu()  # -1: a class token, which has no place in the picture
             out[b, mine.cpu()] = torch.where(patch >= 0, values[patch], 0.0)
-        if not pictures and bool(token_map["image"][b].any()):
-            raise InputError(
-                f"Complexity looks at the picture, and item {b} of this prompt came without its pictures; "
-                "give them with images=."
-            )
     return out

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from lostattn.errors import InputError
+from lostattn.videos import Video
 from lostattn.view.reading import on_patches, pattern, pick_heads, picture_and_grid
 
 if TYPE_CHECKING:
@@ -35,11 +36,11 @@ def overlay(
     """A heat map of patches over their picture, with the picture itself beside it.
 
     Of a picture that is cut into tiles, all tiles are drawn where they lie, and the thumbnail's larger patches, which
-    lie over them, on a picture of their own.
+    lie over them, on a picture of their own. Of a video a strip: the first frame of each time step.
 
     Args:
-        image: a PIL image, or an array [height, width, channel].
-        values: one per patch, [patch] (with a grid) or [row, col].
+        image: a PIL image, an array [height, width, channel], or a `lostattn.Video`.
+        values: one per patch, [patch] (with a grid) or [row, col]; [step, row, col] of a video.
         grid: a `PatchGrid` or `TiledGrid`, whose pixel boxes are used; without one, the patches divide the picture
             evenly.
         title: what is shown.
@@ -60,8 +61,8 @@ def overlay(
     left, *others = figure.subplots(1, 1 + len(sheets))
     _draw_picture(left, image)
     left.set_title("picture", fontsize=10)
-    for right, (name, own) in zip(others, sheets, strict=True):
-        mappable = _draw_patches(right, image, boxes[own], numbers[own], (low, high), float(opacity))
+    for right, (name, own, frame) in zip(others, sheets, strict=True):
+        mappable = _draw_patches(right, _still(image, frame), boxes[own], numbers[own], (low, high), float(opacity))
         right.set_title(f"{name or label}, {len(own)} patches", fontsize=10)
     _draw_marks((left, *others), marks)
     figure.colorbar(mappable, ax=others, label=label, shrink=0.85)
@@ -85,10 +86,11 @@ def overlays(
 ) -> matplotlib.figure.Figure:
     """A strip of heat maps over one picture, one for each of several sets of values, on one scale of colours.
 
-    Of a picture that is cut into tiles, one for the tiles and one for the thumbnail of each.
+    Of a picture that is cut into tiles, one for the tiles and one for the thumbnail of each; of a video, one for each
+    of its time steps.
 
     Args:
-        image: a PIL image, or an array [height, width, channel].
+        image: a PIL image, an array [height, width, channel], or a `lostattn.Video`.
         values: [panel, patch] (with a grid) or [panel, row, col].
         grid: as in :func:`overlay`.
         titles: what stands above each panel.
@@ -110,8 +112,8 @@ def overlays(
     low, high = limits or _limits(np.stack([numbers for _, numbers in full]))
     drawn, names = [], []
     for (boxes, numbers), words in zip(full, titles, strict=True):
-        for name, own in _sheets(grid, len(numbers)):
-            drawn.append((boxes[own], numbers[own]))
+        for name, own, frame in _sheets(grid, len(numbers)):
+            drawn.append((_still(image, frame), boxes[own], numbers[own]))
             names.append(f"{words}, {name}" if name else words)
     wide = max(2, min(columns, len(drawn) + 1))
     deep = -(-(len(drawn) + 1) // wide)
@@ -120,8 +122,8 @@ def overlays(
     axes = figure.subplots(deep, wide, squeeze=False).ravel()
     _draw_picture(axes[0], image)
     axes[0].set_title("picture", fontsize=9)
-    for where, (boxes, numbers), words in zip(axes[1:], drawn, names, strict=False):
-        mappable = _draw_patches(where, image, boxes, numbers, (low, high), float(opacity))
+    for where, (still, boxes, numbers), words in zip(axes[1:], drawn, names, strict=False):
+        mappable = _draw_patches(where, still, boxes, numbers, (low, high), float(opacity))
         where.set_title(words, fontsize=9)
     for spare in axes[len(drawn) + 1 :]:
         spare.set_visible(False)
@@ -147,8 +149,9 @@ def attention_on_image(
 ) -> matplotlib.figure.Figure:
     """The attention of one query to an image's patches: a row of small pictures a layer, one for each head.
 
-    Of a picture that is cut into tiles, a row for the tiles and one for the thumbnail. All share one scale of colours.
-    Above each stands the share of the query's attention that the patches drawn there get.
+    Of a picture that is cut into tiles, a row for the tiles and one for the thumbnail; of a video, one for each time
+    step, on its first frame. All share one scale of colours. Above each stands the share of the query's attention that
+    the patches drawn there get.
 
     Args:
         cache: holds ``cache["pattern", layer]``, [batch, head, query, key].
@@ -182,14 +185,14 @@ def attention_on_image(
     side = min(1.55, 15 / wide)
     figure = new_figure(max(side * wide + 0.7, 4.2), side * 1.14 * high + 0.5)
     axes = figure.subplots(high, wide, squeeze=False)
-    for where, (layer, (name, own), head) in zip(axes.ravel(), panels, strict=False):
+    for where, (layer, (name, own, frame), head) in zip(axes.ravel(), panels, strict=False):
         if head is None:
-            _draw_picture(where, picture)
+            _draw_picture(where, _still(picture, frame))
             where.set_ylabel(f"layer {layer}" + f", {name}" * bool(name), fontsize=10)
             continue
         boxes, numbers = _boxes(picture, values[layer][chosen.index(head)], grid)
         boxes, numbers = boxes[own], numbers[own]
-        mappable = _draw_patches(where, picture, boxes, numbers, limits, float(opacity))
+        mappable = _draw_patches(where, _still(picture, frame), boxes, numbers, limits, float(opacity))
         where.set_title(f"head {head}: {100 * numbers.sum():.0f} %", fontsize=9)
     for spare in axes.ravel()[len(panels) :]:
         spare.set_visible(False)
@@ -215,7 +218,8 @@ def _boxes(image: Any, values: Any, grid: Any) -> tuple[np.ndarray, np.ndarray]:
         raise InputError("values holds NaN or infinity, which has no colour. Pass numbers for every patch.")
     if grid is not None:
         boxes = np.asarray(grid.boxes())
-        shapes = [(tile.rows, tile.cols) for tile in grid.tiles] if len(grid.tiles) == 1 else []
+        moving = (grid.frames,) if grid.is_video else ()
+        shapes = [(*moving, tile.rows, tile.cols) for tile in grid.tiles] if len(grid.tiles) == 1 else []
         if numbers.shape not in (*shapes, (len(boxes),)):
             raise InputError(
                 f"values has the shape {numbers.shape}, but the grid has {grid} patches. "
@@ -231,16 +235,29 @@ def _boxes(image: Any, values: Any, grid: Any) -> tuple[np.ndarray, np.ndarray]:
     return np.stack(edges, axis=1), numbers.reshape(-1)
 
 
-def _sheets(grid: Any, n: int) -> list[tuple[str, np.ndarray]]:
-    """Patches that can be drawn on one picture without lying over one another: a name, and which they are."""
+def _sheets(grid: Any, n: int) -> list[tuple[str, np.ndarray, int]]:
+    """Patches that can be drawn on one picture without lying over one another: a name, which they are, its frame."""
     tiles = () if grid is None else grid.tiles
+    if grid is not None and grid.is_video:
+        steps = np.arange(n).reshape(grid.frames, -1)
+        return [(_frames(shown), own, shown[0]) for shown, own in zip(grid.shown_frames, steps, strict=True)]
     if len(tiles) < 2:
-        return [("", np.arange(n))]
+        return [("", np.arange(n), 0)]
     ends = np.cumsum([len(tile) for tile in tiles])
     found: dict[str, list[int]] = {"tiles": [], "thumbnail": []}
     for tile, end in zip(tiles, ends, strict=True):
         found["thumbnail" if tile.role == "thumbnail" else "tiles"] += range(end - len(tile), end)
-    return [(name, np.array(own)) for name, own in found.items() if own]
+    return [(name, np.array(own), 0) for name, own in found.items() if own]
+
+
+def _frames(shown: Sequence[int]) -> str:
+    """What the frames of a time step are called."""
+    return f"frame {shown[0]}" if len(shown) == 1 else f"frames {shown[0]} to {shown[-1]}"
+
+
+def _still(image: Any, frame: int) -> Any:
+    """A picture as it is, or a frame of a video."""
+    return image.frames[frame] if isinstance(image, Video) else image
 
 
 def _limits(numbers: np.ndarray) -> tuple[float, float]:
@@ -249,6 +266,7 @@ def _limits(numbers: np.ndarray) -> tuple[float, float]:
 
 
 def _draw_picture(axes: matplotlib.axes.Axes, image: Any) -> None:
+    image = _still(image, 0)
     height, width = np.asarray(image).shape[:2]
     # Pixel i spans [i, i + 1], as it does in the boxes.
     axes.imshow(np.asarray(image), extent=(0, width, height, 0), interpolation="nearest", cmap="gray")

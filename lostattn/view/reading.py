@@ -91,20 +91,20 @@ def on_patches(values: Float[Tensor, "*lead real"], prompt: Any, item: int, imag
     Raises:
         InputError: there is no such image, or its grid is not known.
     """
-    picture_and_grid(prompt, item, image)
+    _, grid = picture_and_grid(prompt, item, image)
     where, positions = prompt.token_map, real_positions(prompt, item)
     if where.cross is not None and values.shape[-1] == n_cross_keys(prompt):
         where, positions = where.cross, torch.arange(values.shape[-1])
     own = where.image_index[item].cpu()[positions] == image
     patch = where.patch_index[item].cpu()[positions]
     at = (own & (patch >= 0)).nonzero().flatten()
-    out = torch.zeros(*values.shape[:-1], len(at))
+    out = torch.zeros(*values.shape[:-1], len(grid))  # a patch that has no token (VideoLLaMA 3) gets nothing
     out[..., patch[at].long()] = values[..., at].float().cpu()
     return out
 
 
 def picture_and_grid(prompt: Any, item: int, image: int) -> tuple[Any, Any]:
-    """The picture and the patch grid of an image.
+    """The picture (or `Video`) and the patch grid of an image.
 
     Raises:
         InputError: there is no such image, its pixels are not in the prompt, or its grid is not known.
@@ -114,9 +114,12 @@ def picture_and_grid(prompt: Any, item: int, image: int) -> tuple[Any, Any]:
         raise InputError(f"There is no image {image}: item {item} of the prompt has {len(grids)}.")
     if not grids[image]:
         grids[image].boxes()  # raises, with the reason
-    if image >= len(prompt.images[item]):
+    picture = prompt.source(item, image)
+    if picture is None:
+        kind = "video" if grids[image].is_video else "picture"
+        given = "videos=" if grids[image].is_video else "images="
         raise InputError(
-            f"The prompt does not hold the picture of image {image} of item {item}, only its tensor. Make "
-            "the prompt from the picture, or pass images= beside inputs=."
+            f"The prompt does not hold the {kind} of image {image} of item {item}, only its tensor. Make "
+            f"the prompt from the {kind}, or pass {given} beside inputs=."
         )
-    return prompt.images[item][image], grids[image]
+    return picture, grids[image]

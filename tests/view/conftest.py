@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from lostattn.image_layout import PatchGrid
+from lostattn.prompt_batch import Prompt
 from lostattn.token_map import PARTS, TokenMap
 
 ROWS, COLS, PAD, HEADS = 5, 7, 2, 3
@@ -43,9 +42,12 @@ def prompt(picture, grid):
     image_index[:, image] = 0
     patch_index[:, image] = torch.arange(ROWS * COLS)
     words = WORDS[0] + ["<image>"] * (ROWS * COLS) + WORDS[1]
-    return SimpleNamespace(
+    return Prompt(
+        inputs={},
         token_map=TokenMap(part, image_index, patch_index, ((grid,), (grid,)), (True, True)),
+        texts=("How many?", "How many?"),
         images=((picture,), (picture,)),
+        ids=("first", "second"),
         str_tokens=(("be", "brief", *words), ("<pad>", "<pad>", *words)),
     )
 

@@ -1,12 +1,11 @@
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 
 from lostattn.errors import InputError
 from lostattn.image_layout import PatchGrid, UnknownGrid
+from lostattn.prompt_batch import Prompt
 from lostattn.token_map import TokenMap
 from lostattn.view.reading import on_patches, pattern, pick_heads, picture_and_grid, real_positions, token_labels
 
@@ -40,7 +39,7 @@ def test_labels_tell_images_apart_and_keep_what_is_no_patch():
         grids=(grids,),
         located=(True,),
     )
-    prompt = SimpleNamespace(token_map=token_map, images=((),), str_tokens=(("<image>",) * 5,))
+    prompt = Prompt({}, token_map, ("",), ((),), ("",), (("<image>",) * 5,))
     assert token_labels(prompt, 0) == ["<image>", "img0[0,0]", "img0[0,1]", "img1[0,0]", "<image>"]
     with pytest.raises(InputError, match=r"There is no image 3: item 0 of the prompt has 3"):
         picture_and_grid(prompt, 0, 3)

@@ -1,0 +1,200 @@
+"""Moving pictures as they are given, made into frames of one size, and what a processor is told of them."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+from torch import Tensor
+
+from lostattn.crop_geometry import Size
+from lostattn.errors import InputError
+from lostattn.model_kinds import is_text_only
+from lostattn.pictures import load_picture
+
+
+@dataclass(frozen=True, eq=False, init=False, repr=False)
+class Video:
+    """A moving picture: its frames, and when they were taken.
+
+    Args:
+        frames: pictures of one size, each as :func:`lostattn.pictures.load_picture` reads it; or an array or tensor
+            ``[frame, height, width, 3]``.
+        fps: how many of them make a second; None where that is not said (a processor that writes times then assumes
+            a rate of its own).
+        seconds: the time of each frame, where they are not evenly apart; in place of `fps`.
+
+    Attributes:
+        frames: the frames, as RGB PIL images.
+        fps, seconds: as given.
+
+    Raises:
+        InputError: no frames, frames of several sizes, a frame that cannot be read; times that are not one for each
+            frame, in order; both `fps` and `seconds`.
+    """
+
+    frames: tuple[Image.Image, ...]
+    fps: float | int | None
+    seconds: tuple[float | int, ...] | None
+
+    def __init__(
+        self, frames: Any, fps: float | int | None = None, seconds: Sequence[float | int] | None = None
+    ) -> None:
+        if fps is not None and not fps > 0:
+            raise InputError(f"fps is {fps}; expected the number of frames a second, above 0.")
+        if fps is not None and seconds is not None:
+            raise InputError("A video has either fps= or seconds=, not both: each says when its frames were taken.")
+        shown = _frames(frames, "a video")
+        if seconds is not None and (len(seconds) != len(shown) or list(seconds) != sorted(seconds)):
+            raise InputError(
+                f"seconds holds {len(seconds)} times for {len(shown)} frames; give one for each, in order."
+            )
+        times = None if seconds is None else tuple(seconds)
+        for name, value in (("frames", shown), ("fps", fps), ("seconds", times)):
+            object.__setattr__(self, name, value)
+
+    @property
+    def size(self) -> Size:
+        """(width, height) of the frames in pixels."""
+        return self.frames[0].size
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    def __repr__(self) -> str:
+        said = "" if self.fps is None else f", {self.fps:g} fps"
+        return f"Video({len(self)} frames of {self.size[0]} x {self.size[1]}{said})"
+
+    def array(self) -> UInt8[np.ndarray, "frame height width 3"]:
+        """The pixels of all frames."""
+        return np.stack([np.asarray(frame) for frame in self.frames])
+
+    def metadata(self) -> dict[str, Any]:
+        """What transformers' processors take beside the pixels (`video_metadata`)."""
+        n, (width, height) = len(self), self.size
+        fps, places = self.fps, list(range(n))
+        if self.seconds is not None:  # Processors divide a frame's place by the rate, so a place may lie between two.
+            span = self.seconds[-1] - self.seconds[0]
+            fps = (n - 1) / span if span > 0 else 1.0
+            places = [second * fps for second in self.seconds]  # type: ignore[misc]
+        duration = None if fps is None else n / fps
+        return {
+            "total_num_frames": n, "fps": fps, "width": width, "height": height, "duration": duration,
+            "frames_indices": places,
+        }  # fmt: skip
+
+
+Videos = Sequence[tuple[Video, ...]]
+
+
+def load_videos(given: Any, item: int = 0, fps: float | int | None = None) -> tuple[Video, ...]:
+    """Every video of one item; a single one may stand for a list of one.
+
+    Args:
+        given: videos, each a `Video`, a list of pictures, or an array ``[frame, height, width, 3]``.
+        item: how an error names the item.
+        fps: frames a second of those that do not say it themselves.
+
+    Raises:
+        InputError: as `Video`; a file of a video, which is not decoded here.
+    """
+    if given is None:
+        return ()
+    if isinstance(given, (Video, np.ndarray, Tensor, str, os.PathLike)) or _is_frames(given):
+        given = [given]
+    if not isinstance(given, Sequence):
+        raise InputError(f"videos holds a {type(given).__name__} for item {item}; expected a list of videos.")
+    return tuple(_video(one, f"video {k} of item {item}", fps) for k, one in enumerate(given))
+
+
+def _video(given: Any, place: str, fps: float | int | None) -> Video:
+    if isinstance(given, Video):
+        return given
+    if isinstance(given, (str, os.PathLike)):
+        raise InputError(
+            f"{place} is a path, {os.fspath(given)!r}; decode the file first and give its frames: a list of pictures,"
+            " or an array [frame, height, width, 3] of uint8."
+        )
+    return Video(_frames(given, place), fps)
+
+
+def _frames(given: Any, place: str) -> tuple[Image.Image, ...]:
+    pixels = given.detach().cpu().numpy() if isinstance(given, Tensor) else given
+    if isinstance(pixels, np.ndarray) and pixels.ndim != 4:
+        raise InputError(f"{place} is an array of shape {pixels.shape}; expected [frame, height, width, 3].")
+    if not isinstance(pixels, (Sequence, np.ndarray)) or isinstance(pixels, str):
+        raise InputError(
+            f"{place} is a {type(given).__name__}; a video is a list of pictures, or an array [frame, height, width, 3]"
+            " of uint8."
+        )
+    if not len(pixels):
+        raise InputError(f"{place} holds no frames.")
+    frames = tuple(load_picture(one, f"frame {t} of {place}") for t, one in enumerate(pixels))
+    if other := next((frame for frame in frames if frame.size != frames[0].size), None):
+        raise InputError(f"the frames of {place} are of {frames[0].size} and {other.size} pixels; make them one size.")
+    return frames
+
+
+def _is_frames(given: Any) -> bool:
+    """Whether a list is one video's frames rather than several videos."""
+    if not isinstance(given, (list, tuple)) or not given:
+        return False
+    return all(
+        isinstance(one, (Image.Image, str, os.PathLike)) or (isinstance(one, (np.ndarray, Tensor)) and one.ndim < 4)
+        for one in given
+    )
+
+
+def check_videos(processor: Any, config: Any, videos: Videos) -> None:
+    """Refuse videos where nothing here can make tokens of them.
+
+    Raises:
+        InputError: a decoder of text; a processor that takes no videos; one whose video processor could not be built,
+            because transformers' video processors need torchvision.
+    """
+    first = next((video for own in videos for video in own), None)
+    if first is None:
+        return
+    if is_text_only(config):
+        raise InputError(f"{config.model_type!r} is a decoder of text and takes no videos; leave videos= out.")
+    name = type(processor).__name__
+    parts = processor.get_attributes() if hasattr(processor, "get_attributes") else ()
+    if "video_processor" not in parts or "videos" not in inspect.signature(type(processor).__call__).parameters:
+        raise InputError(
+            f"videos holds {first!r}, but {name} takes no videos. Give its frames as pictures, images=[…], or make the"
+            " inputs yourself, as the model wants them: model.prompt(inputs=…)."
+        )
+    if getattr(processor, "video_processor", None) is None:
+        raise InputError(
+            f"videos holds {first!r}, but this {name} has no video processor: those of transformers need torchvision,"
+            " which is not installed. Install the build that belongs to your torch (pip install torchvision), start"
+            " again and load the model; its pictures will then be read by torchvision too. Or make the inputs where it"
+            " is installed and give them here: model.prompt(inputs=…)."
+        )
+
+
+def video_placeholder(processor: Any) -> str:
+    """What the text of a prompt holds in a video's place; empty where the processor names nothing.
+
+    A processor may hold it as a str or as the tokenizer's own token.
+    """
+    found = getattr(processor, "video_token", None)
+    return str(found) if found is not None else ""
+
+
+def video_arguments(videos: Videos) -> dict[str, Any]:
+    """What a processor is called with for the videos of a batch: every frame that was given, none left out."""
+    flat = [video for own in videos for video in own]
+    if not flat:
+        return {}
+    return {
+        "videos": [video.array() for video in flat],
+        "video_metadata": [video.metadata() for video in flat],
+        "do_sample_frames": False,
+    }

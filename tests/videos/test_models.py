@@ -1,0 +1,90 @@
+"""A model on prompts with videos: interventions on a frame, caches, views."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
+import clips
+from clips import TEXT, clip
+
+import lostattn as la
+from lostattn.errors import InputError
+
+
+@functools.cache
+def loaded(name: str):
+    family = clips.family(name)
+    return la.load(family.model(mixing=True), processor=family.processor)
+
+
+@pytest.mark.parametrize("name", ["qwen2_5_vl", "internvl"])
+def test_a_frame_is_knocked_out_as_its_positions_are(name):
+    model = loaded(name)
+    prompt = model.prompt(TEXT, videos=[clip(4, 120, 90)], fps=1)
+    frame = prompt.token_map["frame:2"]
+    assert 0 < frame.sum() < prompt.token_map["image"].sum()
+    kept = "blocks.0.attn.hook_pattern"
+    bare, _ = model.run_with_cache(prompt, names_filter=kept)
+    named, cache = model.run_with_cache(
+        prompt, interventions=la.KnockOut(keys="frame:2", queries="last"), names_filter=kept
+    )
+    masked, _ = model.run_with_cache(prompt, interventions=la.KnockOut(keys=frame, queries="last"), names_filter=kept)
+    assert torch.equal(named, masked)
+    assert (named[0, -1] - bare[0, -1]).abs().amax() > 1e-6
+    assert (cache["pattern", 0][0, :, -1][:, frame[0]] == 0).all()
+    with pytest.raises(InputError, match="asks for what is not there: the videos of this prompt hold 4 frames"):
+        model.run_with_cache(prompt, interventions=la.KnockOut(keys="frame:4", queries="last"))
+
+
+@pytest.mark.parametrize("name", ["qwen2_5_vl"])
+def test_a_step_that_shows_a_frame_is_ablated_alone(name):
+    model = loaded(name)
+    prompt = model.prompt(TEXT, videos=[clip(4, 120, 90)])
+    edit = (
+        la.Ablate("resid_pre", layers=[0], positions=("video", 0)) if False else la.Ablate("mlp", positions="frame:1")
+    )
+    _, bare = model.run_with_cache(prompt)
+    _, cache = model.run_with_cache(prompt, interventions=edit)
+    moved = (cache["mlp_out", 0] - bare["mlp_out", 0])[0].abs().amax(-1) > 0
+    assert torch.equal(moved, prompt.token_map["frame:1"][0])
+
+
+def test_points_of_a_tower_that_runs_for_images_and_for_videos_are_not_taken_for_one():
+    model = loaded("qwen2_5_vl")
+    both = model.prompt(TEXT, images=[clip(1, 90, 120)[0]], videos=[clip(2, 120, 90)])
+    _, cache = model.run_with_cache(both)
+    assert not any(name.startswith("vision") for name in cache)
+    with pytest.raises(InputError, match="is met twice on this prompt, which holds images and videos"):
+        model.run_with_cache(both, names_filter="vision_projector.hook_out")
+    alone = model.prompt([TEXT, TEXT], videos=[[clip(2, 120, 90)], [clip(4, 120, 90, 1)]])
+    _, cache = model.run_with_cache(alone)
+    (mine,) = [cache[name] for name in cache if name == "vision_projector.hook_out"]
+    again = model.run_with_cache(alone[1])[1]
+    assert torch.allclose(
+        cache.apply_slice_to_batch_dim(1)["vision_projector.hook_out"], again["vision_projector.hook_out"], atol=1e-5
+    )
+    assert len(mine) == int(alone.token_map["image"].sum())
+
+
+def test_attention_on_a_video_is_a_strip_of_its_frames(tmp_path):
+    model = loaded("qwen2_5_vl")
+    prompt = model.prompt(TEXT, videos=[clip(3, 120, 90)])
+    _, cache = model.run_with_cache(prompt)
+    figure = la.view.attention_on_image(cache, prompt, 0, heads=[1])
+    panels = [axes for axes in figure.axes if axes.get_visible() and axes.images]
+    assert [axes.get_ylabel() for axes in panels[::2]] == ["layer 0, frames 0 to 1", "layer 0, frame 2"]
+    drawn = torch.tensor(panels[3].collections[0].get_array())
+    step = cache["pattern", 0][0, 1, -1][prompt.token_map["frame:2"][0]]
+    assert torch.allclose(drawn.float(), step.float())
+    video, grid = prompt.source(0, 0), prompt.token_map.grids[0][0]
+    strip = la.view.overlay(video, torch.rand(2, grid.rows, grid.cols), grid)
+    assert [axes.get_title() for axes in strip.axes[1:3]] == ["frames 0 to 1, 12 patches", "frame 2, 12 patches"]
+    cache.save(tmp_path / "cache.safetensors")
+    held = la.ActivationCache.load(tmp_path / "cache.safetensors", model).prompt
+    assert held.token_map.grids == prompt.token_map.grids and (held.videos[0][0].array() == video.array()).all()
