@@ -13,7 +13,7 @@ from lostattn.conformance.batch import two_items
 from lostattn.conformance.compare_edits import identity, uniform
 from lostattn.conformance.compare_flex import flex
 from lostattn.conformance.compare_patterns import patterns
-from lostattn.conformance.compare_positions import image_positions
+from lostattn.conformance.compare_positions import audio_positions, image_positions
 from lostattn.conformance.compare_precision import bfloat16
 from lostattn.conformance.compare_steps import steps
 from lostattn.conformance.compare_stream import stream
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 Maker = Callable[[Subject], list[Comparison]]
 ON_BOTH: dict[str, Maker] = {"image positions": image_positions, "patterns": patterns, "identity": identity}
-ON_A_PROMPT: dict[str, Maker] = {**ON_BOTH, "updates": stream, "uniform": uniform}
+ON_A_PROMPT: dict[str, Maker] = {**ON_BOTH, "audio positions": audio_positions, "updates": stream, "uniform": uniform}
 ON_A_BATCH: dict[str, Maker] = {**ON_BOTH, "uniform": uniform, "steps": steps}
 
 

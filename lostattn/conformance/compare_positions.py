@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from lostattn.conformance.by_hand import by_hand
 from lostattn.conformance.comparison import Absent, Comparison, Subject
 from lostattn.conformance.inputs import moved_picture
+from lostattn.conformance.sounds import moved_sound, with_sound
 from lostattn.presence import holds_picture
 
 
@@ -42,24 +43,44 @@ def _compared(name: str, said: Tensor, moved: Tensor) -> Comparison:
     return Comparison(name, float((said != moved).sum()), 0.0)
 
 
+def audio_positions(subject: Subject) -> list[Comparison]:
+    """How many positions move with a sound and are not its own, or the other way; nothing where there are no sounds."""
+    if subject.prompt.batch > 1 or "decoder_input_ids" in subject.prompt.inputs:
+        return []
+    inputs = with_sound(subject.bare, subject.model._inputs(subject.prompt))
+    if inputs is None:
+        return []
+    token_map = subject.model.prompt(inputs=inputs).token_map
+    moved = _parting(subject, inputs, moved_sound(inputs), token_map.part.shape)
+    return [_compared("audio positions", token_map["audio"], moved)]
+
+
 def _streams(subject: Subject, shape: Sequence[int]) -> Bool[Tensor, "batch pos"]:
-    """At which positions the stream parts, in the first layer that is given another.
+    """At which positions the stream parts when the picture is another one.
 
     Args:
         subject: the family.
         shape: ``(batch, pos)`` of the stream: the decoder's, or that of an encoder before it.
     """
-    bare, inputs, size = subject.bare, subject.model._inputs(subject.prompt), tuple(shape)
+    inputs = subject.model._inputs(subject.prompt)
+    return _parting(subject, inputs, moved_picture(inputs), shape)
+
+
+def _parting(
+    subject: Subject, inputs: dict[str, Any], other: dict[str, Any], shape: Sequence[int]
+) -> Bool[Tensor, "batch pos"]:
+    """At which positions the streams of two passes part, in the first layer that is given another."""
+    bare, size = subject.bare, tuple(shape)
     if "decoder_input_ids" in inputs:  # the picture stands before what is decoded
         layers = _layers(bare.get_encoder())
     else:
         layers = [bare.get_submodule(block.path) for block in subject.model.architecture.stack.blocks]
     before = _given(bare, layers, inputs, size)
     with _other_codes(bare):
-        after = _given(bare, layers, moved_picture(inputs), size)
+        after = _given(bare, layers, other, size)
     if len(before) != len(after) or not before:
         raise Absent("its layers are given no stream of the prompt's positions")
-    parted = [_parted(one, other, size) for one, other in zip(before, after, strict=True)]
+    parted = [_parted(one, two, size) for one, two in zip(before, after, strict=True)]
     return next((moved for moved in parted if moved.any()), parted[0])
 
 

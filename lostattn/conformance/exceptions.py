@@ -14,7 +14,11 @@ _EMU_CODES = {f"<|visual token {i:06d}|>": 100 + i for i in range(64)}
 # By the path of a field below the config.
 CONFIG_CHANGES: dict[str, dict[str, Any]] = {
     # Sizes that must agree with others and have no default that does.
-    "dots3_note": {"text_config.head_dim": 24, "audio_config.adapter_input_size": 64},
+    "dots3_note": {
+        "text_config.head_dim": 24,
+        "audio_config.adapter_input_size": 64,
+        "audio_config.conv_output_size": 256,
+    },
     "glm5_next": {"text_config.index_kpool": 2},
     "kimi_k25": {"text_config.head_dim": 8},
     "muse_glimmer": {"out_hidden_size": 256},
@@ -63,7 +67,7 @@ CONFIG_CHANGES: dict[str, dict[str, Any]] = {
         "vision_config.vocab_offset": 280,
         "vision_config.vocab_size": 3,
         "audio_config.vocab_offset": 283,
-        "audio_config.vocab_size": 3,
+        "audio_config.vocab_size": 37,  # to the end, whose last one stands for what fills a short sound up
         "text_config.vocab_size_per_layer_input": 280,
         "text_config.intermediate_size": [112] * 4,
         "text_config.num_kv_shared_layers": 2,  # of four: one of each kind makes keys, one of each kind takes them over
@@ -107,8 +111,11 @@ CONFIG_CHANGES: dict[str, dict[str, Any]] = {
 
 # Sub-configs that are optional: without them there is no vision tower.
 GIVEN: dict[str, dict[str, Any]] = {
-    "gemma4": {"vision_config": {"model_type": "gemma4_vision"}},
-    "gemma4_unified": {"vision_config": {"model_type": "gemma4_unified_vision"}},
+    "gemma4": {"vision_config": {"model_type": "gemma4_vision"}, "audio_config": {"model_type": "gemma4_audio"}},
+    "gemma4_unified": {
+        "vision_config": {"model_type": "gemma4_unified_vision"},
+        "audio_config": {"model_type": "gemma4_unified_audio"},
+    },
 }
 
 # What stands after each row of a picture's tokens, where nothing else says how long a row is.

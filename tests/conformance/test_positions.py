@@ -11,16 +11,17 @@ import torch
 import lostattn as la
 from lostattn.conformance import build
 from lostattn.conformance.batch import two_items
-from lostattn.conformance.compare_positions import image_positions
+from lostattn.conformance.compare_positions import audio_positions, image_positions
 from lostattn.conformance.comparison import Absent, Subject
 from lostattn.conformance.inputs import picture_inputs
+from lostattn.conformance.sounds import moved_sound, with_sound
 from lostattn.cross_layout import CrossKeys
 from lostattn.errors import InputError
 from lostattn.parts import CODE
 
 
 def subject_of(family, more=None):
-    module = build(family, "sdpa")
+    module = build(family, "eager")
     inputs, _ = picture_inputs(module, family)
     model = la.load(module, selftest=False)
     return Subject(model, copy.deepcopy(module), model.prompt(inputs={**inputs, **(more or {})}))
@@ -143,3 +144,46 @@ def test_keys_of_an_encoder_are_kept_with_a_cache(tmp_path):
     back = type(cache).load(cache.save(tmp_path / "c"), subject.model).prompt.token_map.cross
     for name in ("image_index", "patch_index", "part"):
         assert torch.equal(getattr(back, name), getattr(subject.prompt.token_map.cross, name))
+
+
+@pytest.mark.parametrize("family", ["qwen2_5_omni_thinker", "qwen3_omni_moe_thinker", "muse_spark", "dots3_note",
+                                    "inkling_mm_model", "gemma4", "gemma4_unified"])  # fmt: skip
+def test_the_stream_moves_with_a_sound_where_the_map_says(family):
+    subject = subject_of(family)
+    (one,) = audio_positions(subject)
+    assert one.worst == 0
+    inputs = with_sound(subject.bare, subject.prompt.inputs)
+    token_map = subject.model.prompt(inputs=inputs).token_map
+    assert token_map["audio"].any() and token_map["image"].sum() == subject.prompt.token_map["image"].sum()
+    assert not (token_map["audio"] & (token_map["text"] | token_map["image"])).any()
+    assert torch.equal(token_map["audio"] | token_map["text"] | token_map["image"], token_map["all"])
+
+
+def test_a_token_too_many_among_those_of_a_sound_is_seen(monkeypatch):
+    from lostattn.conformance import compare_positions
+
+    subject = subject_of("muse_spark")
+    found = compare_positions._parting
+
+    def shifted(*given):
+        return found(*given).roll(1, -1)
+
+    monkeypatch.setattr(compare_positions, "_parting", shifted)
+    (one,) = audio_positions(subject)
+    assert one.worst == 2
+
+
+def test_a_sound_is_a_group_of_keys_of_its_own():
+    """What the last position reads of the sound is all that another sound changes in its first layer's attention."""
+    subject = subject_of("qwen2_5_omni_thinker")
+    model, inputs = subject.model, with_sound(subject.bare, subject.prompt.inputs)
+    one, other = (model.prompt(inputs=i) for i in (inputs, moved_sound(inputs)))
+    knock = la.KnockOut(queries="last", keys="audio", layers=[0])
+
+    def last(prompt, edit=None):
+        return model.run_with_cache(prompt, "blocks.0.hook_attn_out", interventions=edit)[1]["attn_out", 0][0, -1]
+
+    assert not torch.allclose(last(one), last(other), atol=1e-3)
+    torch.testing.assert_close(last(one, knock), last(other, knock), rtol=1e-5, atol=1e-6)
+    with pytest.raises(InputError, match="'audio' names no position of this prompt"):
+        model.run_with_hooks(subject.prompt, interventions=knock)
