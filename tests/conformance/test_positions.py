@@ -147,7 +147,7 @@ def test_keys_of_an_encoder_are_kept_with_a_cache(tmp_path):
 
 
 @pytest.mark.parametrize("family", ["qwen2_5_omni_thinker", "qwen3_omni_moe_thinker", "muse_spark", "dots3_note",
-                                    "inkling_mm_model", "gemma4", "gemma4_unified"])  # fmt: skip
+                                    "gemma4", "gemma4_unified"])  # fmt: skip
 def test_the_stream_moves_with_a_sound_where_the_map_says(family):
     subject = subject_of(family)
     (one,) = audio_positions(subject)
