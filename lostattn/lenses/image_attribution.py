@@ -69,8 +69,7 @@ class ImageAttribution:
         import pandas as pd
 
         where = self._keys()
-        pictured = torch.where(where.image_index >= 0, PARTS.index("image"), PARTS.index("padding"))
-        part = (where.part if isinstance(where, TokenMap) else pictured)[self.item].to(self.values.device)
+        part = (where.part if isinstance(where, TokenMap) else where.parts)[self.item].to(self.values.device)
         rows = []
         for code, name in enumerate(PARTS):
             if not (part == code).any() or name == "padding":
