@@ -63,6 +63,7 @@ def write(
     reductions: Sequence[Reduction] = (),
     generates: bool = False,
     by_head: Iterable[str] = (),
+    caches: bool = True,
 ) -> Program:
     """Write the program of one pass, or of every pass of a generation.
 
@@ -77,6 +78,7 @@ def write(
             need not be the same ones at every step, so there too the pass itself must show the pattern.
         by_head: per-head results among the taps to make inside the pass, by the output map itself; the others are
             made of z and the map's weights when they are looked at.
+        caches: a generation keeps keys and values; without that, those of cross-attention are made anew at each step.
     """
     results = {sites.derived[name].needs[0]: name for name in by_head}  # by the z that they are made of
     asked = set(taps) - set(results.values())
@@ -111,7 +113,8 @@ def write(
                         "port": slot.port,
                         "actions": actions,
                         "needs_input": needs_input,
-                        "once": slot.once,
+                        "once": slot.once and (caches or not slot.elsewhere),
+                        "elsewhere": slot.elsewhere,
                     }
                 )
         elif slot.kind in ("attention", "windows"):

@@ -7,7 +7,7 @@ put in the order in which they really come.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -75,6 +75,8 @@ def watch(model: nn.Module, inputs: Mapping[str, Any], keep: set[str], head: str
 def settle(sites: Sites, seen: Seen) -> Sites:
     """The hook points that the pass bears out, in its order."""
 
+    tokens = seen.shapes.get((sites.architecture.embed, "output"), ())[:2]
+
     def why_not(slot: Slot) -> str:
         place = (slot.path, slot.port)
         runs = len(seen.times.get(place, ()))
@@ -90,7 +92,7 @@ def settle(sites: Sites, seen: Seen) -> Sites:
         stream, own = seen.shapes.get((block.path, "input")), seen.shapes.get(place)
         if own is None:
             return f"{slot.path} holds no tensor there"
-        if stream is not None and (own[:1] != stream[:1] if slot.elsewhere else own[:2] != stream[:2]):
+        if stream is not None and not _goes_along(own, stream, slot.elsewhere, tokens):
             return f"{slot.path} holds it as {list(own)}, while the stream is {list(stream)}"
         view = slot.views[name]
         if view[0] == "heads" and own[-1] % int(view[1]):
@@ -106,6 +108,18 @@ def settle(sites: Sites, seen: Seen) -> Sites:
     settled = sites.settled(why_not, when, _nothing_between(sites, seen))
     settled.logit_path = _logit_path(sites, seen)
     return settled
+
+
+def _goes_along(own: Sequence[int], stream: Sequence[int], elsewhere: bool, tokens: Sequence[int]) -> bool:
+    """Whether a value holds items and positions as the stream does, or items alone where its positions are others'.
+
+    A stream of several lanes may hold them first, ``[lane, batch, pos, d_model]``: then the tokens say which axes are
+    items and positions.
+    """
+    if elsewhere:
+        return own[:1] == stream[:1]
+    lanes_first = len(stream) == 4 and stream[1:3] == tokens
+    return own[:2] == (tokens if lanes_first and len(own) == 3 else stream[:2])
 
 
 def _logit_path(sites: Sites, seen: Seen) -> LogitPath:

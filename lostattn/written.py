@@ -117,10 +117,11 @@ def generate_call(
             "keep other points, or use run_with_cache."
         )
     edits = model._compiled(interventions, prompt)
-    program = write(model.sites, model.operations, names, edits, (), True, made_there(model, names))
+    caches = _setting(model, keywords, "use_cache", True) is not False
+    program = write(model.sites, model.operations, names, edits, (), True, made_there(model, names), caches)
     if "mm_encoder_outputs" in inspect.signature(model.hf.forward).parameters:
         # transformers then looks at the pictures before the prompt's pass begins, so before anything is embedded.
-        program = sorted(program, key=lambda event: not event["once"])
+        program = sorted(program, key=lambda event: not event["once"] or event.get("elsewhere", False))
     if not isinstance(max_new_tokens, int) or max_new_tokens < 1:
         raise InputError(f"max_new_tokens is {max_new_tokens!r}; expected at least 1.")
     if keywords.get("num_beams", 1) != 1:
@@ -142,9 +143,14 @@ def generate_call(
 
 def _ends(model: LVLM, keywords: dict[str, Any]) -> tuple[int, ...]:
     """The ids that end a generation under these settings."""
-    holder = keywords.get("generation_config") or model.hf.generation_config
-    found = keywords.get("eos_token_id", getattr(holder, "eos_token_id", None))
+    found = _setting(model, keywords, "eos_token_id", None)
     return () if found is None else (found,) if isinstance(found, int) else tuple(int(one) for one in found)
+
+
+def _setting(model: LVLM, keywords: dict[str, Any], name: str, default: Any) -> Any:
+    """A setting of a generation: as it is given, or as the model has it."""
+    holder = keywords.get("generation_config") or model.hf.generation_config
+    return keywords.get(name, getattr(holder, name, default))
 
 
 def pass_call(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from lostattn.conformance import build
 from lostattn.conformance.inputs import picture_inputs
 from lostattn.conformance.judge import prompt_of
 from lostattn.errors import InputError, UnknownName
+from lostattn.plan import Edit
 
 # family -> the modules of layer 1: attention, output map, what gives the stream with it in it, the next norm
 PARTS = {
@@ -267,3 +269,33 @@ def test_a_decoder_without_cross_attention_says_so(tiny_llava) -> None:
         tiny_llava.run_with_cache(prompt, interventions=la.Ablate("cross_attn"))
     with pytest.raises(UnknownName, match="the layer has no cross-attention beside self-attention"):
         tiny_llava.sites.find("blocks.0.cross_attn.hook_pattern")
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class _WithoutValues(la.interventions.Intervention):
+    """What cross-attention reads is taken away at its values."""
+
+    def compile(self, setting):
+        return [Edit("blocks.1.cross_attn.hook_v", nothing)]
+
+
+def nothing(x, here):
+    return torch.zeros_like(x)
+
+
+@pytest.mark.parametrize(("family", "settings"), [("udop", {}), ("udop", {"use_cache": False}), ("pix2struct", {})])
+def test_values_are_edited_where_they_are_made(family: str, settings) -> None:
+    """With a cache at the prompt's pass, whose values the steps read again; without one at every step."""
+    model, prompt, _ = run(family)
+    alone = build(family, "eager").double()
+    path = model.architecture.stack.blocks[1].cross.attn.v
+    alone.get_submodule(path).register_forward_hook(lambda m, args, out: torch.zeros_like(out))
+    inputs = {k: v for k, v in model._inputs(prompt).items() if k not in ("input_ids", "attention_mask")}
+    inputs = model._inputs(prompt) if family == "udop" else inputs
+    theirs = alone.generate(**inputs, do_sample=False, max_new_tokens=5, decoder_start_token_id=1, **settings)
+    mine = model.generate(
+        prompt, interventions=_WithoutValues(), max_new_tokens=5, decoder_start_token_id=1, **settings
+    )
+    plain = model.generate(prompt, max_new_tokens=5, decoder_start_token_id=1, **settings)
+    n = mine.tokens.shape[1]
+    assert mine.tokens.tolist() == theirs[:, -n:].tolist() != plain.tokens.tolist()

@@ -166,6 +166,39 @@ def test_keys_counted_from_the_wrong_end_are_seen_at_decoding_steps(gemma, monke
     assert {"uniform edit", "uniform edit without a cache"} <= failed and "patterns" not in failed
 
 
+def test_keys_of_cross_attention_that_are_off_by_one_are_seen(monkeypatch):
+    """In UDOP's encoder the words of a text stand beside the picture, so its keys are some of those there are."""
+    subject = subject_of("udop")
+    assert subject.choices == ("image", "cross")
+    assert 0 < int(subject.prompt.token_map.cross.resolve().sum()) < subject.prompt.token_map.cross.image_index.shape[1]
+    assert [str(one) for one in (*patterns(subject), *uniform(subject)) if not one.passed] == []
+    exact = attention.now
+
+    def shifted(positions, step, n):
+        found = exact(positions, step, n)
+        return found.roll(1, dims=1) if positions[1] is None else found
+
+    monkeypatch.setattr("lostattn.kernels.attention.now", shifted)
+    failed = {one.name for one in (*patterns(subject), *identity(subject), *uniform(subject)) if one.failed}
+    assert failed == {"uniform edit"}
+
+
+def test_cross_attention_that_is_left_out_of_the_updates_is_seen(monkeypatch):
+    from lostattn.cache import ActivationCache
+
+    subject = subject_of("pp_formulanet")
+    subject.model.selftest(subject.prompt)
+    assert stream(subject)[0].passed
+    whole = ActivationCache.decompose_resid
+
+    def without(self):
+        parts, labels = whole(self, return_labels=True)
+        return parts[[i for i, label in enumerate(labels) if not label.endswith("cross_attn_out")]]
+
+    monkeypatch.setattr(ActivationCache, "decompose_resid", without)
+    assert stream(subject)[0].failed
+
+
 def test_an_update_that_is_left_out_is_seen(gemma, monkeypatch):
     from lostattn.cache import ActivationCache
 
