@@ -69,6 +69,11 @@ BY_PICTURE = ("image_attention_mask", "cross_attention_mask")
 _BY_POSITION = ("image_embeds_position_mask", *BY_PICTURE)
 
 
+# Inputs of a row a picture, and of a row a piece of one, whose names do not begin as those of pictures do.
+_OF_PICTURES = ("num_local_patches", "patches_grid")
+_OF_PIECES = ("pixel_attention_mask", "spatial_shapes")
+
+
 def per_image(inputs: Mapping[str, Tensor], grids: Sequence[Sequence[Grid]]) -> dict[str, list[int]]:
     """For each input that goes by image and not by item, how many of its rows each image has.
 
@@ -88,7 +93,7 @@ def _of_stills(inputs: Mapping[str, Tensor], grids: Sequence[Sequence[Grid]]) ->
     flat = [grid for own in grids for grid in own]
     n_images, tiles = len(flat), [max(len(grid.tiles), 1) for grid in flat]
     batch, n_pos = inputs["input_ids"].shape
-    by_item = _by_item(inputs)
+    by_item, local = _by_item(inputs), inputs.get("num_local_patches")
     for name, value in inputs.items():
         if name in by_item or name in _BY_POSITION:
             continue
@@ -97,9 +102,11 @@ def _of_stills(inputs: Mapping[str, Tensor], grids: Sequence[Sequence[Grid]]) ->
         thw = inputs.get("image_grid_thw")
         if name == "pixel_values" and thw is not None and int(thw.prod(-1).sum()) == len(value):
             rows[name] = thw.prod(-1).tolist()
-        elif name.startswith(("pixel", "image")) and value.ndim and len(value) == n_images:
+        elif name == "pixel_values_local" and local is not None and int(local.sum()) == len(value):
+            rows[name] = local.tolist()
+        elif name.startswith(("pixel", "image", *_OF_PICTURES)) and value.ndim and len(value) == n_images:
             rows[name] = [1] * n_images
-        elif name == "pixel_values" and value.ndim == 4 and len(value) == sum(tiles):
+        elif name in ("pixel_values", *_OF_PIECES) and value.ndim > 1 and len(value) == sum(tiles):
             rows[name] = tiles
         elif name == "batch_num_images" and len(value) == sum(bool(own) for own in grids):
             rows[name] = [int(k == 0) for own in grids for k in range(len(own))]  # one an item that has any

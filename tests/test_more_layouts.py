@@ -9,6 +9,7 @@ import torch
 
 from lostattn.errors import InputError
 from lostattn.image_layout import PLACELESS, SEPARATOR, Batch, image_layouts
+from lostattn.image_rows import per_image
 from lostattn.patch_grid import UnknownGrid
 from lostattn.piece_marks import marked_pieces, tile_places
 from lostattn.without_processor import NoProcessor
@@ -117,3 +118,29 @@ def test_pieces_are_told_by_two_marks_of_which_the_first_is_the_whole_pictures()
 def test_rows_of_unequal_length_give_no_tile_a_place():
     assert tile_places([(0, 2), (4, 2), (9, 2)]) == [None] * 3
     assert tile_places([(0, 2), (5, 2), (10, 2)]) == [(0, 0), (1, 0), (2, 0)]
+
+
+def item_rows(inputs, config, ids):
+    """How many rows of each input every picture has."""
+    found = layouts(inputs, config, sum(row.count(IMG) for row in ids), ids)
+    grids = [[one.grid] for one in found]
+    return per_image({"input_ids": torch.tensor(ids), **inputs}, grids)
+
+
+def test_rows_of_pieces_and_of_local_views_go_with_their_picture():
+    """Two items of a picture each: three tiles and the whole, one tile and the whole."""
+    views = {**pixels(2, 3, 8, 16), "pixel_values_local": torch.zeros(4, 3, 8, 8)}
+    inputs = {**views, "num_local_patches": torch.tensor([3, 1])}
+    tile, whole = [3, IMG, 4], [5, IMG, IMG, 6]
+    ids = [[*tile * 3, *whole], [*tile, *whole, *[0] * 6]]
+    found = item_rows(inputs, Holder(vision_config=Holder(patch_size=4)), ids)
+    assert found == {"pixel_values": [1, 1], "pixel_values_local": [3, 1], "num_local_patches": [1, 1]}
+    shapes = torch.tensor([[4, 2], [2, 2], [2, 2], [2, 6]])
+    inputs = {
+        "pixel_values": torch.zeros(4, 12, 5),
+        "pixel_attention_mask": torch.ones(4, 12),
+        "spatial_shapes": shapes,
+    }
+    ids = [[2, *[IMG] * 2, 3, 4, IMG, 5, 4, IMG, 5], [2, *[IMG] * 3, 3, *[0] * 5]]
+    found = item_rows(inputs, Holder(vision_config=Holder()), ids)
+    assert found == dict.fromkeys(inputs, [3, 1])
