@@ -84,7 +84,7 @@ class _Anyres:
         wide, high = self.seen
         canvas = select_best_resolution((high, wide), [tuple(p) for p in pins])
         full = (canvas[0] // self.tensor * self.base, canvas[1] // self.tensor * self.base)
-        (top, left), (rows, cols) = _unpadded(full, self.seen)
+        (top, left), (rows, cols) = unpadded(full, self.seen)
         kept = (rows, cols)
         if most is not None and (ratio := math.sqrt(rows * cols / (most * self.base**2))) > 1.1:
             kept = (int(rows // ratio), int(cols // ratio))
@@ -120,7 +120,7 @@ class _Anyres:
         return tuple((start(first + i * share, False), start(first + (i + 1) * share, True)) for i in range(kept))
 
 
-def _unpadded(full: tuple[int, int], seen: Size) -> tuple[tuple[int, int], tuple[int, int]]:
+def unpadded(full: tuple[int, int], seen: Size) -> tuple[tuple[int, int], tuple[int, int]]:
     """The first (row, column) and the number of (rows, columns) of a canvas that are not all padding."""
     (rows, cols), (wide, high) = full, seen
     if wide / high > cols / rows:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from lostattn.errors import InputError
 from lostattn.videos import Video
 
 if TYPE_CHECKING:
+    from lostattn.patch_grid import Grid
     from lostattn.prompt import Prompt
 
 
@@ -39,16 +40,38 @@ def patch_complexity(image: Image.Image, boxes: Float[Tensor, "patch 4"]) -> Flo
     return torch.softmax(scaled, 0).float()
 
 
+def grid_complexity(image: Image.Image, grid: Grid) -> Float[Tensor, " patch"]:
+    """Complexity of each patch of a picture's grid, one in all.
+
+    The patches of tiles are compared with each other, those of the thumbnail, which cover more of the picture, among
+    themselves. Both share the one by their number of patches.
+
+    Raises:
+        InputError: the place of a patch in the picture is not known.
+    """
+    boxes = grid.boxes()
+    small = torch.cat([torch.full((len(tile),), tile.role == "thumbnail") for tile in grid.tiles])
+    out = torch.zeros(len(boxes))
+    for mine in (small, ~small):
+        if mine.any():
+            out[mine] = patch_complexity(image, boxes[mine]) * mine.float().mean()
+    return out
+
+
 def prompt_complexity(prompt: Prompt) -> Float[Tensor, "batch pos"]:
     """Complexity of every image token's place, laid onto the prompt's positions (0 elsewhere).
+
+    In a model that reads pictures through cross-attention: onto the keys of its cross-attention layers.
 
     Raises:
         InputError: the prompt has image tokens but not the pictures, or no place is known for a token.
     """
     token_map = prompt.token_map
-    if not bool(token_map["image"].any()):
+    where: Any = token_map if token_map.cross is None else token_map.cross
+    is_image = token_map["image"] if token_map.cross is None else where.resolve()
+    if not bool(is_image.any()):
         raise InputError("Complexity looks at the picture, and this prompt holds none. Give one with images=[...].")
-    out = torch.zeros(token_map["image"].shape)
+    out = torch.zeros(is_image.shape)
     for b, grids in enumerate(token_map.grids):
         for k, grid in enumerate(grids):
             picture = prompt.source(b, k)
@@ -59,8 +82,8 @@ def prompt_complexity(prompt: Prompt) -> Float[Tensor, "batch pos"]:
                 )
             if isinstance(picture, Video):
                 raise InputError(f"Complexity looks at a picture that stands still, and image {k} of item {b} moves.")
-            mine = (token_map.image_index[b] == k) & token_map["image"][b]
-            values = patch_complexity(picture, grid.boxes())
-            patch = token_map.patch_index[b, mine].cpu()  # -1: a class token, which has no place in the picture
+            mine = (where.image_index[b] == k) & is_image[b]
+            values = grid_complexity(picture, grid)
+            patch = where.patch_index[b, mine].cpu()  # -1: a class token, which has no place in the picture
             out[b, mine.cpu()] = torch.where(patch >= 0, values[patch], 0.0)
     return out

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
 from lostattn.errors import InputError
 from lostattn.interventions.sources import Drawn, Source
+from lostattn.interventions.tower_order import tower_order
 from lostattn.kernels import priors
 from lostattn.plan import Edit
 
@@ -22,7 +22,10 @@ class Complexity(Source):
     """Image complexity of each patch's place in the picture, softmaxed over the patches.
 
     Mean absolute horizontal plus vertical difference of the grey picture, plus its variance, scaled to [0, 1] over
-    the patches of a picture (the paper's "image complexity" prior). The patches of each picture sum to one.
+    the patches of a picture (the paper's "image complexity" prior). The patches of each picture sum to one. Of a
+    picture that is cut into tiles, the tiles' patches are scaled together and the thumbnail's, whose boxes are larger,
+    by themselves; both share the one by their number of patches. What stands for no place (a newline, a class token)
+    gets nothing.
     """
 
     def draw(self, setting: Setting, layer: int, keys: Any) -> Drawn:
@@ -33,8 +36,9 @@ class Complexity(Source):
         """
         from lostattn.interventions.complexity import prompt_complexity
 
-        _only_image(setting, keys, "Complexity")
-        return Drawn(priors.given, {"values": prompt_complexity(setting.prompt)[:, None, None, :]})
+        _, grows = _only_image(setting, keys, "Complexity")
+        values = prompt_complexity(setting.prompt)[:, None, None, :]
+        return Drawn(priors.given, {"values": values, "grows": grows})
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -45,6 +49,13 @@ class VisionPrior(Source):
     last). Window order is undone, and where several patches make one token the largest of them counts. A key's average
     is over the queries that see it; in a windowed layer these are the patches of its own window, so that attention is
     told apart within a window only.
+
+    Where a picture of an item is cut into tiles, the tower sees each of them (and the thumbnail) by itself: its softmax
+    says how a tile's patches compare, and nothing of one tile against another. So each tile's tokens share out the part
+    of the picture's tokens that they are, which is what equal weights would give the tile, and each picture of that
+    item sums to one. In cross-attention the tower sees all tiles of a picture at once, and the keys of each picture sum
+    to one. Newlines and marks get nothing.
+
     It is read earlier in the same pass, so it costs no pass of its own.
     """
 
@@ -71,29 +82,32 @@ class VisionPrior(Source):
                 f"vision layer {self.layer} is out of range: the decoder depends on {vision.n_read} "
                 f"(0 to {vision.n_read - 1}, or negative)."
             )
-        image = _only_image(setting, keys, "VisionPrior")
+        image, grows = _only_image(setting, keys, "VisionPrior")
         at = self.layer % vision.n_read
         slot = f"vision_prior.{at}"
         observer = Edit(
             f"{vision.stack.prefix}.{at}.attn.hook_pattern",
             priors.observe_vision,
-            {"slot": slot, **vision_order(setting, setting.model.get_submodule(vision.path), image)},
+            {"slot": slot, **tower_order(setting)},
             steps=(0, 1),
         )
-        return Drawn(priors.remembered, {"slot": slot, "image_mask": image}, (observer,))
+        return Drawn(priors.remembered, {"slot": slot, "image_mask": image, "grows": grows}, (observer,))
 
 
-def _only_image(setting: Setting, keys: Any, source: str) -> Tensor:
-    """The image positions, where the chosen keys are all among them.
+def _only_image(setting: Setting, keys: Any, source: str) -> tuple[Tensor, bool]:
+    """The image keys of a layer, where the chosen keys are all among them, and whether generated tokens join them.
 
     Raises:
         InputError: the prompt has no image, or keys that a picture says nothing about are asked for.
     """
     if setting.crossing:
-        raise InputError(
-            f"{source} has values for image tokens, and this model reads pictures through cross-attention: its "
-            "sequence holds no image tokens. Expected a source that needs no picture, such as Gaussian or Fixed."
-        )
+        cross = setting.prompt.token_map.cross
+        if cross is None:
+            raise InputError(
+                f"{source} has values for the patches of pictures, and which of the keys of {setting.boundary} are "
+                "patches is not known. Expected a source that needs no picture, such as Gaussian or Fixed."
+            )
+        return cross.resolve(), False
     image = setting.positions("image")[0]
     others = setting.positions(keys)[0] & ~image
     if others.any():
@@ -101,48 +115,4 @@ def _only_image(setting: Setting, keys: Any, source: str) -> Tensor:
             f"{source} has values for image tokens only, and keys={keys!r} takes {int(others.sum())} other positions; "
             "expected keys='image', or a part of it."
         )
-    return image
-
-
-def vision_order(setting: Setting, tower: Any, image: Tensor) -> dict[str, Any]:
-    """How a tower's patches become the decoder's image tokens: leading tokens to skip, merge, and window order.
-
-    Raises:
-        InputError: the tower's tokens cannot be matched one to one with the decoder's image tokens.
-    """
-    config: Any = setting.model.config.vision_config
-    grid = setting.prompt.inputs.get("image_grid_thw")
-    if grid is None:
-        skip = 1 if getattr(setting.model.config, "vision_feature_select_strategy", "full") == "default" else 0
-        pixels = setting.prompt.inputs.get("pixel_values")
-        tokens = None
-        if pixels is not None and pixels.dim() == 4 and isinstance(getattr(config, "patch_size", None), int):
-            tokens = len(pixels) * (_tower_tokens(config, tower, pixels) - skip)
-        if tokens != int(image.sum()):
-            raise InputError(
-                f"VisionPrior cannot match the tower's tokens with the decoder's: {tokens or 'an unknown number of'} "
-                f"tokens for {int(image.sum())} image positions."
-            )
-        return {"skip": skip, "merge": 1, "order": None}
-    merge = int(getattr(config, "spatial_merge_size", 1)) ** 2
-    order = None
-    if getattr(config, "window_size", None):
-        from transformers.vision_utils import get_vision_window_index
-
-        index, _ = get_vision_window_index(
-            grid.cpu(),
-            spatial_merge_size=config.spatial_merge_size,
-            window_size=config.window_size,
-            patch_size=config.patch_size,
-        )
-        order = torch.argsort(index)
-    tokens = int(grid.prod(-1).sum()) // merge
-    if tokens != int(image.sum()):
-        raise InputError(f"the pictures make {tokens} tokens, but the prompt has {int(image.sum())} image positions.")
-    return {"skip": 0, "merge": merge, "order": order}
-
-
-def _tower_tokens(config: Any, tower: Any, pixels: Tensor) -> int:
-    """How many tokens a tower of whole pictures makes of each: its patches, and a class token where it has one."""
-    lead = any(name.endswith("class_embedding") for name, _ in tower.named_parameters())
-    return (pixels.shape[-2] // config.patch_size) * (pixels.shape[-1] // config.patch_size) + int(lead)
+    return image, True

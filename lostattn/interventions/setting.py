@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from lostattn.errors import InputError
@@ -29,6 +29,7 @@ class Setting:
     place: tuple[int, ...] = ()  # of a part in its composition: keeps the memories of two equal parts apart
     boundary: str = ""  # the attention that a source is asked about, such as "blocks.3.attn"
     keys: Positions | None = None  # the keys chosen there; None for all of them
+    memo: dict[str, Any] = field(default_factory=dict, compare=False)  # what is worked out once for all layers
 
     def numbered(self, i: int) -> Setting:
         """The setting of the ``i``-th part of a composition."""

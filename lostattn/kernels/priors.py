@@ -69,27 +69,42 @@ def on_keys(values, step: int, n_keys: int):
     return wide[..., total - n_keys :] if n_keys < total else wide
 
 
-def remembered(x, cells, here, slot, image_mask):
+def remembered(x, cells, here, slot, image_mask, grows=True):
     """A prior that an observer left in memory earlier in the same pass: one number per image token, in order."""
     image_mask = image_mask.to(x.device)
     values = torch.zeros(image_mask.shape, dtype=x.dtype, device=x.device)
     values[image_mask] = here["memory"][slot].to(x)
-    return on_keys(values, here["step"], x.shape[-1])[:, None, None, :]
+    return on_keys(values, here["step"] if grows else 0, x.shape[-1])[:, None, None, :]
 
 
-def observe_vision(x, cells, here, slot, skip: int, merge: int, order):
+def observe_vision(x, cells, here, slot, shape, index, weights, queries, group, share):
     """Leave the vision tower's attention, averaged over heads and queries, in memory as one number per token.
 
-    ``skip`` leading tokens (a class token) are dropped as keys. With ``merge`` > 1 patches stand in groups that one
-    token is made of, and the largest of a group counts; ``order`` puts the groups back into the picture's order.
-    The pattern itself is not changed.
+    ``index [token, part]`` says which of the tower's places, counted through its sequences, a token is made of (-1:
+    fewer than others). The largest of them counts, or where ``weights`` are given their weighted sum. ``queries
+    [sequence, place]`` leaves out those that stand for nothing. The tokens of a ``group`` (not -1) share out the number
+    that ``share`` has for it. The pattern itself is not changed.
     """
-    seen = (x > 0).any(1).sum(1)  # how many queries give a key any weight
-    prior = x.mean(1).sum(1) / seen.clamp_min(1)
-    prior = prior[:, skip:].flatten()
-    if merge > 1:
-        prior = prior.unflatten(0, (-1, merge)).max(-1).values
-    if order is not None:
-        prior = prior[order.to(prior.device)]
-    here["memory"][slot] = prior
+    if (x.shape[0], x.shape[-1]) != tuple(shape):
+        raise ValueError(
+            f"the vision tower's attention has {x.shape[0]} sequences of {x.shape[-1]} places; expected {tuple(shape)}"
+        )
+    visible = x > 0
+    if queries is not None:
+        real = queries.to(x.device)[:, None, :, None]
+        x_real, visible = x * real, visible & real
+    else:
+        x_real = x
+    seen = visible.any(1).sum(1)  # how many queries give a key any weight
+    prior = (x_real.mean(1).sum(1) / seen.clamp_min(1)).flatten()
+    index = index.to(prior.device).long()
+    parts = torch.where(index >= 0, prior[index.clamp_min(0)], 0.0)
+    tokens = parts.max(-1).values if weights is None else (parts * weights.to(parts)).sum(-1)
+    if group is not None:
+        group, share = group.to(prior.device).long(), share.to(tokens)
+        inside = group >= 0
+        total = torch.zeros_like(share).index_add(0, group[inside], tokens[inside])
+        scaled = tokens * (share / total.clamp_min(1e-30))[group.clamp_min(0)]
+        tokens = torch.where(inside, scaled, tokens)
+    here["memory"][slot] = tokens
     return x

@@ -6,13 +6,14 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from lostattn.calls import Remote
 from lostattn.errors import InputError
 from lostattn.gradients import gradients
-from lostattn.patch_grid import PatchGrid, TiledGrid, UnknownGrid
+from lostattn.patch_grid import UnknownGrid
+from lostattn.tower_tokens import TowerTokens, tower_tokens
 
 if TYPE_CHECKING:
     import matplotlib.figure
@@ -39,14 +40,17 @@ def input_attribution(
         prompt: a prompt, or what ``model.prompt`` makes one of.
         metric: ``logits [1, pos, d_vocab] -> [1]`` or one number, of this item alone; differentiable.
         of: ``"tokens"``: the projected patches as the decoder is handed them; ``"pixels"``: the values that the
-            processor made of the picture, summed over the square of pixels that a token stands for.
+            processor made of the picture, summed over the squares of pixels that a token's patches are. A picture in
+            tiles has its own number for each patch of each tile and of the thumbnail, as its grid has patches: where
+            they show the same place, none is added to another. Pixels that are no token's (padding) are in none.
         item: which item of the batch.
         image: which of its images.
         remote: as in :func:`lostattn.gradients.gradients`; of tokens.
 
     Raises:
-        InputError: another word, an item or image that is not there, an image whose grid is not known, or (of pixels)
-            one that the processor cuts into tiles, or a model that is somewhere else.
+        InputError: another word, an item or image that is not there, an image whose grid is not known; of tokens, a
+            model that reads pictures through cross-attention; of pixels, a layout of them that is not known, or a model
+            that is somewhere else.
     """
     prompt = model._prompted(prompt)
     if of not in ("tokens", "pixels"):
@@ -63,7 +67,9 @@ def input_attribution(
                 "gradients of pixels are taken where the weights are: load the model with them and leave remote= out, "
                 "or ask for of='tokens'."
             )
-        return _of_pixels(model, alone, metric, image, grid)
+        return _of_pixels(model, alone, metric, image)
+    if alone.token_map.cross is not None:
+        raise InputError("of is 'tokens', but this model reads pictures through cross-attention: give of='pixels'.")
     found = gradients(model, alone, metric, START, remote=remote)
     product = (found[START] * found.cache[START])[0].sum(-1)
     place = alone.token_map.patch_index[0].to(product.device)
@@ -93,29 +99,43 @@ def input_figure(
     return overlay(picture, values, grid, title=title, label="metric")
 
 
-def _of_pixels(
-    model: LVLM, prompt: Prompt, metric: Callable[[Tensor], Tensor], image: int, grid: PatchGrid | TiledGrid
-) -> Float[Tensor, "patch"]:
-    """Of the processor's pixel values, in whichever of the two known layouts they are."""
+def _of_pixels(model: LVLM, prompt: Prompt, metric: Callable[[Tensor], Tensor], image: int) -> Float[Tensor, "patch"]:
+    """Of the processor's pixel values, summed over the squares of pixels that each token's patches are."""
+    tokens = tower_tokens(model.hf.config, prompt, pixels=True)
+    if isinstance(tokens, str):
+        raise InputError(f"which pixels an image token is made of is not known: {tokens}. Take of='tokens'.")
     inputs = model._inputs(prompt)
     pixels = inputs["pixel_values"].detach().requires_grad_()
     with torch.enable_grad():
         logits = model.hf(**{**inputs, "pixel_values": pixels}, use_cache=False).logits
         (slope,) = torch.autograd.grad(metric(logits).sum(), pixels)
-    product = (slope * pixels).detach()
-    if not isinstance(grid, PatchGrid) or pixels.ndim not in (2, 4):
-        raise InputError("of is 'pixels', but this picture is cut into tiles; give of='tokens'.")
-    if "image_grid_thw" in inputs:  # packed: a row a patch of the tower, those that are merged next to each other
-        rows = product.sum(-1).split(inputs["image_grid_thw"].prod(-1).tolist())[image]
-        return rows.reshape(len(grid), -1).sum(-1)
-    if product.dim() != 4:
-        raise InputError(
-            f"the pixel values have the shape {tuple(product.shape)}: pictures in tiles, whose pixels do not go by one "
-            "grid. Take of='tokens'."
-        )
-    square = product[image].sum(0)
-    shape = zip(square.shape, (grid.rows, grid.cols), strict=True)
-    # A tower leaves out the last pixels that are no whole patch.
-    side = [n // (count * grid.merge) * grid.merge for n, count in shape]
-    cut = square[: grid.rows * side[0], : grid.cols * side[1]]
-    return cut.reshape(grid.rows, side[0], grid.cols, side[1]).sum((1, 3)).flatten()
+    patches = _by_patch((slope * pixels).detach(), tokens)
+    index, mine = tokens.index.to(patches.device), (tokens.image == image).to(patches.device)
+    shares = _shares(index, tokens.weights)
+    values = (patches[index.clamp(min=0)] * shares)[mine].sum(-1)
+    where: Any = prompt.token_map if prompt.token_map.cross is None else prompt.token_map.cross
+    place = where.patch_index[0].to(values.device)[tokens.mask[0].to(values.device)][mine]
+    out = torch.zeros(len(prompt.token_map.grids[0][image]), dtype=values.dtype, device=values.device)
+    return out.index_add(0, place[place >= 0], values[place >= 0])
+
+
+def _by_patch(product: Tensor, tokens: TowerTokens) -> Float[Tensor, "place"]:
+    """The sum over each patch's square of pixels, tensor after tensor; of packed patches over each row."""
+    n, length = tokens.shape
+    if product.ndim < 4 or len(product) == n * length:
+        return product.reshape(n * length, -1).sum(-1)
+    high, wide = product.shape[-2:]
+    side = tokens.side  # a tower leaves out the last pixels that are no whole patch
+    summed = product.reshape(n, -1, high, wide).sum(1)[:, : high // side * side, : wide // side * side]
+    return summed.unflatten(2, (-1, side)).unflatten(1, (-1, side)).sum((2, 4)).flatten()
+
+
+def _shares(
+    index: Int[Tensor, "token part"], weights: Float[Tensor, "token part"] | None
+) -> Float[Tensor, "token part"]:
+    """What part of a patch's number goes to each token: all of it, or by the weights with which it is in them."""
+    if weights is None:
+        return (index >= 0).to(torch.float32)
+    weights = weights.to(index.device)
+    total = weights.new_zeros(int(index.max()) + 1).index_add(0, index.clamp(min=0).flatten(), weights.flatten())
+    return weights / total[index.clamp(min=0)].clamp_min(1e-30)

@@ -164,7 +164,8 @@ def test_vision_is_averaged_over_heads_and_queries_without_the_class_token():
         ]
     )
     state = here()
-    assert priors.observe_vision(x, None, state, "p", 1, 1, None) is x
+    index = torch.tensor([[1], [2]])
+    assert priors.observe_vision(x, None, state, "p", (1, 3), index, None, None, None, None) is x
     # key 1: (0.25 + 0.75 + 0.5 + 0.4 + 0.2 + 0.1) / 6; key 2: (0.25 + 0.25 + 0 + 0.4 + 0.2 + 0.8) / 6
     torch.testing.assert_close(state["memory"]["p"], torch.tensor([2.2 / 6, 1.9 / 6]))
 
@@ -175,5 +176,47 @@ def test_vision_groups_are_merged_by_their_largest_and_put_in_order():
     second = torch.tensor([0.7, 0.1, 0.1, 0.1]).expand(4, 4)
     x = torch.block_diag(first, second)[None, None]
     state = here()
-    priors.observe_vision(x, None, state, "p", 0, 4, torch.tensor([1, 0]))
+    index = torch.tensor([[4, 5, 6, 7], [0, 1, 2, 3]])
+    priors.observe_vision(x, None, state, "p", (1, 8), index, None, None, None, None)
     torch.testing.assert_close(state["memory"]["p"], torch.tensor([0.7, 0.4]))
+
+
+def test_a_token_may_be_made_of_fewer_patches_than_others_or_of_shares_of_them():
+    x = torch.tensor([0.1, 0.2, 0.3, 0.4]).expand(1, 1, 4, 4)
+    state, index = here(), torch.tensor([[0, -1], [2, 3]])
+    priors.observe_vision(x, None, state, "p", (1, 4), index, None, None, None, None)
+    torch.testing.assert_close(state["memory"]["p"], torch.tensor([0.1, 0.4]))
+    weights = torch.tensor([[1.0, 0.0], [0.75, 0.25]])
+    priors.observe_vision(x, None, state, "p", (1, 4), index, weights, None, None, None)
+    torch.testing.assert_close(state["memory"]["p"], torch.tensor([0.1, 0.325]))
+
+
+def test_tiles_share_what_they_are_given_and_others_keep_their_numbers():
+    first, second = torch.tensor([0.1, 0.2, 0.7]), torch.tensor([0.5, 0.25, 0.25])
+    x = torch.stack([first, second, first])[:, None, None].expand(3, 2, 3, 3)
+    state, index = here(), torch.tensor([[1], [2], [4], [7]])  # the first place of each tile is no token's
+    group, share = torch.tensor([0, 0, 1, -1]), torch.tensor([2 / 3, 1 / 3])
+    priors.observe_vision(x, None, state, "p", (3, 3), index, None, None, group, share)
+    torch.testing.assert_close(state["memory"]["p"], torch.tensor([2 / 3 * 2 / 9, 2 / 3 * 7 / 9, 1 / 3, 0.2]))
+
+
+def test_queries_that_stand_for_nothing_are_left_out():
+    x = torch.tensor([[0.2, 0.8, 0.0], [0.6, 0.4, 0.0], [0.0, 0.5, 0.5]])[None, None]
+    state, index, queries = here(), torch.tensor([[0], [1]]), torch.tensor([[True, True, False]])
+    priors.observe_vision(x, None, state, "p", (1, 3), index, None, queries, None, None)
+    torch.testing.assert_close(state["memory"]["p"], torch.tensor([0.4, 0.6]))
+
+
+def test_a_tower_of_another_shape_is_refused():
+    x = torch.rand(1, 1, 5, 5)
+    with pytest.raises(ValueError, match=r"1 sequences of 5 places; expected \(2, 4\)"):
+        priors.observe_vision(x, None, here(), "p", (2, 4), torch.tensor([[0]]), None, None, None, None)
+
+
+def test_keys_of_cross_attention_are_the_same_at_every_step():
+    values = torch.tensor([1.0, 2.0, 3.0])[None, None, None]
+    assert priors.given(torch.zeros(1, 2, 1, 3), None, here(2), values, grows=False)[0, 0, 0].tolist() == [1, 2, 3]
+    mask = torch.tensor([[False, True, True]])
+    left = here(2, p=torch.tensor([5.0, 6.0]))
+    out = priors.remembered(torch.zeros(1, 2, 1, 3), None, left, "p", mask, grows=False)
+    assert out[0, 0, 0].tolist() == [0, 5, 6]

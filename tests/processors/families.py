@@ -144,15 +144,19 @@ def llava_next() -> Family:
     return Family("llava_next", processor, config)
 
 
-def llava_onevision() -> Family:
+def llava_onevision(side: int = 384) -> Family:
+    """`side`: smaller tiles, for tests of pictures with many of them."""
+    pins = [[side * high, side * wide] for high in range(1, 7) for wide in range(1, 7)]
+    shown = {**PUBLISHED["llava_onevision"].image, "size": {"height": side, "width": side}}
     processor = processor_without_video(
-        "LlavaOnevisionProcessor", images("LlavaOnevisionImageProcessorPil", "llava_onevision"),
+        "LlavaOnevisionProcessor",
+        transformers.LlavaOnevisionImageProcessorPil(**{**shown, "image_grid_pinpoints": pins}),
         tokenizer(["<image>", "<video>", "<|im_start|>", "<|im_end|>"]),
         chat_template=template("<|im_start|>user\n", "<image>\n", "<|im_end|>\n<|im_start|>assistant\n"),
-        **PUBLISHED["llava_onevision"].processor,
+        **{**PUBLISHED["llava_onevision"].processor, "num_image_tokens": (side // 14) ** 2},
     )  # fmt: skip
     config = transformers.LlavaOnevisionConfig(
-        vision_config=tower("siglip_vision_model", 384, 14, vision_use_head=False),
+        vision_config=tower("siglip_vision_model", side, 14, vision_use_head=False),
         text_config=text("qwen2", len(processor.tokenizer)), image_token_id=token(processor, "<image>"),
         video_token_id=token(processor, "<video>"),
         image_grid_pinpoints=processor.image_processor.image_grid_pinpoints, vision_feature_select_strategy="full",

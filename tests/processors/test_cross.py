@@ -82,7 +82,7 @@ def test_image_keys_where_there_are_none(model, prompt):
     with pytest.raises(InputError, match=r"keys='image' names no key in layers \[0\].*image keys are in layers \[1\]"):
         model.run_with_cache(prompt, interventions=la.KnockOut("last", "image", layers=0))
     with pytest.raises(InputError, match="reads pictures through cross-attention: its sequence holds no image tokens"):
-        model.run_with_cache(prompt, interventions=la.ReplaceAttention(la.Complexity()))
+        model.run_with_cache(prompt, interventions=la.Ablate("resid", layers=0, positions="image"))
 
 
 def test_attention_is_drawn_in_the_tiles(model, prompt):
