@@ -202,7 +202,7 @@ class ActivationCache(Decomposition, Mapping[str, Tensor]):
             raise InputError("items can be taken of a cache that has a batch axis and knows its prompt.")
         chosen = range(len(self.prompt))[batch_slice] if isinstance(batch_slice, int | slice) else batch_slice
         items = [chosen] if isinstance(chosen, int) else [range(len(self.prompt))[i] for i in chosen]
-        part = self._with(cut_kept(self._kept, Cut(self.prompt, items)), self.prompt[items])
+        part = self._with(cut_kept(self._kept, Cut(self.prompt, items), self._sites), self.prompt[items])
         part.has_batch_dim = not isinstance(batch_slice, int)
         return part
 
@@ -213,13 +213,15 @@ class ActivationCache(Decomposition, Mapping[str, Tensor]):
             key: as in a look-up.
             positions: of the stream, of heads, or the queries of a pattern; by name, int, slice, list or mask.
             heads: which heads (of q, k, v, z, result, scores and pattern); an int takes the axis away.
-            keys: the keys of scores or a pattern, chosen as positions are.
+            keys: the keys of scores or a pattern, chosen as positions are; of cross-attention, those of the picture
+                (``"image"``) or a mask over its keys, which also choose among its keys and values.
 
         Raises:
             InputError: unequally many positions in the items, or heads or keys of a point that has none.
         """
         name = self._sites.find(key if isinstance(key, str) else get_act_name(*key))
-        return choose(name, self[name], self.prompt, self.has_batch_dim, positions, heads, keys)
+        crosses, by_key = self._sites.crosses(name), self._sites.goes_by_key(name)
+        return choose(name, self[name], self.prompt, self.has_batch_dim, positions, heads, keys, crosses, by_key)
 
     def pattern(self, layer: int, queries: Any = "all") -> Float[Tensor, "batch head row key"]:
         """The pattern of some query rows alone; nothing is computed for the others.

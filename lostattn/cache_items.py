@@ -12,6 +12,7 @@ from lostattn.errors import InputError
 from lostattn.image_rows import per_image
 from lostattn.patch_grid import PatchGrid
 from lostattn.prompt_batch import Prompt
+from lostattn.sites import Sites
 
 
 class Cut:
@@ -50,6 +51,19 @@ class Cut:
         value = value[self.items] if value.shape[0] == self.size[0] else value
         return value[:, self.columns] if value.dim() == 2 else value[:, :, self.columns, self.columns]
 
+    def crossed(self, name: str, value: Tensor) -> Tensor:
+        """A tensor of cross-attention: its queries go by position, and its keys, another sequence's, all stay.
+
+        ``[batch, pos, …]``, ``[batch, key, …]`` of keys and values, or ``[batch | 1, head | 1, query | 1, key]``.
+        """
+        value = value[self.items] if value.shape[0] == self.size[0] else value
+        point = name.removesuffix("_grad")
+        if point.endswith(("hook_k", "hook_v", "hook_rot_k")):
+            return value
+        if point.endswith(("hook_pattern", "hook_attn_scores", "geometry")):
+            return value[:, :, self.columns] if value.dim() == 4 and value.shape[2] == self.size[1] else value
+        return value[:, self.columns]
+
     def sinks(self, value: Tensor) -> Tensor:
         """Sinks ``[head]``, or ``[batch | 1, head, query, 1]``."""
         if value.dim() != 4:
@@ -82,11 +96,16 @@ class Cut:
         return torch.cat([lengths[image == k] for k in self.images])
 
 
-def cut_kept(kept: Mapping[str, Any], cut: Cut) -> dict[str, Any]:
+def cut_kept(kept: Mapping[str, Any], cut: Cut, sites: Sites) -> dict[str, Any]:
     """Every tensor that a cache holds, cut."""
     out: dict[str, Any] = {}
     for name, value in kept.items():
         seen = name.startswith("vision")
+        if sites.crosses(name):
+            tensors = value if isinstance(value, dict) else {"": value}
+            parts = {k: cut.crossed(name, v) if isinstance(v, Tensor) else v for k, v in tensors.items()}
+            out[name] = parts if isinstance(value, dict) else parts[""]
+            continue
         if isinstance(value, dict):
             out[name] = {
                 **value,

@@ -73,16 +73,29 @@ def at_items(value: Tensor, items: Any) -> Tensor:
 
 
 def choose(
-    name: str, value: Tensor, prompt: Prompt | None, has_batch_dim: bool, positions: Any, heads: Any, keys: Any
+    name: str,
+    value: Tensor,
+    prompt: Prompt | None,
+    has_batch_dim: bool,
+    positions: Any,
+    heads: Any,
+    keys: Any,
+    crosses: bool = False,
+    by_key: bool = False,
 ) -> Tensor:
     """See :meth:`lostattn.cache.ActivationCache.at`."""
     square = name.endswith(("hook_pattern", "hook_attn_scores"))
     by_head = name.rpartition(".")[0].endswith("attn") and not square
     if name.startswith("vision"):
         raise InputError(f"{name!r} goes by patch; positions of the sequence choose among decoder points.")
-    for what, asked, there in (("heads", heads, square or by_head), ("keys", keys, square)):
+    for what, asked, there in (("heads", heads, square or by_head), ("keys", keys, square or by_key)):
         if asked is not None and not there:
             raise InputError(f"{name!r} of shape {tuple(value.shape)} has no axis of {what}; leave {what}= out.")
+    if by_key and positions is not None:
+        raise InputError(f"{name!r} goes by the keys of cross-attention and not by position; choose with keys=.")
+    if crosses and keys is not None:
+        value = _at_keys(name, value, keys, prompt, has_batch_dim, int(has_batch_dim) if by_key else -1)
+        keys = None
     if square:
         value = at_positions(value, keys, prompt, has_batch_dim, 0, 0)
         value = at_positions(value, positions, prompt, has_batch_dim, 0 if _is_int(keys) else 1, 0)
@@ -91,6 +104,22 @@ def choose(
         value = at_positions(value, positions, prompt, has_batch_dim, 2 if by_head else 1)
         axis = value.dim() - 2
     return value if heads is None else value[(slice(None),) * axis + (heads,)]
+
+
+def _at_keys(name: str, value: Tensor, spec: Any, prompt: Prompt | None, has_batch_dim: bool, axis: int) -> Tensor:
+    """A tensor of cross-attention at some of its keys, equally many in each item."""
+    cross = None if prompt is None else prompt.token_map.cross
+    if cross is None:
+        raise InputError(f"what the keys of {name!r} are is not known of this prompt; leave keys= out.")
+    chosen = cross.chosen(spec)
+    counts = chosen.sum(-1).tolist()
+    if len(set(counts)) != 1 or not counts[0]:
+        raise InputError(f"keys={spec!r} names {counts} keys of cross-attention; expected equally many in each item.")
+    index = chosen.nonzero()[:, 1].reshape(len(chosen), -1).to(value.device)
+    if not has_batch_dim:
+        return value.index_select(axis, index[0])
+    items = torch.arange(len(index), device=value.device)[:, None]
+    return value.movedim(axis, 1)[items, index].movedim(1, axis)
 
 
 def _is_int(spec: Any) -> bool:

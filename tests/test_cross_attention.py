@@ -11,6 +11,7 @@ from torch.testing import assert_close
 
 import lostattn as la
 from lostattn.conformance import build
+from lostattn.conformance.batch import SHORTER, two_items
 from lostattn.conformance.inputs import picture_inputs
 from lostattn.conformance.judge import prompt_of
 from lostattn.errors import InputError, UnknownName
@@ -299,3 +300,27 @@ def test_values_are_edited_where_they_are_made(family: str, settings) -> None:
     plain = model.generate(prompt, max_new_tokens=5, decoder_start_token_id=1, **settings)
     n = mine.tokens.shape[1]
     assert mine.tokens.tolist() == theirs[:, -n:].tolist() != plain.tokens.tolist()
+
+
+def test_keys_are_chosen_and_items_taken_out() -> None:
+    """Two items of unequal lengths: an item's own cache has its own rows, and every key."""
+    module = build("pp_formulanet", "sdpa")
+    inputs = two_items(picture_inputs(module, "pp_formulanet")[0], {"decoder_attention_mask"}, decoder=True)
+    model = la.load(module, selftest=False)
+    prompt = prompt_of(model, inputs)
+    _, cache = model.run_with_cache(prompt)
+    pattern, n_keys = cache["cross_pattern", 1], cache["cross_k", 1].shape[1]
+    own = cache.apply_slice_to_batch_dim(1)
+    assert_close(own["cross_pattern", 1], pattern[1][:, SHORTER:], rtol=0, atol=0)
+    assert own["cross_v", 1].shape[0] == n_keys and own["cross_q", 1].shape[0] == prompt.n_pos - SHORTER
+    keys = torch.arange(n_keys)[None] > 0
+    assert_close(own.at(("cross_pattern", 1), keys=keys), own["cross_pattern", 1][..., 1:], rtol=0, atol=0)
+    some = torch.zeros(2, n_keys, dtype=torch.bool)
+    some[0, :2] = some[1, 1:3] = True
+    chosen = cache.at(("cross_pattern", 1), "last", heads=2, keys=some)
+    assert_close(chosen[:, 0], torch.stack([pattern[0, 2, -1, :2], pattern[1, 2, -1, 1:3]]), rtol=0, atol=0)
+    values = cache.at(("cross_v", 1), keys=some)
+    assert_close(values[1], cache["cross_v", 1][1, 1:3], rtol=0, atol=0)
+    assert_close(cache.at(("cross_pattern", 1), keys="image"), pattern, rtol=0, atol=0)  # all of them are
+    with pytest.raises(InputError, match="goes by the keys of cross-attention and not by position; choose with keys="):
+        cache.at(("cross_v", 1), "last")
