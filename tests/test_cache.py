@@ -231,7 +231,7 @@ def test_deltas_are_what_was_added_to_the_stream(family):
         torch.testing.assert_close(total, cache["resid_post", i], rtol=0, atol=1e-5)
         torch.testing.assert_close(cache.delta("attn", i), cache["attn_out", i], rtol=0, atol=1e-5)
         torch.testing.assert_close(cache.delta("mlp", i), cache["mlp_out", i], rtol=0, atol=1e-5)
-    with pytest.raises(InputError, match="update is 'ffn'; it must be 'attn', 'cross_attn', 'mlp', 'between' or 'layer'"):
+    with pytest.raises(InputError, match="it must be 'attn', 'cross_attn', 'mlp', 'between' or 'layer'"):
         cache.delta("ffn", 0)
 
 
