@@ -24,6 +24,7 @@ def two_items(inputs: dict[str, Tensor], known: set[str], decoder: bool, stacked
     if decoder and "decoder_attention_mask" in known:
         inputs, other = ({**one, "decoder_attention_mask": torch.ones_like(one[main])} for one in (inputs, other))
     n = inputs[main].shape[1]
+    strip = not {"target_sizes", "tgt_sizes"}.isdisjoint(inputs) and inputs["pixel_values"].dim() == 4
     both = {}
     for name, value in inputs.items():
         second = other[name]
@@ -34,6 +35,8 @@ def two_items(inputs: dict[str, Tensor], known: set[str], decoder: bool, stacked
             # What comes last stays last: the second to last tokens go.
             kept = torch.cat([second[:, : n - SHORTER - 1], second[:, -1:]], dim=1)
             second = torch.cat([torch.zeros_like(second[:, :SHORTER]), kept], dim=1)
-        join = torch.stack if stacked and name == "pixel_values" else torch.cat
-        both[name] = join([value, second])
+        if stacked and name == "pixel_values":
+            both[name] = torch.stack([value, second])
+        else:  # patches side by side along one strip go on along it
+            both[name] = torch.cat([value, second], -1 if name == "pixel_values" and strip else 0)
     return both

@@ -94,6 +94,9 @@ def test_patches_of_two_pictures_are_laid_end_to_end_or_stacked():
     inputs = {"input_ids": torch.tensor([[1, 5, 7, 9, 8]]), "pixel_values": torch.zeros(6, 4)}
     assert two_items(inputs, set(), decoder=False)["pixel_values"].shape == (12, 4)
     assert two_items(inputs, set(), decoder=False, stacked=True)["pixel_values"].shape == (2, 6, 4)
+    strip = {**inputs, "pixel_values": torch.zeros(1, 3, 2, 8), "target_sizes": torch.tensor([[2, 2]])}
+    both = two_items(strip, set(), decoder=False)
+    assert both["pixel_values"].shape == (1, 3, 2, 16) and both["target_sizes"].shape == (2, 2)
 
 
 def test_a_picture_of_cross_attention_is_edited_in_those_layers_alone():
