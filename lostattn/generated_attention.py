@@ -49,8 +49,10 @@ class GeneratedAttention:
 
     @property
     def labels(self) -> dict[str, list[Any]]:
-        """What stands at each axis of ``values``: layers, heads, tokens, and ``(row, column)`` of each patch."""
-        patches = [divmod(i, self._grid.cols) for i in range(self.values.shape[3])]
+        """What stands at each axis of ``values``: layers, heads, tokens, and ``(row, column)`` of each patch, its time
+        step before them in a video."""
+        places = [self._grid.where(i) for i in range(self.values.shape[3])]
+        patches = places if self._grid.is_video else [place[1:] for place in places]
         heads = list(range(self.values.shape[1]))
         return {"layer": list(self.layers), "head": heads, "token": list(self.tokens), "patch": patches}
 
@@ -66,10 +68,15 @@ class GeneratedAttention:
 
     def table(self) -> pandas.DataFrame:
         """One row a token, layer and head: ``share`` of its attention on the image, and ``row``, ``column`` of the
-        patch that got most."""
+        patch that got most (of a video also its ``time_step``)."""
         import pandas as pd
 
         share, best = self.values.sum(-1), self.values.argmax(-1)
+
+        def place(patch: int) -> dict[str, int]:
+            step, row, column = self._grid.where(patch)
+            return {**({"time_step": step} if self._grid.is_video else {}), "row": row, "column": column}
+
         return pd.DataFrame(
             {
                 "step": step,
@@ -77,8 +84,7 @@ class GeneratedAttention:
                 "layer": layer,
                 "head": head,
                 "share": float(share[i, head, step]),
-                "row": int(best[i, head, step]) // self._grid.cols,
-                "column": int(best[i, head, step]) % self._grid.cols,
+                **place(int(best[i, head, step])),
             }
             for step, token in enumerate(self.tokens)
             for i, layer in enumerate(self.layers)
@@ -148,8 +154,9 @@ def generated_attention(
     rows = [step.row for step in steps]
     place = prompt.token_map.patch_index[item].cpu()
     here = ((prompt.token_map.image_index[item].cpu() == image) & (place >= 0)).nonzero().flatten()
-    ordered = here[place[here].argsort()]
-    values = torch.stack([cache.rows(cache.name_of(("pattern", i)), rows)[item][..., ordered] for i in chosen])
+    seen = torch.stack([cache.rows(cache.name_of(("pattern", i)), rows)[item][..., here] for i in chosen])
+    values = seen.new_zeros(*seen.shape[:-1], len(grid))  # a patch that has no token (VideoLLaMA 3) gets nothing
+    values[..., place[here]] = seen
     return GeneratedAttention(values, chosen, tuple(step.str_tokens[item] for step in steps), prompt, item, image)
 
 

@@ -67,6 +67,8 @@ def input_attribution(
                 "gradients of pixels are taken where the weights are: load the model with them and leave remote= out, "
                 "or ask for of='tokens'."
             )
+        if any(own.is_video for own in alone.token_map.grids[0]):
+            raise InputError("of is 'pixels', but this item holds a video; give of='tokens'.")
         return _of_pixels(model, alone, metric, image)
     if alone.token_map.cross is not None:
         raise InputError("of is 'tokens', but this model reads pictures through cross-attention: give of='pixels'.")

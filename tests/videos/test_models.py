@@ -88,3 +88,39 @@ def test_attention_on_a_video_is_a_strip_of_its_frames(tmp_path):
     cache.save(tmp_path / "cache.safetensors")
     held = la.ActivationCache.load(tmp_path / "cache.safetensors", model).prompt
     assert held.token_map.grids == prompt.token_map.grids and (held.videos[0][0].array() == video.array()).all()
+
+
+def test_what_looks_at_still_pictures_alone_refuses_a_video():
+    model = loaded("qwen2_5_vl")
+    prompt = model.prompt(TEXT, videos=[clip(3, 120, 90)])
+    edit = la.ReplaceAttention(la.Complexity(), keys="video", queries="last")
+    with pytest.raises(InputError, match="looks at a picture that stands still, and image 0 of item 0"):
+        model.run_with_cache(prompt, interventions=edit)
+    with pytest.raises(InputError, match="of is 'pixels', but this item holds a video; give of='tokens'"):
+        la.lenses.input_attribution(model, prompt, lambda logits: logits[:, -1, 3], of="pixels")
+    values = la.lenses.input_attribution(model, prompt, lambda logits: logits[:, -1, 3])
+    assert values.shape == (2 * 3 * 4,) and prompt.token_map.grids[0][0].to_map(values).shape == (2, 3, 4)
+
+
+def test_what_generated_tokens_looked_at_is_a_strip_where_some_patches_have_no_token():
+    family = clips.family("video_llama_3")
+    model = la.load(family.model(mixing=True), processor=family.processor, selftest=False)
+    frames = clip(3, 112, 112)
+    frames[2] = frames[1]
+    prompt = model.prompt(TEXT, videos=[frames])
+    (grid,) = prompt.token_map.grids[0]
+    assert prompt.token_map["image"].sum() < len(grid)
+    generation = model.generate(prompt, max_new_tokens=2, names_filter="blocks.0.attn.hook_pattern")
+    looked = generation.image_attention(layers=0)
+    patches, steps = looked.patches(), grid.rows * grid.cols
+    assert patches.shape[-1] == len(grid) and patches[:, :steps].sum() > 0
+    without = [p for p in range(len(grid)) if p not in prompt.token_map.patch_index[0]]
+    assert without and patches[:, without].abs().sum() == 0
+    assert len([axes for axes in looked.figure().axes if axes.images]) == 1 + 3 * len(patches)
+    row = looked.table().iloc[0]
+    best = grid.where(int(looked.values[0, 0, 0].argmax()))
+    assert (row.time_step, row.row, row.column) == best and looked.labels["patch"][-1] == (
+        2,
+        grid.rows - 1,
+        grid.cols - 1,
+    )
