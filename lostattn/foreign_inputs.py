@@ -70,12 +70,20 @@ def _other_size(processor: Any, pixels: Tensor) -> str | None:
             if pixels.shape[1] != width:
                 return f"their patches are of {pixels.shape[1]} numbers, and it makes patches of {width}"
         return None
+    given = (pixels.shape[-1], pixels.shape[-2])
+    side, merge = (getattr(processor, name, None) for name in ("patch_size", "spatial_merge_size"))
+    if isinstance(side, int) and isinstance(merge, int):  # Pixtral's: pictures come in whole tokens
+        step = side * merge
+        if pixels.ndim != 4:
+            return f"their pictures are cut into tiles ({pixels.ndim} dimensions), and it makes one tensor of each"
+        if given[0] % step == 0 == given[1] % step:
+            return None
+        return f"their pictures are of {given[0]} x {given[1]} pixels, and it makes whole patches of {step} pixels"
     parts = [shown_parts(processor, size) for size in (_LYING, _STANDING)]
     sizes = {part.size for own in parts if not isinstance(own, str) for part in own}
     if any(isinstance(own, str) for own in parts) or len(sizes) != 1 or pixels.ndim < 4:
         return None
     (own,) = sizes
-    given = (pixels.shape[-1], pixels.shape[-2])
     if own == given or not all(own):
         return None
     options = "; if it was told to, give it the same options here (images_kwargs=)"

@@ -179,3 +179,16 @@ def cut_decoder(
         elif wanted:
             out[name] = value[list(wanted)]
     return out
+
+
+def trim_padding(pixels: Tensor, sizes: Tensor | None) -> Tensor:
+    """``[image, channel, height, width]`` as large as the largest of its pictures, where zeros alone lie beyond.
+
+    Args:
+        pixels: of some images.
+        sizes: (height, width) of each; None where the inputs do not say them.
+    """
+    if sizes is None or pixels.ndim != 4 or sizes.shape != (len(pixels), 2):
+        return pixels
+    high, wide = sizes.amax(0).tolist()
+    return pixels if pixels[..., high:, :].any() or pixels[..., wide:].any() else pixels[..., :high, :wide]

@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from lostattn.errors import InputError
-from lostattn.image_rows import BY_PICTURE, cut_decoder, cut_items, per_image, trim_tiles
+from lostattn.image_rows import BY_PICTURE, cut_decoder, cut_items, per_image, trim_padding, trim_tiles
 from lostattn.token_map import TokenMap
 from lostattn.videos import Video
 
@@ -122,7 +122,11 @@ class Prompt:
                 pieces = value.split(by_image[name])
                 cut = torch.cat([value[:0], *(pieces[k] for k in wanted)])
                 if len(cut):  # An input of no image is left out: a model takes its presence for a picture.
-                    out[name] = trim_tiles(cut) if name == "pixel_values" and cut.ndim == 5 else cut
+                    if name == "pixel_values":
+                        sizes = self.inputs.get("image_sizes")
+                        its = None if sizes is None or len(sizes) != sum(counts) else sizes[wanted]
+                        cut = trim_tiles(cut) if cut.ndim == 5 else trim_padding(cut, its)
+                    out[name] = cut
             elif value.shape[:2] == own:
                 out[name] = value[items][:, columns]
         return out

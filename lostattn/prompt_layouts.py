@@ -55,7 +55,7 @@ def layouts_of(
     if n_videos is not None and kinds is not None and not moving:
         return _framed(batch, videos, kinds)
     layouts = image_layouts(batch)
-    if layouts == [] and not tokens and len(pixels := inputs.get("pixel_values", ())):
+    if not layouts and not tokens and image_id is not None and len(pixels := inputs.get("pixel_values", ())):
         raise InputError(f"{len(pixels)} image(s) in the pixel values have no image tokens in the input ids.")
     if moving:
         flat = [video for own in videos for video in own] if n_videos else None

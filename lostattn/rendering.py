@@ -9,7 +9,7 @@ from difflib import SequenceMatcher
 from typing import Any
 
 from lostattn.errors import InputError
-from lostattn.segments import Rendered, special_ids
+from lostattn.segments import Rendered
 
 Counts = tuple[int, int]
 """How many images and how many videos."""
@@ -166,6 +166,9 @@ def recover(
             before = before.replace(moving, placeholder) if moving and placeholder else before
             start = decoded.find(before)
             end = decoded.rfind(after) if start >= 0 else -1
+            said = decoded[start + len(before) : max(end, 0)]
+            if shown and _bare(processor, said) != said.lstrip():
+                continue  # marks that the processor put behind an image, not the question
             if start >= 0 and end >= start + len(before) and (text is None or text.strip() in decoded):
                 rest = end + len(after)
                 content, first = start + _content(processor, before, None), start + len(before)
@@ -206,12 +209,11 @@ def _unframed(
 
 def _bare(processor: Any, text: str) -> str:
     """A text without the white space and the special tokens that it begins with."""
-    marks = sorted(filter(None, map(str, _special_texts(processor.tokenizer))), key=len, reverse=True)
-    return re.sub("^(?:" + "|".join([r"\s", *map(re.escape, marks)]) + ")+", "", text)
-
-
-def _special_texts(tokenizer: Any) -> set[str]:
-    return {tokenizer.decode([i], clean_up_tokenization_spaces=False) for i in special_ids(tokenizer)}
+    added = getattr(processor.tokenizer, "added_tokens_decoder", {})
+    marks = {str(token) for token in added.values() if token.special}
+    marks |= set(map(str, getattr(processor.tokenizer, "all_special_tokens", ())))
+    longest_first = sorted(filter(None, marks), key=len, reverse=True)
+    return re.sub("^(?:" + "|".join([r"\s", *map(re.escape, longest_first)]) + ")+", "", text)
 
 
 def _through_template(processor: Any, text: str, shown: Counts, system: str | None, answer: str | None) -> Rendered:

@@ -338,11 +338,44 @@ def mllama(side: int = 560) -> Family:
     return Family("mllama", processor, config)
 
 
+def _pixtral(name: str, config: Callable[..., Any]) -> Family:
+    import sys
+
+    from transformers.models.pixtral import image_processing_pil_pixtral
+    from transformers.utils import is_torchvision_available
+
+    if not is_torchvision_available():
+        # The processor takes one function from a module that wants torchvision; this one has the same.
+        sys.modules.setdefault("transformers.models.pixtral.image_processing_pixtral", image_processing_pil_pixtral)
+    from transformers.models.pixtral.processing_pixtral import PixtralProcessor
+
+    processor = PixtralProcessor(
+        images("PixtralImageProcessorPil", name),
+        tokenizer(["<s>", "[INST]", "[/INST]", "[IMG]", "[IMG_BREAK]", "[IMG_END]"], bos="<s>"),
+        chat_template=template("<s>[INST]", "[IMG]", "[/INST]"), **PUBLISHED[name].processor,
+    )  # fmt: skip
+    made = config(
+        vision_config=tower("pixtral", PUBLISHED[name].image["size"]["longest_edge"], processor.patch_size, head_dim=8),
+        text_config=text("mistral", len(processor.tokenizer)), image_token_index=token(processor, "[IMG]"),
+        vision_feature_layer=-1,
+    )  # fmt: skip
+    return Family(name, processor, made)
+
+
+def pixtral() -> Family:
+    """Of LLaVA's class, with a tower that takes pictures of any size."""
+    return _pixtral("pixtral", functools.partial(transformers.LlavaConfig, vision_feature_select_strategy="full"))
+
+
+def mistral3() -> Family:
+    return _pixtral("mistral3", functools.partial(transformers.Mistral3Config, spatial_merge_size=2))
+
+
 MAKERS: dict[str, Callable[[], Family]] = {
     maker.__name__: maker
     for maker in (
         llava, llava_next, llava_onevision, qwen2_vl, qwen2_5_vl, qwen3_vl, qwen3_5, internvl, gemma3, paligemma,
-        idefics3, smolvlm, mllama,
+        idefics3, smolvlm, mllama, pixtral, mistral3,
     )
 }  # fmt: skip
 MAKERS["gemma3 with pan and scan"] = functools.partial(gemma3, scan=True)

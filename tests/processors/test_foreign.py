@@ -35,7 +35,8 @@ def test_no_family_takes_the_inputs_of_another(to):
             given(to, prompt(name, PICTURE).inputs)
             taken.add(name)
         except InputError as error:
-            assert f"not made by this model's {type(families.family(to).processor).__name__}: " in str(error), name
+            made = f"not made by this model's {type(families.family(to).processor).__name__}: "
+            assert made in str(error) or "have no image tokens" in str(error), name
     assert taken == next((pair for pair in ALIKE if to in pair), {to})
 
 
@@ -50,6 +51,7 @@ def test_no_family_takes_the_inputs_of_another(to):
             "llava",
             r"of 896 x 896 pixels, and it makes 336 x 336; .* the same options here",
         ),
+        ("mistral3", "pixtral", r"of 168 x 140 pixels, and it makes whole patches of 16 pixels"),
         ("qwen3_vl", "qwen2_vl", r"their patches are of 1536 numbers, and it makes patches of 1176\."),
     ],
 )

@@ -1,4 +1,4 @@
-"""Token maps on what the processors of twelve families emit: parts, grids, tiles, newlines, pictures, batches."""
+"""Token maps on what the processors of fourteen families emit: parts, grids, tiles, newlines, pictures, batches."""
 
 from __future__ import annotations
 
@@ -63,6 +63,9 @@ EXPECTED = [
     ("paligemma", (31, 47), "16 x 16", ""),
     ("smolvlm", (90, 1200), "5 of 9 x 9", "".join(f"{FRAME}<row_{r}_col_1>\n" for r in (1, 2, 3, 4)) + THUMBNAIL),
     ("mllama", (1200, 90), "3 of 40 x 40", "<image>"),  # three tiles enlarge it, four would more, two would not
+    ("pixtral", (500, 300), "19 x 32", "[IMG_BREAK]" * 18 + "[IMG_END]"),  # whole patches of 16, rounded up
+    ("pixtral", (1503, 251), "11 x 64", "[IMG_BREAK]" * 10 + "[IMG_END]"),  # 1024 x 171
+    ("mistral3", (500, 300), "11 x 18", "[IMG_BREAK]" * 10 + "[IMG_END]"),  # two by two patches of 14 a token
     ("mllama", (500, 300), "40 x 40", "<image>"),
     ("mllama", (300, 1000), "2 of 40 x 40", "<image>"),  # fits two tiles, one on the other
 ]
