@@ -15,6 +15,7 @@ config, never from a model's name. The layouts known are, in the order in which 
 - *sized*: pictures of any size in one padded tensor, their sizes in the inputs
 - *lined*: a row of pixel values for every token, rows of the picture told by newlines
 - *whole*: tensors of one size, a row of `pixel_values` each, one or several a picture (here)
+- *queries*: pixels in any other layout, read by queries that the config names (here)
 
 What is not understood is an `UnknownGrid` that says why.
 """
@@ -30,7 +31,7 @@ from torch import Tensor
 
 from lostattn.crop_geometry import Shown, Size, shown_parts
 from lostattn.patch_grid import Grid, PatchGrid, TiledGrid, UnknownGrid
-from lostattn.token_grids import token_grid
+from lostattn.token_grids import placeless, resampler, token_grid
 
 __all__ = ["Batch", "ImageLayout", "PatchGrid", "TiledGrid", "UnknownGrid", "image_layouts"]
 
@@ -119,7 +120,16 @@ def image_layouts(batch: Batch) -> list[ImageLayout] | None:
 
     tiled = (tiled_layouts.any_resolution, tiled_layouts.framed, cross_layout.crossed)
     viewed = (viewed_layouts.viewed, viewed_layouts.gridded, viewed_layouts.pieces)
-    for layout in (own_size.packed, *tiled, *viewed, own_size.positioned, own_size.sized, own_size.lined, _whole):
+    for layout in (
+        own_size.packed,
+        *tiled,
+        *viewed,
+        own_size.positioned,
+        own_size.sized,
+        own_size.lined,
+        _whole,
+        _queries,
+    ):
         found = layout(batch)
         if found is not None:
             return found
@@ -146,6 +156,15 @@ def _whole(batch: Batch) -> list[ImageLayout] | None:
         order = [p for k in range(len(own)) for p in (*[PLACELESS] * found.lead, *range(k * n, (k + 1) * n))]
         layouts.append(ImageLayout(len(order), together(grids), tuple(order), rows=len(own)))
     return layouts
+
+
+def _queries(batch: Batch) -> list[ImageLayout] | None:
+    """A run of queries a picture, whatever the layout of the pixels that they read."""
+    made, runs, sizes = resampler(batch.config), batch.runs(), batch.flat_sizes
+    if made is None or not runs or (sizes is not None and len(sizes) != len(runs)):
+        return None
+    known = [size for size, _ in sizes] if sizes is not None else [None] * len(runs)
+    return [ImageLayout(n, replace(placeless(n, made), size=size)) for n, size in zip(runs, known, strict=True)]
 
 
 def _parts_by_image(

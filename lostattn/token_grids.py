@@ -20,7 +20,13 @@ RESAMPLED = {
 """By the type of the vision config: what makes tokens of the whole picture where no field of a config says so."""
 
 # Fields of a config that say so.
-_RESAMPLERS = ("qformer_config", "perceiver_config", "projector_patch_to_query_dict", "resampler_config")
+_RESAMPLERS = (
+    "qformer_config",
+    "perceiver_config",
+    "projector_patch_to_query_dict",
+    "resampler_config",
+    "latent_query_num",
+)
 # Names of fields from which it may be feared; a grid is then not worked out from the number of tokens alone.
 _QUERIES = re.compile(
     r"resampl|perceiver|q_?former|abstractor|query_token|latent_query|patch_to_query|n(um)?_(queries|latents)"
@@ -85,10 +91,9 @@ def patch_side(batch: Batch) -> int | None:
     written = getattr(batch.vision, "patch_size", None)
     if isinstance(written, list | tuple):
         return int(written[0]) if len(set(written)) == 1 else None
+    said = batch.number("patch_size") or batch.number("patch_size", getattr(batch.vision, "sam_config", None))
     levels = getattr(getattr(batch.config, "vq_config", None), "channel_multiplier", None)
-    if levels:
-        return int(2 ** (len(levels) - 1))
-    return batch.number("patch_size") or batch.number("patch_size", getattr(batch.vision, "sam_config", None))
+    return said or (int(2 ** (len(levels) - 1)) if levels else None)
 
 
 def merge_factor(batch: Batch, rows: int, tokens: int) -> int | None:

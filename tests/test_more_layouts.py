@@ -144,3 +144,18 @@ def test_rows_of_pieces_and_of_local_views_go_with_their_picture():
     ids = [[2, *[IMG] * 2, 3, 4, IMG, 5, 4, IMG, 5], [2, *[IMG] * 3, 3, *[0] * 5]]
     found = item_rows(inputs, Holder(vision_config=Holder()), ids)
     assert found == dict.fromkeys(inputs, [3, 1])
+
+
+def test_queries_have_no_place_whatever_the_layout_of_the_pixels():
+    inputs = {"flattened_patches": torch.zeros(2, 6, 14)}
+    ids = [[1, *[IMG] * 4, 2, *[IMG] * 4]]
+    found = layouts(inputs, Holder(vision_config=Holder(), latent_query_num=4), 8, ids)
+    assert [(one.tokens, one.grid.resampler) for one in found] == [(4, "latent_query_num")] * 2
+    assert layouts(inputs, Holder(vision_config=Holder()), 8, ids) is None
+
+
+def test_a_tower_of_codes_beside_one_of_patches_is_not_asked():
+    """Codes are for pictures that the model makes (Janus); what it sees goes through patches."""
+    config = Holder(vision_config=Holder(patch_size=8), vq_config=Holder(channel_multiplier=[1, 2]))
+    (found,) = layouts(pixels(1, 3, 16, 24), config, 6)
+    assert str(found.grid) == "2 x 3" and found.grid.merge == 1
