@@ -152,6 +152,8 @@ class Sites:
             key = behind if behind in self.at else key
         if key in self.at or key in self.derived:
             return key
+        if vision is None and key.startswith("vision_") and self.architecture.no_vision:
+            raise UnknownName(f"{name!r} does not exist here. {self.architecture.no_vision}")
         inside = split_block(key)
         if inside is not None:
             blocks = stack.blocks if inside[0] == "blocks" else (vision.stack.blocks if vision else ())

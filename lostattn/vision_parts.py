@@ -10,6 +10,8 @@ from lostattn.anatomy import Vision
 from lostattn.call_order import forward_calls
 from lostattn.errors import UnsupportedModel
 from lostattn.layer_parts import stack_of, tells_heads
+from lostattn.model_kinds import is_text_only
+from lostattn.no_tower import why_no_tower
 
 PROJECTORS = (
     "multi_modal_projector",
@@ -30,7 +32,8 @@ EMBEDDINGS = ("embeddings", "patch_embed", "patch_embedding", "patch_conv", "pat
 def vision_if_any(model: Any, stacks: dict[str, list[nn.Module]], decoder: str) -> tuple[Vision | None, str]:
     """The vision tower; or none, and why, where the model has one in which nothing is found."""
     try:
-        return _vision(model, stacks, decoder), ""
+        found = _vision(model, stacks, decoder)
+        return found, "" if found is not None or is_text_only(model.config) else why_no_tower(model)
     except (UnsupportedModel, AttributeError) as error:
         return None, str(error)
 

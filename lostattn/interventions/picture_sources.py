@@ -74,9 +74,8 @@ class VisionPrior(Source):
         vision = setting.sites.architecture.vision
         if vision is None:
             reason = setting.sites.architecture.no_vision
-            raise InputError(
-                f"VisionPrior needs a vision tower to look into, and this model has none. {reason}".strip()
-            )
+            needs = "VisionPrior needs the attention of a vision tower, and in this model there is none to look at."
+            raise InputError(f"{needs} {reason}".strip())
         if not -vision.n_read <= self.layer < vision.n_read:
             raise InputError(
                 f"vision layer {self.layer} is out of range: the decoder depends on {vision.n_read} "

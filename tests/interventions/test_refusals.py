@@ -215,7 +215,10 @@ def without_attention(block):
 
 def test_a_vision_prior_without_a_tower(llava):
     setting = changed(llava.model, vision=None, no_vision="Its patches go to the decoder as they are.")
-    with pytest.raises(InputError, match="VisionPrior needs a vision tower to look into, and this model has none. Its"):
+    with pytest.raises(
+        InputError,
+        match="VisionPrior needs the attention of a vision tower, and in this model there is none to look at. Its",
+    ):
         la.ReplaceAttention(la.VisionPrior()).compile(setting)
 
 
