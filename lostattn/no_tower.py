@@ -35,8 +35,8 @@ def _of_codes(path: str, module: nn.Module) -> str:
     if not any(isinstance(getattr(module, name, None), nn.Module) for name in _CODES):
         return ""
     return (
-        f"Pictures become discrete codes through {path!r} ({type(module).__name__}), and their tokens are embeddings of "
-        "these codes."
+        f"Pictures become discrete codes through {path!r} ({type(module).__name__}), and their tokens are embeddings "
+        "of these codes."
     )
 
 
