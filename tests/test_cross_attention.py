@@ -16,6 +16,7 @@ from lostattn.conformance.inputs import picture_inputs
 from lostattn.conformance.judge import prompt_of
 from lostattn.errors import InputError, UnknownName
 from lostattn.plan import Edit
+from lostattn.view.reading import pattern as drawn_pattern
 
 # family -> the modules of layer 1: attention, output map, what gives the stream with it in it, the next norm
 PARTS = {
@@ -313,6 +314,7 @@ def test_keys_are_chosen_and_items_taken_out() -> None:
     own = cache.apply_slice_to_batch_dim(1)
     assert_close(own["cross_pattern", 1], pattern[1][:, SHORTER:], rtol=0, atol=0)
     assert own["cross_v", 1].shape[0] == n_keys and own["cross_q", 1].shape[0] == prompt.n_pos - SHORTER
+    assert_close(drawn_pattern(cache, prompt, 1, 1), pattern[1][:, SHORTER:], rtol=0, atol=0)
     keys = torch.arange(n_keys)[None] > 0
     assert_close(own.at(("cross_pattern", 1), keys=keys), own["cross_pattern", 1][..., 1:], rtol=0, atol=0)
     some = torch.zeros(2, n_keys, dtype=torch.bool)

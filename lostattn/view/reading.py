@@ -46,12 +46,14 @@ def token_labels(prompt: Any, item: int) -> list[str]:
 def pattern(cache: Any, prompt: Any, layer: int, item: int) -> Float[Tensor, "head query key"]:
     """The attention of one item at its real keys; its real queries, or the single one that was kept.
 
-    In a layer that reads pictures through cross-attention the keys are all of the pictures'.
+    In a layer that reads pictures through cross-attention the keys are all of the pictures'; beside self-attention
+    it is the pattern of cross-attention, where the cache holds that.
 
     Raises:
         InputError: the cache holds another prompt's pattern.
     """
-    found = cache["pattern", layer]
+    beside = prompt.token_map.cross is not None and ("cross_pattern", layer) in cache
+    found = cache["cross_pattern" if beside else "pattern", layer]
     positions = real_positions(prompt, item)
     batch, n_pos = prompt.token_map.real.shape
     crossed = found.ndim == 4 and found.shape[0] == batch and found.shape[3] == n_cross_keys(prompt)
