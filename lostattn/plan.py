@@ -16,7 +16,8 @@ from lostattn.sites import Sites, Slot, of_mid, served
 _PATTERN = ("attn.hook_pattern", "attn.hook_attn_scores")
 
 # A mask [batch, prompt], and whether generated tokens belong to it; None with a mask over cross-attention's own keys.
-Positions = tuple[Any, bool | None]
+# Of keys, a third may be a mask over an encoder's that stand behind the positions.
+Positions = tuple[Any, bool | None] | tuple[Any, bool | None, Any]
 
 
 @dataclass(frozen=True)

@@ -101,6 +101,10 @@ def uniform_by_hand(subject: Subject, keys: str, without_cache: bool = False) ->
             columns = crossed_columns(subject, keys, n_keys)
         else:
             columns = torch.cat([chosen, torch.full((len(chosen), total - n_prompt), extends)], dim=1)
+            if subject.merged and token_map.cross is not None:  # the encoder's keys stand behind the positions
+                behind = token_map.cross.chosen(keys)
+                columns = torch.cat([columns[:, total - (n_keys - behind.shape[1]) :], behind], dim=1)
+                total = n_keys
             room = n_keys - total  # for tokens to come, or the keys of an encoder; a window lets go of the first ones
             columns = torch.nn.functional.pad(columns, (0, room)) if room > 0 else columns[:, -room:]
         if not columns.any():

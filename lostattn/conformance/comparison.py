@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from lostattn.interventions.setting import CROSS
+from lostattn.interventions.setting import CROSS, Setting
 
 if TYPE_CHECKING:
     from lostattn.model import LVLM
@@ -81,6 +81,12 @@ class Subject:
         return {name: path for name, path in self.boundaries.items() if self.model.sites.crosses(f"{name}.hook_k")}
 
     @property
+    def merged(self) -> bool:
+        """Whether the keys of an encoder stand behind the positions, in the same softmax."""
+        setting = Setting(self.model.sites, self.model.hf, self.prompt)
+        return setting.merges(0)
+
+    @property
     def choices(self) -> tuple[str, ...]:
         """The keys that edits are tried on: :attr:`keys`, and all those of cross-attention where there is any."""
         return (self.keys, CROSS) if self.crossed else (self.keys,)
@@ -89,7 +95,7 @@ class Subject:
     def keys(self) -> str:
         """Which keys an edit may speak of: those of the picture, among the positions or beside them, or the text."""
         token_map = self.prompt.token_map
-        crossing = token_map.cross is not None and bool(self.crossed)
+        crossing = token_map.cross is not None and bool(self.crossed or self.merged)
         return "image" if bool(token_map["image"].any()) or crossing else "text"
 
 

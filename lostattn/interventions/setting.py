@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -55,6 +56,11 @@ class Setting:
             raise InputError(
                 f"keys={CROSS!r} does not say how many keys there are, which this source must know before the pass; "
                 "expected keys='image', or a mask over the keys."
+            )
+        if len(self.keys) == 3 and self.keys[2].any():
+            raise InputError(
+                "these keys are an encoder's and stand behind the positions; this source is laid onto positions alone. "
+                "Expected keys among those of the decoder, or another source."
             )
         return self.keys[0]
 
@@ -142,8 +148,11 @@ class Setting:
             out = [(name, i, (keys, None)) for name, i in crossing.items() if keys.any()]
             if not _over_keys(spec, keys.shape[-1]):
                 positions = (self.prompt.token_map.resolve(spec), self.prompt.token_map.extends(spec))
-                if positions[0].any() or positions[1]:
-                    out += [(name, i, positions) for name, i in own.items()]
+                behind = (*positions, keys)
+                for name, i in own.items():
+                    merged = self.merges(i)
+                    if positions[0].any() or positions[1] or (merged and keys.any()):
+                        out.append((name, i, behind if merged else positions))
         if not out:
             every = range(len(self.sites.architecture.stack.blocks))
             names = self.sites.names
@@ -158,6 +167,15 @@ class Setting:
     def crosses(self, layer: int) -> bool:
         """Whether a layer's one attention looks at a picture rather than at the sequence."""
         return self.sites.architecture.stack.blocks[layer].crosses
+
+    def merges(self, layer: int) -> bool:
+        """Whether the encoder's keys stand behind the positions in a layer's one softmax (T5Gemma 2)."""
+        block = self.sites.architecture.stack.blocks[layer]
+        if block.attn is None or block.crosses or "cross_attn" in block.attentions:
+            return False
+        return (
+            "encoder_hidden_states" in inspect.signature(self.model.get_submodule(block.attn.path).forward).parameters
+        )
 
     def seeds(self, seed: int, *parts: Any) -> list[int]:
         """One seed for each item of the batch, from its identity and ``parts``, whatever its batch mates are."""

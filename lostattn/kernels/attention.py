@@ -148,9 +148,13 @@ def now(positions, step: int, n: int):
     Each step after the prompt's pass adds one token, which belongs to the choice where ``extends`` says so. The ``n``
     rows or keys at hand are the last ones: a window lets go of those before. What there is more of than positions (room
     for tokens to come in a cache of fixed length, or the keys of an encoder) comes behind them and is not chosen. Where
-    ``extends`` is ``None`` the choice is among keys that no step adds to, those of cross-attention, and stays as it is.
+    ``extends`` is ``None`` the choice is among keys that no step adds to, those of cross-attention, and stays as it is;
+    a third mask is over such keys that stand behind the positions, in the same softmax.
     """
-    mask, extends = positions
+    mask, extends = positions[:2]
+    if len(positions) == 3:
+        behind = positions[2]
+        return torch.cat([now(positions[:2], step, n - behind.shape[1]), behind], dim=1)
     if extends is None:
         return mask
     if step:

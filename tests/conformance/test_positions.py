@@ -11,12 +11,15 @@ import torch
 import lostattn as la
 from lostattn.conformance import build
 from lostattn.conformance.batch import two_items
+from lostattn.conformance.compare_edits import uniform
 from lostattn.conformance.compare_positions import audio_positions, image_positions
+from lostattn.conformance.compare_steps import steps
 from lostattn.conformance.comparison import Absent, Subject
 from lostattn.conformance.inputs import picture_inputs
 from lostattn.conformance.sounds import moved_sound, with_sound
 from lostattn.cross_layout import CrossKeys
 from lostattn.errors import InputError
+from lostattn.kernels import attention
 from lostattn.parts import CODE
 
 
@@ -187,3 +190,31 @@ def test_a_sound_is_a_group_of_keys_of_its_own():
     torch.testing.assert_close(last(one, knock), last(other, knock), rtol=1e-5, atol=1e-6)
     with pytest.raises(InputError, match="'audio' names no position of this prompt"):
         model.run_with_hooks(subject.prompt, interventions=knock)
+
+
+def test_keys_of_an_encoder_behind_the_positions_are_edited_at_every_step(monkeypatch):
+    subject = subject_of("t5gemma2")
+    assert subject.keys == "image" and subject.merged
+    assert [str(one) for one in (*uniform(subject), *steps(subject)) if not one.passed] == []
+    fixed = la.ReplaceAttention(la.Fixed(torch.ones(1, 24)), keys="image", queries="last")
+    with pytest.raises(
+        InputError, match="are an encoder's and stand behind the positions; this source is laid onto pos"
+    ):
+        subject.model.run_with_hooks(subject.prompt, interventions=fixed)
+    exact = attention.now
+
+    def before(positions, step, n):  # as if they stood before the positions
+        found = exact(positions, step, n)
+        return found.roll(positions[2].shape[1], 1) if len(positions) == 3 else found
+
+    monkeypatch.setattr(attention, "now", before)
+    assert not uniform(subject)[0].passed
+
+
+def test_words_of_the_encoder_and_of_the_decoder_are_text_together():
+    subject = subject_of("t5gemma2")
+    silent = la.KnockOut(queries="last", keys="text")
+    _, cache = subject.model.run_with_cache(subject.prompt, "blocks.0.attn.hook_pattern", interventions=silent)
+    left = cache["pattern", 0][0, :, -1] > 0
+    picture = torch.cat([torch.zeros(6, dtype=torch.bool), subject.prompt.token_map.cross.chosen("image")[0]])
+    assert torch.equal(left.any(0), picture)
