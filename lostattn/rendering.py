@@ -167,7 +167,7 @@ def recover(
             start = decoded.find(before)
             end = decoded.rfind(after) if start >= 0 else -1
             said = decoded[start + len(before) : max(end, 0)]
-            if shown and _bare(processor, said) != said.lstrip():
+            if shown != _NOTHING and _bare(processor, said) != said.lstrip():
                 continue  # marks that the processor put behind an image, not the question
             if start >= 0 and end >= start + len(before) and (text is None or text.strip() in decoded):
                 rest = end + len(after)
