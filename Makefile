@@ -38,7 +38,7 @@ test: env ## Run the tests
 	$(BIN)/pytest -n $(WORKERS) --dist loadfile
 
 test-ndif: env ## Run every remote call against a real NDIF on the loopback interface
-	NDIF_EARLY=1 tests/ndif/with-ndif $(BIN)/pytest tests/ndif -p no:cacheprovider
+	NDIF_EARLY=1 tests/ndif/with-ndif $(BIN)/pytest tests/ndif -p no:cacheprovider -n 2
 
 lint: env ## Check style, format and types
 	$(BIN)/ruff check .

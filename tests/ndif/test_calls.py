@@ -11,7 +11,7 @@ import lostattn as la
 from lostattn.reductions import update_metrics
 from lostattn.remote import JobFailed
 
-# The sandbox starts a process for each job, which takes seconds: there these go singly, and all in one session.
+# The sandbox takes a process for each job: there these go singly, and all in one session.
 SINGLY = ("cache under many edits", "generation under edits")
 
 
@@ -34,14 +34,14 @@ class Deferred:
 
 
 @pytest.mark.parametrize("name", TABLE)
-def test_a_call_there_equals_the_call_here(name, tiny_model, prompt, trusted):
-    assert_equal(TABLE[name](tiny_model, prompt, False), TABLE[name](tiny_model, prompt, True))
+def test_a_call_there_equals_the_call_here(name, tiny_model, prompt, here, trusted):
+    assert_equal(here(TABLE[name]), TABLE[name](tiny_model, prompt, True))
 
 
 @pytest.mark.parametrize("name", STUDIES | GRADIENTS)
-def test_a_study_there_equals_the_study_here(name, tiny_model, prompt, trusted):
+def test_a_study_there_equals_the_study_here(name, tiny_model, prompt, here, trusted):
     study = (STUDIES | GRADIENTS)[name]
-    assert_equal(study(tiny_model, prompt, False), study(tiny_model, prompt, True))
+    assert_equal(here(study), study(tiny_model, prompt, True))
 
 
 @pytest.mark.parametrize("name", SINGLY)
@@ -51,8 +51,8 @@ def test_a_call_in_the_sandbox_equals_the_call_here(name, tiny_llava, shapes_que
 
 
 @pytest.mark.parametrize("name", STUDIES)
-def test_a_study_in_the_sandbox_equals_the_study_here(name, tiny_model, prompt, sandboxed):
-    assert_equal(STUDIES[name](tiny_model, prompt, False), STUDIES[name](tiny_model, prompt, True))
+def test_a_study_in_the_sandbox_equals_the_study_here(name, tiny_model, prompt, here, sandboxed):
+    assert_equal(here(STUDIES[name]), STUDIES[name](tiny_model, prompt, True))
 
 
 def test_there_are_no_gradients_in_the_sandbox(tiny_llava, shapes_questions, sandboxed):
@@ -61,12 +61,12 @@ def test_there_are_no_gradients_in_the_sandbox(tiny_llava, shapes_questions, san
         GRADIENTS["run_with_cache"](tiny_llava, prompt, True)
 
 
-def test_every_call_in_the_sandbox_equals_the_call_here(tiny_model, prompt, sandboxed):
+def test_every_call_in_the_sandbox_equals_the_call_here(tiny_model, prompt, here, sandboxed):
     with la.remote.Session(tiny_model) as session:
         there = {name: entry(Deferred(session), prompt, None) for name, entry in TABLE.items()}
     assert len(session.calls) == len(TABLE)
     for name, entry in TABLE.items():
-        assert_equal(entry(tiny_model, prompt, False), there[name].result())
+        assert_equal(here(entry), there[name].result())
 
 
 def test_a_session_is_one_job(tiny_model, prompt, trusted):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import threading
 import time
 
 import nnsight
@@ -29,18 +28,16 @@ def one(tiny_llava, shapes_questions):
     return tiny_llava.prompt(list(shapes_questions)[:2])
 
 
-@pytest.fixture(scope="module")
-def keyed(front):
+@pytest.fixture
+def keyed(fronts):
     """A front that wants API keys, and whose list of keys cannot be reached."""
-    with front(NDIF_POSTGRES_URL="postgresql://127.0.0.1:9/keys") as url:
-        yield url
+    return fronts["keyed"].url
 
 
-@pytest.fixture(scope="module")
-def choosy(front):
+@pytest.fixture
+def choosy(fronts):
     """A front that wants a newer client."""
-    with front(NDIF_MIN_NNSIGHT_VERSION="99.0") as url:
-        yield url
+    return fronts["choosy"].url
 
 
 def test_no_key(tiny_llava, one, keyed, monkeypatch, server_path):
@@ -128,7 +125,7 @@ def test_a_lost_connection_leaves_a_job_that_can_be_resumed(tiny_llava, one, ser
 
 def test_a_line_that_breaks_at_every_stage(tiny_llava, one, server_path, monkeypatch):
     monkeypatch.setattr("lostattn.remote.sending.PAUSE", 0.05)
-    monkeypatch.setattr("lostattn.remote.sending.ASKED_FOR", 1.0)
+    monkeypatch.setattr("lostattn.remote.sending.ASKED_FOR", 0.5)
     faults = {
         "request": ["at once", "in the request", "busy", "before the answer"],
         "response": ["at once", "before the answer", "in the answer"],
@@ -155,25 +152,15 @@ def test_a_sweep_goes_on_where_it_broke_off(tiny_llava, shapes_questions, truste
         assert one.result().text == tiny_llava.generate(prompt, max_new_tokens=3).text
 
 
-def test_a_front_that_is_stopped_and_comes_back(tiny_llava, one, front, trusted, monkeypatch):
+def test_a_front_that_is_stopped_and_comes_back(tiny_llava, one, front, fronts, trusted, monkeypatch):
     """The job is sent by one process of the service and looked up from another, after a while without any."""
     monkeypatch.setattr("lostattn.remote.sending.PAUSE", 1.0)
-    with front(8499) as url:
+    with fronts["stopped"] as stopped:
+        url = stopped.url
         job = la.remote.submit(tiny_llava.generate, one, max_new_tokens=2, remote=url)
-    back = threading.Event()
-
-    def again():
-        with front(8499):
-            assert back.wait(120)
-
-    returning = threading.Timer(0.5, again)
-    returning.start()
-    try:
+    with front(stopped.port):
         assert job.result(timeout=120).text == tiny_llava.generate(one, max_new_tokens=2).text
         assert_equal(tiny_llava.forward(one), tiny_llava.forward(one, remote=url))
-    finally:
-        back.set()
-        returning.join()
 
 
 def test_a_host_that_is_not_there(tiny_llava, one, monkeypatch):

@@ -19,9 +19,9 @@ import sys
 import lostattn as la
 from nnsight.schema.config import CONFIG
 CONFIG.APP.REMOTE_LOGGING = False
-model = la.load(sys.argv[2], remote=True)
-job = la.remote.Job.load(sys.argv[1], model)
-print(*job.result(timeout=120).text, sep="|")
+model = la.load("tiny-llava", remote=True)
+for path in sys.argv[1:]:
+    print(*la.remote.Job.load(path, model).result(timeout=120).text, sep="|")
 """
 
 
@@ -30,20 +30,30 @@ def one(tiny_llava, shapes_questions):
     return tiny_llava.prompt(list(shapes_questions)[:2])
 
 
-def test_a_job_is_picked_up_by_another_process(tiny_llava, one, server_path, tmp_path, monkeypatch):
-    monkeypatch.setattr(CONFIG.API, "APIKEY", "a-key-of-mine")
-    job = la.remote.submit(tiny_llava.generate, one, MANY, max_new_tokens=3)
-    job.save(tmp_path / "job.json")
-    stored = (tmp_path / "job.json").read_text()
-    assert json.loads(stored)["job"] == job.id and "a-key-of-mine" not in stored
-    done = subprocess.run(
-        [sys.executable, "-c", PICKS_UP, str(tmp_path / "job.json"), "tiny-llava"],
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
-    assert tuple(done.stdout.strip().split("|")) == tiny_llava.generate(one, MANY, max_new_tokens=3).text
+@pytest.fixture(scope="session")
+def elsewhere(tiny_llava, shapes_questions, tmp_path_factory, asking, server):
+    """A process that picks up two jobs, one on each path of the server, which were stored here."""
+    one = tiny_llava.prompt(list(shapes_questions)[:2])
+    folder = tmp_path_factory.mktemp("jobs")
+    for path in ("trusted", "sandboxed"):
+        with pytest.MonkeyPatch.context() as patched:
+            asking(path, patched)
+            patched.setattr(CONFIG.API, "APIKEY", "a-key-of-mine")
+            job = la.remote.submit(tiny_llava.generate, one, MANY, max_new_tokens=3)
+        job.save(folder / f"{path}.json")
+        stored = (folder / f"{path}.json").read_text()
+        assert json.loads(stored)["job"] == job.id and "a-key-of-mine" not in stored
+    command = [sys.executable, "-c", PICKS_UP, folder / "trusted.json", folder / "sandboxed.json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        yield process, tiny_llava.generate(one, MANY, max_new_tokens=3).text
+        process.kill()
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere_begins_early(request):
+    """It imports and loads for seconds, in which the other tests of this file go on."""
+    if "tiny_llava" in request.fixturenames:
+        request.getfixturevalue("elsewhere")
 
 
 def test_a_cache_is_picked_up_with_its_prompt(tiny_llava, one, server_path, tmp_path):
@@ -86,3 +96,10 @@ def test_a_described_model_has_no_weights_and_gives_the_same(tiny_model, shapes_
     assert_equal(tiny_model.run_with_cache(prompt, results), described.run_with_cache(prompt, results, remote=True))
     report = described.selftest(remote=True)
     assert report.passed and len(report.checks) > described.cfg.n_layers
+
+
+def test_jobs_are_picked_up_by_another_process(elsewhere):
+    process, text = elsewhere
+    told, complaint = process.communicate(timeout=300)
+    assert process.returncode == 0, complaint
+    assert [tuple(line.split("|")) for line in told.splitlines()] == [text, text]
