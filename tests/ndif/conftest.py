@@ -27,11 +27,12 @@ _PORTS = count(8401)
 class Front:
     """One more front of the server, until the block ends. It comes up by itself; its ``url`` waits for that."""
 
-    def __init__(self, port: int | None = None, **settings: str) -> None:
+    def __init__(self, port: int | None = None, hurry: bool = True, **settings: str) -> None:
         self.port = next(_PORTS) if port is None else port
         given = [f"{name}={value}" for name, value in settings.items()]
         inherited = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-        self.process = subprocess.Popen([FRONT, str(self.port), *given], env=inherited)
+        command = [*([] if hurry else ["nice"]), FRONT, str(self.port), *given]
+        self.process = subprocess.Popen(command, env=inherited)
 
     @property
     def url(self) -> str:
@@ -96,7 +97,7 @@ def fronts(server) -> Iterator[dict[str, Front]]:
     """Fronts with settings of their own."""
     with ExitStack() as stack:
         yield {
-            name: stack.enter_context(Front(**settings))
+            name: stack.enter_context(Front(hurry=False, **settings))
             for name, settings in {
                 "keyed": {"NDIF_POSTGRES_URL": "postgresql://127.0.0.1:9/keys"},  # a list of keys that is not there
                 "choosy": {"NDIF_MIN_NNSIGHT_VERSION": "99.0"},

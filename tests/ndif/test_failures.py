@@ -155,6 +155,7 @@ def test_a_sweep_goes_on_where_it_broke_off(tiny_llava, shapes_questions, truste
 def test_a_front_that_is_stopped_and_comes_back(tiny_llava, one, front, fronts, trusted, monkeypatch):
     """The job is sent by one process of the service and looked up from another, after a while without any."""
     monkeypatch.setattr("lostattn.remote.sending.PAUSE", 1.0)
+    monkeypatch.setattr("lostattn.remote.jobs.LOOKS", 10)  # a busy machine takes its time to bring the front back
     with fronts["stopped"] as stopped:
         url = stopped.url
         job = la.remote.submit(tiny_llava.generate, one, max_new_tokens=2, remote=url)
