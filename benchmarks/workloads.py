@@ -289,6 +289,12 @@ WORKLOADS = {
     "caching": Workload("residual points of all layers, 576 visual tokens", lambda s: caching(24, s), 8),
     "patterns_600": Workload("patterns of all layers, 576 visual tokens", lambda s: patterns(24, s, True), 5),
     "patterns_2500": Workload("patterns of all layers, 2500 visual tokens", lambda s: patterns(50, s, False), 5, 0),
+    "patterns_2500_bfloat16": Workload(
+        "patterns of all layers, 2500 visual tokens, bfloat16, as checkpoints are run",
+        lambda s: patterns(50, s, False),
+        5,
+        dtype=torch.bfloat16,
+    ),
     "replace_600": Workload(
         "`ReplaceAttention`, every layer, last row, 576 visual tokens", lambda s: replacing(24, s, True), 7, same=EDITED
     ),
@@ -296,9 +302,9 @@ WORKLOADS = {
         "`ReplaceAttention`, every layer, last row, 2500 visual tokens", lambda s: replacing(50, s, False), 5, 0, EDITED
     ),
     "replace_2500_bfloat16": Workload(
-        "the same in bfloat16, as checkpoints are run",
+        "`ReplaceAttention`, every layer, last row, 2500 visual tokens, bfloat16",
         lambda s: replacing(50, s, False),
-        5,
+        9,
         same=EDITED,
         dtype=torch.bfloat16,
     ),

@@ -127,6 +127,20 @@ def test_a_row_that_sees_nothing_is_zero():
     assert rows[0, 0].tolist() == [[0.0, 0.0], [1.0, 0.0]]
 
 
+@pytest.mark.parametrize("of", ["keys", "values"])
+def test_products_with_long_keys_of_another_dtype_are_made_by_parts(of):
+    n_keys = (1 << 20) // (64 * 3) + 5
+    inner, columns = (64, n_keys) if of == "keys" else (n_keys, 64)
+    right = torch.randn(1, 3, 1, inner, columns, generator=torch.Generator().manual_seed(3)).bfloat16()
+    left = torch.randn(1, 3, 2, 2, inner, generator=torch.Generator().manual_seed(4))
+    found = kernels.product(left, right)
+    assert right.numel() > 1 << 20 and found.dtype == torch.float32
+    exact = left.double() @ right.double()
+    torch.testing.assert_close(found.double(), exact, rtol=0, atol=1e-6 * float(exact.abs().max()))
+    short = right[..., :9]
+    assert torch.equal(kernels.product(left, short), left @ short.float())  # in one go
+
+
 def test_mixed_values_by_hand_with_grouped_heads():
     pattern = torch.tensor([[[[0.5, 0.5]], [[1.0, 0.0]], [[0.0, 1.0]], [[2.0, 1.0]]]])  # four heads, one row
     value = torch.tensor([[[[2.0], [4.0]], [[10.0], [100.0]]]])  # two key heads of two keys

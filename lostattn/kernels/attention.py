@@ -95,8 +95,7 @@ def attention_scores(
     wide = torch.promote_types(query.dtype, torch.float32)
     asked = (query if query.shape[2] == 1 else query[:, :, rows]).to(wide)
     groups = asked.unflatten(1, (key.shape[1], -1))
-    keys = key.to(wide).unsqueeze(2)
-    scores = (groups @ keys.transpose(-1, -2)).flatten(1, 2) * scaling
+    scores = product(groups, key.unsqueeze(2).transpose(-1, -2)).flatten(1, 2) * scaling
     if extras is not None and extras["softcap"] is not None:
         scores = torch.tanh(scores / extras["softcap"]) * extras["softcap"]
     if extras is not None and extras["bias"] is not None:
@@ -139,7 +138,27 @@ def mixed_values(
 ) -> Float[Tensor, "batch row head d_value"]:
     """What the given attention weights read: ``pattern @ value`` per head, in the kernel's output layout."""
     groups = pattern.unflatten(1, (value.shape[1], -1))
-    return (groups @ value.to(pattern.dtype).unsqueeze(2)).flatten(1, 2).transpose(1, 2)
+    return product(groups, value.unsqueeze(2)).flatten(1, 2).transpose(1, 2)
+
+
+def product(
+    left: Float[Tensor, "batch kv_head group row inner"], right: Float[Tensor, "batch kv_head 1 inner column"]
+) -> Float[Tensor, "batch kv_head group row column"]:
+    """``left @ right`` in the dtype of ``left``, for few rows.
+
+    On a CPU, long keys or values of another dtype are converted some keys at a time: a copy of all of them would take
+    longer than the product, most of it to find the memory.
+    """
+    if right.dtype == left.dtype or right.is_cuda or right.numel() < 1 << 20:
+        return left @ right.to(left.dtype)
+    keys = -1 if right.shape[-1] > right.shape[-2] else -2
+    step = max(1, (1 << 18) * right.shape[keys] // right.numel())
+    if keys == -1:
+        return torch.cat([left @ part.to(left.dtype) for part in right.split(step, -1)], -1)
+    out = left.new_zeros(left.shape[:-1] + right.shape[-1:])
+    for weights, part in zip(left.split(step, -1), right.split(step, -2), strict=True):
+        out = out + weights @ part.to(left.dtype)
+    return out
 
 
 def now(positions, step: int, n: int):
