@@ -243,7 +243,8 @@ def residuals(before, basis, after, moved=None):
     """Squared residuals of X' off the near and the far support of X, and an estimate of the error of each."""
     cross, delta2 = change(before["states"], after["states"], before["mask"]) if moved is None else moved
     if basis["factor"] is not None:
-        # X (I − P_R) = 0, so the residual of X' is that of Δ: ‖Δ‖² − ‖L⁻¹ X Δᵀ‖² with L Lᵀ = X Xᵀ.
+        # X (I − P_R) = 0, so the residual of X' is that of Δ: ‖Δ‖² − ‖L⁻¹ X Δᵀ‖² with L Lᵀ = X Xᵀ. It is solved in
+        # the memory of the product, which nothing reads again.
         half = torch.linalg.solve_triangular(basis["factor"], cross.mT, upper=False, out=cross.mT)
         half2 = squared_norm(half)
         far2 = delta2 - half2

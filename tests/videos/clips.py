@@ -47,24 +47,23 @@ def _again(name: str, videos: Any, image: str, video: str) -> Family:
     return Family(name, processor, held.config, held.cut)
 
 
+def _qwen2(name: str) -> Family:
+    videos = transformers.Qwen2VLVideoProcessor(
+        size={"shortest_edge": 3136, "longest_edge": 12845056}, patch_size=14, merge_size=2, temporal_patch_size=2,
+        cap_pixels_per_frame=False, **CLIP,
+    )  # fmt: skip
+    mark = "<|vision_start|><|{}_pad|><|vision_end|>"
+    return _again(name, videos, mark.format("image"), mark.format("video"))
+
+
 def qwen2_vl() -> Family:
     """Qwen/Qwen2-VL-7B-Instruct (min_pixels 3136, max_pixels 12845056)."""
-    size = {"shortest_edge": 3136, "longest_edge": 12845056}
-    videos = transformers.Qwen2VLVideoProcessor(
-        size=size, patch_size=14, merge_size=2, temporal_patch_size=2, cap_pixels_per_frame=False, **CLIP
-    )
-    mark = "<|vision_start|><|{}_pad|><|vision_end|>"
-    return _again("qwen2_vl", videos, mark.format("image"), mark.format("video"))
+    return _qwen2("qwen2_vl")
 
 
 def qwen2_5_vl() -> Family:
     """Qwen/Qwen2.5-VL-7B-Instruct."""
-    size = {"shortest_edge": 3136, "longest_edge": 12845056}
-    videos = transformers.Qwen2VLVideoProcessor(
-        size=size, patch_size=14, merge_size=2, temporal_patch_size=2, cap_pixels_per_frame=False, **CLIP
-    )
-    mark = "<|vision_start|><|{}_pad|><|vision_end|>"
-    return _again("qwen2_5_vl", videos, mark.format("image"), mark.format("video"))
+    return _qwen2("qwen2_5_vl")
 
 
 def _qwen3(name: str) -> Family:
