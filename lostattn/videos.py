@@ -46,10 +46,12 @@ class Video:
     def __init__(
         self, frames: Any, fps: float | int | None = None, seconds: Sequence[float | int] | None = None
     ) -> None:
-        if fps is not None and not fps > 0:
-            raise InputError(f"fps is {fps}; expected the number of frames a second, above 0.")
+        if fps is not None and not (_is_number(fps) and fps > 0):
+            raise InputError(f"fps is {fps!r}; expected the number of frames a second, above 0.")
         if fps is not None and seconds is not None:
             raise InputError("A video has either fps= or seconds=, not both: each says when its frames were taken.")
+        if seconds is not None and not (isinstance(seconds, Sequence) and all(map(_is_number, seconds))):
+            raise InputError(f"seconds is {seconds!r}; expected a list of numbers, the time of each frame.")
         shown = _frames(frames, "a video")
         if seconds is not None and (len(seconds) != len(shown) or list(seconds) != sorted(seconds)):
             raise InputError(
@@ -88,6 +90,10 @@ class Video:
             "total_num_frames": n, "fps": fps, "width": width, "height": height, "duration": duration,
             "frames_indices": places,
         }  # fmt: skip
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 Videos = Sequence[tuple[Video, ...]]

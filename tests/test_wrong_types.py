@@ -25,6 +25,8 @@ calls = {
     "metrics is 3; expected names": lambda: model.measure(prompt, 3),
     "the data set is int; expected questions": lambda: model.measure(3, "probability"),
     "fwd_hooks holds 'b'; expected pairs": lambda: model.run_with_hooks(prompt, "blocks.1.hook_resid_pre"),
+    "fps is '2'; expected the number of frames a second": lambda: la.Video([questions[0].images[0]], fps="2"),
+    "seconds is 0.5; expected a list of numbers": lambda: la.Video([questions[0].images[0]], seconds=0.5),
     "the metric is 'logit'; expected a function": lambda: model.run_with_cache(prompt, backward="logit"),
 }
 for expected, call in calls.items():
@@ -43,4 +45,4 @@ def test_each_is_refused_with_what_was_expected():
     run = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=False)
     if run.returncode:
         pytest.fail(run.stderr)
-    assert run.stdout.split("\n")[:-1] == ["said"] * 11
+    assert run.stdout.split("\n")[:-1] == ["said"] * 13
