@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from lostattn.cross_layout import CrossKeys
+from lostattn.cross_keys import CrossKeys
 from lostattn.errors import InputError, UnknownName
 from lostattn.interventions.base import Intervention
 from lostattn.interventions.encoding import decode, encode

@@ -1,63 +1,16 @@
-"""Which part of an original picture each processed tensor shows: resized, cropped, padded, cut into tiles.
+"""Pipelines of image processors that bring a picture to a size of their own: resized, cropped, padded, cut into tiles.
 
-Every pipeline of transformers' image processors that is understood is one function here; it is chosen by the code
-that the processor runs (where its ``_preprocess`` is written), since many models share one. A pipeline that is not
-understood is not guessed at.
+Each is one function of the kind `lostattn.shown.Pipeline`; `lostattn.crops` says how they are chosen.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-Size = tuple[int, int]
-"""(width, height), as in Pillow."""
-Box = tuple[float, float, float, float]
-"""(left, top, right, bottom) in pixels."""
-
-
-@dataclass(frozen=True)
-class Shown:
-    """What one processed tensor shows.
-
-    Attributes:
-        covers: the box of the original picture under the whole tensor, in original pixels; it reaches over the
-            picture's edge where the processor pads.
-        size: (width, height) of the tensor.
-        role, place: as in `lostattn.patch_grid.PatchGrid`.
-    """
-
-    covers: Box
-    size: Size
-    role: str = "whole"
-    place: tuple[int, int] | None = None
-
-
-def shown_parts(processor: Any, size: Size, together: int = 1, cut: bool | None = None) -> list[Shown] | str:
-    """What the tensors made of one picture show, in their order, or why it cannot be said.
-
-    Args:
-        processor: a processor with its image processor.
-        size: (width, height) of the picture.
-        together: how many pictures its item holds; some pipelines cut only a picture that is alone.
-        cut: whether pictures are cut into tiles, where the processor leaves the choice; None for its own setting.
-    """
-    images = getattr(processor, "image_processor", None)
-    if images is None:
-        return "the model has no image processor"
-    written = getattr(getattr(type(images), "_preprocess", None), "__module__", "")
-    from lostattn import view_geometry
-
-    package = written.rpartition(".")[0].rpartition(".")[2]
-    pipeline = _PIPELINES.get(package) or view_geometry.PIPELINES.get(package)
-    if pipeline is None or not written.startswith("transformers."):
-        return f"{type(images).__name__} prepares pictures in its own way (_preprocess)"
-    settings = getattr(processor, "images_kwargs", None)
-    return pipeline(images, settings if isinstance(settings, dict) else {}, size, together, cut)
+from lostattn.shown import Box, Shown, Size
 
 
 def covered_box(images: Any, size: Size, tensor: Size, grid: Size) -> Box | str:
@@ -112,7 +65,9 @@ def _resized(images: Any, size: Size) -> Size:
     return int(wide), int(high)
 
 
-def _common(images: Any, settings: dict[str, Any], size: Size, together: int, cut: bool | None) -> list[Shown] | str:
+def resize_and_crop(
+    images: Any, settings: dict[str, Any], size: Size, together: int, cut: bool | None
+) -> list[Shown] | str:
     """Resize, then centre crop."""
     resized = _resized(images, size) if images.do_resize else size
     tensor = (images.crop_size.width, images.crop_size.height) if images.do_center_crop else resized
@@ -120,7 +75,9 @@ def _common(images: Any, settings: dict[str, Any], size: Size, together: int, cu
     return box if isinstance(box, str) else [Shown(box, tensor)]
 
 
-def _squared(images: Any, settings: dict[str, Any], size: Size, together: int, cut: bool | None) -> list[Shown] | str:
+def padded_square(
+    images: Any, settings: dict[str, Any], size: Size, together: int, cut: bool | None
+) -> list[Shown] | str:
     """LLaVA's own: the common pipeline, on a picture that is padded to a square where `do_pad` says so."""
     padded, start = _square(size) if images.do_pad else (size, (0, 0))
     resized = _resized(images, padded) if images.do_resize else padded
@@ -138,7 +95,9 @@ def _square(size: Size) -> tuple[Size, Size]:
     return (side, side), ((side - size[0]) // 2, (side - size[1]) // 2)
 
 
-def _anyres(images: Any, settings: dict[str, Any], size: Size, together: int, cut: bool | None) -> list[Shown] | str:
+def any_resolution(
+    images: Any, settings: dict[str, Any], size: Size, together: int, cut: bool | None
+) -> list[Shown] | str:
     """A squashed thumbnail, and the picture fitted into the best of some canvases, cut into tiles (LLaVA-NeXT)."""
     from transformers.image_processing_utils import get_patch_output_size, select_best_resolution
     from transformers.image_utils import ChannelDimension
@@ -173,7 +132,7 @@ def _cut(canvas: Size, side: int, start: Size, scale: tuple[float, float]) -> li
     return tiles
 
 
-def _best_ratio(images: Any, settings: dict[str, Any], size: Size, together: int, cut: bool | None) -> list[Shown]:
+def best_ratio(images: Any, settings: dict[str, Any], size: Size, together: int, cut: bool | None) -> list[Shown]:
     """The picture stretched onto the grid of tiles of the nearest shape, then a thumbnail (InternVL)."""
     from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import get_optimal_tiled_canvas
 
@@ -194,7 +153,7 @@ def _best_ratio(images: Any, settings: dict[str, Any], size: Size, together: int
     return [*tiles, Shown(whole, side, "thumbnail")]
 
 
-def _split(images: Any, settings: dict[str, Any], size: Size, together: int, cut: bool | None) -> list[Shown]:
+def enlarged_tiles(images: Any, settings: dict[str, Any], size: Size, together: int, cut: bool | None) -> list[Shown]:
     """The picture stretched to whole tiles of its enlarged size, then a thumbnail (Idefics3, SmolVLM)."""
     width, height = size
     whole = (0.0, 0.0, float(width), float(height))
@@ -229,7 +188,7 @@ def _longest(width: int, height: int, longest: int) -> Size:
     return max(wide, 1), max(high, 1)
 
 
-def _scanned(images: Any, settings: dict[str, Any], size: Size, together: int, cut: bool | None) -> list[Shown]:
+def pan_and_scan(images: Any, settings: dict[str, Any], size: Size, together: int, cut: bool | None) -> list[Shown]:
     """The whole picture squashed, then, if asked for, crops along its longer side (Gemma 3's pan and scan)."""
     width, height = size
     side = (images.size.width, images.size.height) if images.do_resize else size
@@ -259,7 +218,7 @@ def _scanned(images: Any, settings: dict[str, Any], size: Size, together: int, c
     return [Shown(whole.covers, side, "thumbnail"), *crops]
 
 
-def _canvas(images: Any, settings: dict[str, Any], size: Size, together: int, cut: bool | None) -> list[Shown]:
+def best_canvas(images: Any, settings: dict[str, Any], size: Size, together: int, cut: bool | None) -> list[Shown]:
     """The picture at the top left of the best canvas of tiles (Llama 3.2 Vision)."""
     from transformers.models.mllama import image_processing_pil_mllama as mllama
 
@@ -271,23 +230,6 @@ def _canvas(images: Any, settings: dict[str, Any], size: Size, together: int, cu
     return tiles if len(tiles) > 1 else [Shown(tiles[0].covers, tiles[0].size)]
 
 
-def _stretched(images: Any, settings: dict[str, Any], size: Size, together: int, cut: bool | None) -> list[Shown]:
+def whole_patches(images: Any, settings: dict[str, Any], size: Size, together: int, cut: bool | None) -> list[Shown]:
     """The picture stretched to whole patches of its own number (Qwen): the grid says how many."""
     return [Shown((0.0, 0.0, float(size[0]), float(size[1])), (0, 0))]
-
-
-Pipeline = Callable[[Any, dict[str, Any], Size, int, bool | None], list[Shown] | str]
-# By the package of transformers that the code of `_preprocess` is written in; the first is the shared one, and more are
-# in `lostattn.view_geometry`.
-_PIPELINES: dict[str, Pipeline] = {
-    "transformers": _common,
-    "llava": _squared,
-    "llava_next": _anyres,
-    "llava_onevision": _anyres,
-    "got_ocr2": _best_ratio,
-    "idefics3": _split,
-    "smolvlm": _split,
-    "gemma3": _scanned,
-    "mllama": _canvas,
-    "qwen2_vl": _stretched,
-}

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lostattn.cross_layout import CrossKeys
+from lostattn.cross_keys import CrossKeys
 from lostattn.encoder_keys import Grids, boxed_keys, count_keys, patch_keys, text_keys
 from lostattn.errors import InputError
 from lostattn.parts import CODE

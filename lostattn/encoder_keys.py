@@ -14,7 +14,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from lostattn.cross_layout import CrossKeys
+from lostattn.cross_keys import CrossKeys
 from lostattn.parts import CODE
 from lostattn.patch_grid import Grid, PatchGrid, UnknownGrid
 from lostattn.token_map import TokenMap

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from lostattn.crop_geometry import shown_parts
+from lostattn.crops import shown_parts
 from lostattn.errors import InputError
 
 _LYING, _STANDING = (640, 200), (200, 640)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from lostattn.cache import ActivationCache
     from lostattn.generation import Generation
-    from lostattn.image_layout import PatchGrid
+    from lostattn.patch_grid import PatchGrid
     from lostattn.prompt import Prompt
 
 Some = int | Sequence[int] | None

@@ -1,68 +1,13 @@
-"""Which image tokens, and which rows of the pixel inputs, belong to which item of a batch."""
+"""Which rows of the pixel inputs belong to which item, picture or video of a batch."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from itertools import groupby
+from collections.abc import Iterable, Mapping, Sequence
 
 from torch import Tensor
 
 from lostattn.errors import InputError
-from lostattn.image_layout import ImageLayout
-from lostattn.patch_grid import Grid, UnknownGrid
-from lostattn.video_rows import among, rows_of_videos
-
-
-def split_layouts(
-    layouts: list[ImageLayout] | None,
-    ids: list[list[int]],
-    image_id: int | None,
-    n_images: Sequence[int] | None,
-) -> list[list[ImageLayout]]:
-    """The layouts of each item's images.
-
-    Args:
-        layouts: those of the whole batch in order; None where unknown (an image is then one run of tokens).
-        ids: the real ids of each item.
-        image_id: the id of an image token.
-        n_images: how many images each item has; None where unknown.
-
-    Raises:
-        InputError: where image tokens and images do not add up.
-    """
-    if layouts is None:
-        return [_runs(row, image_id, n_images[i] if n_images else None) for i, row in enumerate(ids)]
-    out: list[list[ImageLayout]] = []
-    left = list(layouts)
-    for i, row in enumerate(ids):
-        total = sum(token == image_id for token in row)
-        mine: list[ImageLayout] = []
-        while left and (len(mine) < n_images[i] if n_images else sum(m.tokens for m in mine) < total):
-            mine.append(left.pop(0))
-        if (found := sum(m.tokens for m in mine)) != total:
-            raise InputError(
-                f"Item {i} has {total} image tokens, but its {len(mine)} image(s) make {found}."
-                " The input ids and the pixel values are not of one processor call."
-            )
-        out.append(mine)
-    if left:
-        raise InputError(f"{len(left)} image(s) in the pixel values have no image tokens in the input ids.")
-    return out
-
-
-def _runs(row: list[int], image_id: int | None, n_images: int | None) -> list[ImageLayout]:
-    """One image for each unbroken run of image tokens, or the one image there is for all of them.
-
-    Where runs and images differ in number, which token is of which image is not said: the layouts hold no tokens.
-    """
-    grid = UnknownGrid("its pixel values are not here, or in a layout that is not known")
-    runs = [sum(1 for _ in run) for is_image, run in groupby(row, lambda t: t == image_id) if is_image]
-    if n_images == 1:
-        runs = [sum(runs)]
-    elif n_images is not None and len(runs) != n_images:
-        runs = [0] * n_images
-    return [ImageLayout(count, grid) for count in runs]
-
+from lostattn.patch_grid import Grid, PatchGrid
 
 BY_PICTURE = ("image_attention_mask", "cross_attention_mask")
 """Inputs with an axis for the item, one for the position, and one for the picture."""
@@ -192,3 +137,51 @@ def trim_padding(pixels: Tensor, sizes: Tensor | None) -> Tensor:
         return pixels
     high, wide = sizes.amax(0).tolist()
     return pixels if pixels[..., high:, :].any() or pixels[..., wide:].any() else pixels[..., :high, :wide]
+
+
+_OF_VIDEOS = ("pixel_values_videos", "video_", "second_per_grid_ts", "num_frames_per_video")
+
+
+def rows_of_videos(inputs: Mapping[str, Tensor], grids: Sequence[Grid]) -> dict[str, list[int]]:
+    """For each input that videos have rows in, how many each image and video of the batch has.
+
+    Inputs whose rows do not add up are left out. Frames that are written as pictures are rows of `pixel_values`.
+
+    Args:
+        inputs: the processor's output.
+        grids: of every image and video of the batch, in order.
+    """
+    moving = [grid for grid in grids if grid.is_video]
+    frames = [grid.frames if isinstance(grid, PatchGrid) else 1 for grid in moving]
+    out: dict[str, list[int]] = {}
+    for name, value in inputs.items():
+        if name.startswith(_OF_VIDEOS):
+            fits = [counts for counts in _choices(inputs, name, frames) if sum(counts) == len(value)]
+            out |= {name: among(grids, fits[0], True)} if fits else {}
+        elif moving and "pixel_values_videos" not in inputs and name.startswith("pixel_"):
+            if value.ndim >= 4 and len(value) == len(grids) == len(moving):  # the frames are a row's second axis
+                out[name] = [1] * len(grids)
+            elif len(value) == sum(rows := [_pictures(grid) for grid in grids]):
+                out[name] = rows
+    return out
+
+
+def _choices(inputs: Mapping[str, Tensor], name: str, frames: list[int]) -> list[list[int]]:
+    """The ways in which an input's rows may go by video: by patch, by token, by video, by frame."""
+    thw, found = inputs.get("video_grid_thw"), []
+    if name == "pixel_values_videos" and thw is not None:
+        found.append(thw.prod(-1).tolist())
+    if name == "video_compression_mask" and thw is not None and "video_merge_sizes" in inputs:
+        found.append((thw.prod(-1) // inputs["video_merge_sizes"] ** 2).tolist())
+    return [*found, [1] * len(frames), frames]
+
+
+def _pictures(grid: Grid) -> int:
+    """How many pictures an image is made of: its tiles, or its frames."""
+    return grid.frames if isinstance(grid, PatchGrid) and grid.is_video else max(len(grid.tiles), 1)
+
+
+def among(grids: Sequence[Grid], counts: Iterable[int], videos: bool) -> list[int]:
+    """Counts of the videos (or of the other images) of a batch, with 0 in the places of the rest."""
+    left = iter(counts)
+    return [next(left) if grid.is_video is videos else 0 for grid in grids]

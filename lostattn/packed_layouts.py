@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import groupby
 
-from lostattn.crop_geometry import Shown, Size, shown_parts
-from lostattn.image_layout import SEPARATOR, Batch, ImageLayout, placed
+from lostattn.crops import shown_parts
+from lostattn.layout_base import SEPARATOR, Batch, ImageLayout, placed
 from lostattn.patch_grid import PatchGrid, UnknownGrid
+from lostattn.shown import Shown, Size
 from lostattn.token_grids import patch_side
 
 

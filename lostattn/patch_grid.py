@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lostattn.crop_geometry import Box, Size
 from lostattn.errors import InputError
+from lostattn.shown import Box, Size
 
 Edges = tuple[tuple[float, float], ...]
 

@@ -5,10 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from itertools import groupby
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from lostattn.image_layout import Batch
+from lostattn.layout_base import Batch
 
 _TILE = re.compile(r"row_(\d+)_col_(\d+)")
 

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from lostattn.cross_layout import beside
 from lostattn.errors import InputError
-from lostattn.image_layout import Batch, ImageLayout, image_layouts
-from lostattn.image_rows import split_layouts
+from lostattn.image_layout import image_layouts
+from lostattn.layout_base import Batch, ImageLayout
+from lostattn.patch_grid import UnknownGrid
 from lostattn.video_layouts import VIDEO, framed_layouts, told_apart, unknown_layouts, video_layouts, woven
 from lostattn.videos import Video, Videos
 
@@ -128,3 +129,54 @@ def _marked(row: Sequence[int], image_id: int | None, moving: Sequence[bool]) ->
         if inside and moving[run]:
             out[place] = VIDEO
     return out
+
+
+def split_layouts(
+    layouts: list[ImageLayout] | None,
+    ids: list[list[int]],
+    image_id: int | None,
+    n_images: Sequence[int] | None,
+) -> list[list[ImageLayout]]:
+    """The layouts of each item's images.
+
+    Args:
+        layouts: those of the whole batch in order; None where unknown (an image is then one run of tokens).
+        ids: the real ids of each item.
+        image_id: the id of an image token.
+        n_images: how many images each item has; None where unknown.
+
+    Raises:
+        InputError: where image tokens and images do not add up.
+    """
+    if layouts is None:
+        return [_runs(row, image_id, n_images[i] if n_images else None) for i, row in enumerate(ids)]
+    out: list[list[ImageLayout]] = []
+    left = list(layouts)
+    for i, row in enumerate(ids):
+        total = sum(token == image_id for token in row)
+        mine: list[ImageLayout] = []
+        while left and (len(mine) < n_images[i] if n_images else sum(m.tokens for m in mine) < total):
+            mine.append(left.pop(0))
+        if (found := sum(m.tokens for m in mine)) != total:
+            raise InputError(
+                f"Item {i} has {total} image tokens, but its {len(mine)} image(s) make {found}."
+                " The input ids and the pixel values are not of one processor call."
+            )
+        out.append(mine)
+    if left:
+        raise InputError(f"{len(left)} image(s) in the pixel values have no image tokens in the input ids.")
+    return out
+
+
+def _runs(row: list[int], image_id: int | None, n_images: int | None) -> list[ImageLayout]:
+    """One image for each unbroken run of image tokens, or the one image there is for all of them.
+
+    Where runs and images differ in number, which token is of which image is not said: the layouts hold no tokens.
+    """
+    grid = UnknownGrid("its pixel values are not here, or in a layout that is not known")
+    runs = [sum(1 for _ in run) for is_image, run in groupby(row, lambda t: t == image_id) if is_image]
+    if n_images == 1:
+        runs = [sum(runs)]
+    elif n_images is not None and len(runs) != n_images:
+        runs = [0] * n_images
+    return [ImageLayout(count, grid) for count in runs]

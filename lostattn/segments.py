@@ -14,8 +14,8 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from lostattn.cross_layout import CrossKeys
-from lostattn.image_layout import SEPARATOR, ImageLayout
+from lostattn.cross_keys import CrossKeys
+from lostattn.layout_base import SEPARATOR, ImageLayout
 from lostattn.parts import CODE
 from lostattn.token_map import TokenMap
 

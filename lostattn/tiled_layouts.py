@@ -10,17 +10,11 @@ from typing import Any
 
 from torch import Tensor
 
-from lostattn.crop_geometry import Shown, Size, shown_parts
-from lostattn.image_layout import (
-    SEPARATOR,
-    Batch,
-    ImageLayout,
-    cuts_pictures,
-    placed,
-    together,
-)
+from lostattn.crops import shown_parts
+from lostattn.layout_base import SEPARATOR, Batch, ImageLayout, cuts_pictures, placed, together
 from lostattn.patch_grid import Edges, PatchGrid, TiledGrid, UnknownGrid
 from lostattn.piece_marks import marked_pieces
+from lostattn.shown import Shown, Size
 from lostattn.token_grids import merge_factor, patch_side, token_grid
 
 

@@ -5,12 +5,10 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from lostattn.layout_base import Batch
 from lostattn.patch_grid import PatchGrid, UnknownGrid
-
-if TYPE_CHECKING:
-    from lostattn.image_layout import Batch
 
 RESAMPLED = {
     # 144 or 256 learned vectors that stand behind the patches in its encoder: the class has them, no field says so, and

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from lostattn.cross_layout import CrossKeys
+from lostattn.cross_keys import CrossKeys
 from lostattn.errors import InputError, UnknownName, nearest
 from lostattn.parts import CODE, NO_TEXT, PARTS
 from lostattn.patch_grid import Grid, PatchGrid, UnknownGrid

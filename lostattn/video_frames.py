@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from lostattn.crop_geometry import Box, Size, resized_and_cropped
+from lostattn.crop_geometry import resized_and_cropped
+from lostattn.shown import Box, Size
 
 
 def frame_box(processor: Any, size: Size, tensor: Size | None) -> Box | str:

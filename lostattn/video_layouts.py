@@ -20,10 +20,10 @@ from typing import Any
 
 from torch import Tensor
 
-from lostattn.crop_geometry import Size
 from lostattn.errors import InputError
-from lostattn.image_layout import PLACELESS, SEPARATOR, Batch, ImageLayout
+from lostattn.layout_base import PLACELESS, SEPARATOR, Batch, ImageLayout
 from lostattn.patch_grid import PatchGrid, UnknownGrid
+from lostattn.shown import Size
 from lostattn.token_grids import patch_side, token_grid
 from lostattn.token_ids import marked
 from lostattn.video_frames import frame_box

@@ -13,10 +13,10 @@ from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
 
-from lostattn.crop_geometry import Size
 from lostattn.errors import InputError
 from lostattn.model_kinds import is_text_only
 from lostattn.pictures import load_picture
+from lostattn.shown import Size
 
 
 @dataclass(frozen=True, eq=False, init=False, repr=False)

@@ -1,7 +1,7 @@
 """More pipelines of image processors, those that keep a picture's own size or see it whole and in tiles at once.
 
-Each is one function as in `lostattn.crop_geometry`, which says how they are chosen. Sizes are asked of the processor's
-own methods where it has them. A tensor of size (0, 0) is as large as the inputs say.
+Each is one function of the kind `lostattn.shown.Pipeline`; `lostattn.crops` says how they are chosen. Sizes are asked
+of the processor's own methods where it has them. A tensor of size (0, 0) is as large as the inputs say.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from lostattn.crop_geometry import Pipeline, Shown, Size
+from lostattn.shown import Shown, Size
 
 Settings = dict[str, Any]
 
@@ -29,14 +29,14 @@ def _shares(size: Size, rows: int, cols: int, tensor: Size) -> list[Shown]:
     ]
 
 
-def _own_size(images: Any, settings: Settings, size: Size, together: int, cut: bool | None) -> list[Shown] | str:
+def own_size(images: Any, settings: Settings, size: Size, together: int, cut: bool | None) -> list[Shown] | str:
     """The picture stretched to whole tokens of its own number, then padded to others' size (Pixtral, Emu 3)."""
     if getattr(images, "do_center_crop", None):
         return f"{type(images).__name__} crops pictures after it fitted them to whole tokens"
     return [Shown(_all(size), (0, 0))]
 
 
-def _lined(images: Any, settings: Settings, size: Size, together: int, cut: bool | None) -> list[Shown]:
+def padded_lines(images: Any, settings: Settings, size: Size, together: int, cut: bool | None) -> list[Shown]:
     """Shrunk to fit if larger, then padded at the right and below to whole patches (Fuyu)."""
     held, patch = images.size, images.patch_size
     step = {axis: int(getattr(patch, axis, None) or patch[axis]) for axis in ("width", "height")}
@@ -53,7 +53,7 @@ def _lined(images: Any, settings: Settings, size: Size, together: int, cut: bool
     return [Shown((0.0, 0.0, ends[0], ends[1]), (tensor[0], tensor[1]))]
 
 
-def _in_patches(images: Any, settings: Settings, size: Size, together: int, cut: bool | None) -> list[Shown]:
+def beyond_patches(images: Any, settings: Settings, size: Size, together: int, cut: bool | None) -> list[Shown]:
     """Cut into patches from the top left, the last of each row and column padded (Inkling).
 
     There is a patch more in a row than the picture needs where its width is a whole number of them.
@@ -70,7 +70,7 @@ def _in_patches(images: Any, settings: Settings, size: Size, together: int, cut:
     return [Shown((0.0, 0.0, tensor[0] * width / wide, tensor[1] * height / high), tensor)]
 
 
-def _in_slices(images: Any, settings: Settings, size: Size, together: int, cut: bool | None) -> list[Shown] | str:
+def enlarged_slices(images: Any, settings: Settings, size: Size, together: int, cut: bool | None) -> list[Shown] | str:
     """The picture fitted to whole tokens, then, of a large one, slices of it, enlarged (MiniCPM-V)."""
     if getattr(images, "small_image_upsize", "always") != "always":
         return f"{type(images).__name__} looks at what is in a picture before it chooses its size (small_image_upsize)"
@@ -91,7 +91,7 @@ def _in_slices(images: Any, settings: Settings, size: Size, together: int, cut: 
     return [whole, *_shares(size, rows, cols, (wide // cols, high // rows))]
 
 
-def _large_in_tiles(images: Any, settings: Settings, size: Size, together: int, cut: bool | None) -> list[Shown]:
+def large_in_tiles(images: Any, settings: Settings, size: Size, together: int, cut: bool | None) -> list[Shown]:
     """The picture fitted to whole tokens; of a large one, tiles that it is stretched onto, before it (LFM2-VL)."""
     width, height = size
     names = ("max_image_tokens", "encoder_patch_size", "downsample_factor")
@@ -111,7 +111,7 @@ def _large_in_tiles(images: Any, settings: Settings, size: Size, together: int, 
     return [*tiles, *[Shown(_all(size), (wide, high), "thumbnail")] * bool(images.use_thumbnail)]
 
 
-def _sliding(images: Any, settings: Settings, size: Size, together: int, cut: bool | None) -> list[Shown]:
+def sliding_windows(images: Any, settings: Settings, size: Size, together: int, cut: bool | None) -> list[Shown]:
     """Square windows over the picture, snapped to whole ones, then all of it squared (Step 3.7)."""
     side, tile = int(images.size.height), int(images.patch_size)
     _, crop, window, cols, rows, padded = images._plan_patches(size[0], size[1], side, tile)
@@ -128,7 +128,7 @@ def _sliding(images: Any, settings: Settings, size: Size, together: int, cut: bo
     return [*tiles, Shown(_all(full), (side, side), "thumbnail")]
 
 
-def _on_canvas(images: Any, settings: Settings, size: Size, together: int, cut: bool | None) -> list[Shown]:
+def square_canvas(images: Any, settings: Settings, size: Size, together: int, cut: bool | None) -> list[Shown]:
     """A large picture stretched onto a grid of tiles, then all of it in a padded square (Unlimited-OCR)."""
     from transformers.models.deepseek_ocr2.image_processing_pil_deepseek_ocr2 import get_optimal_tiled_canvas
 
@@ -150,21 +150,6 @@ def _on_canvas(images: Any, settings: Settings, size: Size, together: int, cut: 
     return [*tiles, Shown((box[0], box[2], box[1], box[3]), (side, side), role)]
 
 
-def _twice(images: Any, settings: Settings, size: Size, together: int, cut: bool | None) -> list[Shown]:
+def overlapping_crops(images: Any, settings: Settings, size: Size, together: int, cut: bool | None) -> list[Shown]:
     """The picture squashed, and stretched onto a canvas that overlapping crops are taken from (Molmo 2)."""
     return [Shown(_all(size), (0, 0), "thumbnail"), Shown(_all(size), (0, 0), "tiles")]
-
-
-PIPELINES: dict[str, Pipeline] = {
-    "pixtral": _own_size,
-    "emu3": _own_size,
-    "fuyu": _lined,
-    "inkling": _in_patches,
-    "minicpmv4_6": _in_slices,
-    "minicpm_ocr": _in_slices,
-    "lfm2_vl": _large_in_tiles,
-    "step3p7": _sliding,
-    "unlimited_ocr": _on_canvas,
-    "molmo2": _twice,
-}
-"""By the package of transformers that the code of `_preprocess` is written in."""

@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from lostattn.crop_geometry import Shown, Size
-from lostattn.image_layout import PLACELESS, SEPARATOR, Batch, ImageLayout, placed, together
+from lostattn.layout_base import PLACELESS, SEPARATOR, Batch, ImageLayout, placed, together
 from lostattn.packed_layouts import packed_merge, shown_of
 from lostattn.patch_grid import Edges, PatchGrid, TiledGrid
 from lostattn.piece_marks import image_runs, item_of_each, marked_pieces, tile_places
+from lostattn.shown import Shown, Size
 from lostattn.tiled_layouts import own_tiles
 from lostattn.token_grids import may_query, patch_side, placeless, resampler
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lostattn.errors import InputError
-from lostattn.image_layout import PatchGrid, UnknownGrid
+from lostattn.patch_grid import PatchGrid, UnknownGrid
 from lostattn.token_map import TokenMap
 
 # Two rows of three tokens, 10 by 10 pixels each, over a picture of 30 by 20.

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from lostattn.errors import InputError
-from lostattn.image_layout import PLACELESS, SEPARATOR, Batch, image_layouts
+from lostattn.image_layout import image_layouts
+from lostattn.layout_base import PLACELESS, SEPARATOR, Batch
 from lostattn.patch_grid import PatchGrid, TiledGrid
 from lostattn.segments import Rendered, align, build_token_map
 from lostattn.without_processor import NoProcessor

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from lostattn.errors import InputError
-from lostattn.image_layout import PLACELESS, SEPARATOR, Batch, image_layouts
+from lostattn.image_layout import image_layouts
 from lostattn.image_rows import per_image
+from lostattn.layout_base import PLACELESS, SEPARATOR, Batch
 from lostattn.patch_grid import UnknownGrid
 from lostattn.piece_marks import marked_pieces, tile_places
 from lostattn.without_processor import NoProcessor

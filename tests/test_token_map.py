@@ -7,8 +7,10 @@ import pytest
 import torch
 
 from lostattn.errors import InputError, UnknownName
-from lostattn.image_layout import Batch, PatchGrid, UnknownGrid, image_layouts
-from lostattn.image_rows import split_layouts
+from lostattn.image_layout import image_layouts
+from lostattn.layout_base import Batch
+from lostattn.patch_grid import PatchGrid, UnknownGrid
+from lostattn.prompt_layouts import split_layouts
 from lostattn.segments import Rendered, align, text_codes
 from lostattn.token_map import PARTS, TokenMap
 

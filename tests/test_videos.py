@@ -15,11 +15,11 @@ from small_processors import llava, qwen
 from transformers import Qwen2_5_VLForConditionalGeneration
 
 from lostattn.errors import InputError, UnknownName
-from lostattn.image_layout import SEPARATOR, ImageLayout
+from lostattn.image_rows import rows_of_videos
+from lostattn.layout_base import SEPARATOR, ImageLayout
 from lostattn.patch_grid import PatchGrid
 from lostattn.prompt import build_prompt
 from lostattn.video_layouts import video_layouts, woven
-from lostattn.video_rows import rows_of_videos
 from lostattn.videos import Video, load_videos
 
 

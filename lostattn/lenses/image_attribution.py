@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import pandas
 
     from lostattn.cache import ActivationCache
-    from lostattn.cross_layout import CrossKeys
+    from lostattn.cross_keys import CrossKeys
     from lostattn.prompt import Prompt
 
 

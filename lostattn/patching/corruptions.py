@@ -14,7 +14,7 @@ from lostattn.errors import InputError, nearest
 
 if TYPE_CHECKING:
     from lostattn.data import Question
-    from lostattn.image_layout import PatchGrid
+    from lostattn.patch_grid import PatchGrid
 
 Colour = tuple[int, int, int]
 

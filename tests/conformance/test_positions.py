@@ -17,7 +17,7 @@ from lostattn.conformance.compare_steps import steps
 from lostattn.conformance.comparison import Absent, Subject
 from lostattn.conformance.inputs import picture_inputs
 from lostattn.conformance.sounds import moved_sound, with_sound
-from lostattn.cross_layout import CrossKeys
+from lostattn.cross_keys import CrossKeys
 from lostattn.errors import InputError
 from lostattn.kernels import attention
 from lostattn.parts import CODE

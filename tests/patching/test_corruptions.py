@@ -10,7 +10,7 @@ from lostattn import patching
 from lostattn.answers import answer_tokens, logit_difference
 from lostattn.data import asked_objects, load
 from lostattn.errors import InputError
-from lostattn.image_layout import PatchGrid
+from lostattn.patch_grid import PatchGrid
 
 
 def picture(seed: int = 0) -> Image.Image:

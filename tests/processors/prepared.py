@@ -15,7 +15,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from lostattn.image_layout import Batch, image_layouts
+from lostattn.image_layout import image_layouts
+from lostattn.layout_base import Batch
 from lostattn.patch_grid import Grid
 
 IMG, MARK = 9, 3

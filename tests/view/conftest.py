@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from lostattn.image_layout import PatchGrid
+from lostattn.patch_grid import PatchGrid
 from lostattn.prompt_batch import Prompt
 from lostattn.token_map import PARTS, TokenMap
 

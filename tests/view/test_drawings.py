@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from lostattn.errors import InputError
-from lostattn.image_layout import UnknownGrid
+from lostattn.patch_grid import UnknownGrid
 from lostattn.view import attention, heads, tokens
 from lostattn.view.drawing import Drawing, circuitsvis_script, script_json
 

@@ -8,7 +8,7 @@ import torch
 from matplotlib.collections import PolyCollection
 
 from lostattn.errors import InputError
-from lostattn.image_layout import PatchGrid
+from lostattn.patch_grid import PatchGrid
 from lostattn.view import attention_on_image, overlay
 
 from .conftest import COLS, FIRST, HEADS, HEIGHT, ROWS, WIDTH

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lostattn.errors import InputError
-from lostattn.image_layout import PatchGrid, UnknownGrid
+from lostattn.patch_grid import PatchGrid, UnknownGrid
 from lostattn.prompt_batch import Prompt
 from lostattn.token_map import TokenMap
 from lostattn.view.reading import on_patches, pattern, pick_heads, picture_and_grid, real_positions, token_labels
