@@ -16,9 +16,10 @@ from lostattn.cross_keys import CrossKeys
 from lostattn.encoder_keys import Grids, boxed_keys, count_keys, patch_keys, text_keys
 from lostattn.errors import InputError
 from lostattn.parts import CODE
+from lostattn.picture_inputs import PICTURES
 from lostattn.pictures import load_pictures
-from lostattn.presence import PICTURES
 from lostattn.prompt_batch import Prompt
+from lostattn.prompt_identity import digest
 from lostattn.token_map import TokenMap
 
 OWN = "decoder_"
@@ -112,7 +113,5 @@ def _start(config: Any, module: nn.Module | None) -> int:
 
 def _names(inputs: Mapping[str, Tensor], n: int) -> Sequence[str]:
     """The identity of each item: a hash of what it is made of."""
-    from lostattn.prompt_inputs import digest
-
     held = [value for _, value in sorted(inputs.items()) if len(value) == n]
     return [digest([value[i].cpu().float().numpy().tobytes() for value in held]) for i in range(n)]

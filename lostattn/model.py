@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from lostattn.architecture import resolve
 from lostattn.cache import ActivationCache
 from lostattn.calls import Reading, Remote, carry_out, run_here
+from lostattn.compiling import check_seen
 from lostattn.config import Config, config_of
 from lostattn.errors import InputError, UnsupportedModel
 from lostattn.generation import Generation
@@ -27,8 +28,9 @@ from lostattn.interventions.setting import Setting
 from lostattn.model_kinds import is_text_only
 from lostattn.plan import Edit, Reduction
 from lostattn.point import Point
-from lostattn.presence import check_maker, check_reached, check_seen
+from lostattn.presence import check_reached
 from lostattn.prompt import Prompt, build_prompt
+from lostattn.prompt_identity import check_maker
 from lostattn.sites import NamesFilter, Sites, served
 from lostattn.without_processor import NoProcessor
 from lostattn.written import cache_call, generate_call, hooks_call, measure_call, pass_call

@@ -12,12 +12,15 @@ from lostattn.decoder_prompts import encoder_config, of_decoder
 from lostattn.errors import InputError
 from lostattn.picture_options import as_called, check_options
 from lostattn.pictures import load_pictures
+from lostattn.prompt_assemble import assemble, check_pictures, placeholder
 from lostattn.prompt_batch import Prompt
-from lostattn.prompt_inputs import assemble, check_pictures, content_id, from_inputs, placeholder
+from lostattn.prompt_identity import content_id
+from lostattn.prompt_inputs import from_inputs
 from lostattn.rendering import as_pictures, kinds, laid_out, render
 from lostattn.segments import Rendered
 from lostattn.token_map import TokenMap
-from lostattn.videos import Video, Videos, check_videos, load_videos, video_arguments, video_placeholder
+from lostattn.video_arguments import check_videos, video_arguments, video_placeholder
+from lostattn.videos import Video, Videos, load_videos
 
 __all__ = ["Prompt", "TokenMap", "build_prompt"]
 

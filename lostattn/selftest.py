@@ -26,9 +26,10 @@ from lostattn.calls import Call, Reading, check_weights, run_here
 from lostattn.errors import InputError, UnsupportedModel
 from lostattn.kernels.attention import mixed_values
 from lostattn.model_kinds import is_text_only
+from lostattn.picture_inputs import has_picture
 from lostattn.plan import Edit
-from lostattn.presence import has_picture, reached
-from lostattn.prompt_inputs import placeholder
+from lostattn.presence import reached
+from lostattn.prompt_assemble import placeholder
 from lostattn.rendering import has_template
 from lostattn.settling import Seen, settle, watch
 from lostattn.updates import INSIDE, added_by

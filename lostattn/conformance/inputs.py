@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from lostattn.conformance.exceptions import HANDED_ON, MORE_INPUTS, ROW_ENDS
 from lostattn.conformance.shrink import WIDTH
 from lostattn.errors import UnsupportedModel
-from lostattn.presence import PICTURES
+from lostattn.picture_inputs import PICTURES
 from lostattn.token_ids import image_token_id
 
 BEFORE = [1, 5, 7]

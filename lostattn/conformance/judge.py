@@ -18,7 +18,7 @@ from lostattn.conformance.inputs import NoInput, moved_picture, picture_inputs
 from lostattn.conformance.models import build
 from lostattn.errors import InputError, LostAttnError, UnsupportedModel
 from lostattn.kernel_choice import other_parts
-from lostattn.presence import has_picture, holds_picture
+from lostattn.picture_inputs import has_picture, holds_picture
 from lostattn.token_map import PARTS, TokenMap
 
 if TYPE_CHECKING:

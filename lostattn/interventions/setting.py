@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from lostattn.errors import InputError
 from lostattn.interventions.base import Layers, checked_layers
 from lostattn.model_kinds import is_text_only
+from lostattn.picture_inputs import takes_pictures
 from lostattn.plan import Positions
-from lostattn.presence import takes_pictures
 from lostattn.sites import Sites
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lostattn.prompt_inputs import image_token_id
+from lostattn.token_ids import image_token_id
 
 Views = list[Tensor]  # each [3, height, width]
 START, END, OTHER, BREAK = 20, 21, 22, 23  # ids of marks

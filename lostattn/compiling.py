@@ -1,0 +1,50 @@
+"""What edits are checked for before a pass is made of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from lostattn.anatomy import Architecture
+from lostattn.errors import InputError
+from lostattn.names import split_block
+from lostattn.plan import Edit
+from lostattn.prompt_batch import Prompt
+
+
+def check_seen(prompt: Prompt, edits: Iterable[Edit], model: Any, architecture: Architecture) -> None:
+    """Refuse edits of attention from queries that all stand before their keys: in a causal layer nothing would change.
+
+    Layers that look both ways, or may (a prompt that marks its picture for it), are let pass.
+
+    Raises:
+        InputError: in no item does any of the queries see any of the keys.
+    """
+    if "token_type_ids" in prompt.inputs:
+        return
+    judged = set()
+    for edit in edits:
+        pair = (id(edit.queries), id(edit.keys))
+        if edit.queries is None or edit.keys is None or edit.queries[1] or edit.keys[1] is None or pair in judged:
+            continue
+        place = split_block(edit.name)
+        if place is None or place[0] != "blocks" or not _causal(model, architecture, place[1]):
+            continue
+        judged.add(pair)
+        queries, keys = edit.queries[0], edit.keys[0].to(edit.queries[0].device)
+        both = queries.any(-1) & keys.any(-1)
+        n = queries.shape[-1]
+        last = n - 1 - queries.flip(-1).int().argmax(-1)
+        if both.any() and not (both & (last >= keys.int().argmax(-1))).any():
+            raise InputError(
+                f"the edit of {edit.name!r} is about queries that all stand before their keys, and a query sees only "
+                "what comes before it, so nothing would change. Did you mean them the other way round? Choose keys "
+                "that stand before some of the queries."
+            )
+
+
+def _causal(model: Any, architecture: Architecture, layer: int) -> bool:
+    """Whether a layer says that its attention looks back only."""
+    block = model.get_submodule(architecture.stack.blocks[layer].path)
+    said = [module.is_causal for module in block.modules() if hasattr(module, "is_causal")]
+    return bool(said) and all(said)
