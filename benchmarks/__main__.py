@@ -19,7 +19,8 @@ from benchmarks import exactness, imports, memory, page, remote_bytes, subjects
 from benchmarks.lines import Found, judged
 from benchmarks.timing import Seconds, race, ratio
 from benchmarks.workloads import WORKLOADS
-from lostattn.experiments.results import environment, write_together
+from lostattn.experiments.results import environment
+from lostattn.tensor_files import write_together
 
 RESULTS = Path(__file__).parent / "results"
 EXTRAS = ("errors", "memory", "import", "remote")

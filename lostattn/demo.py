@@ -12,8 +12,9 @@ import lostattn as la
 from lostattn.errors import InputError
 from lostattn.experiments.decoupling import METRICS, decouple_questions
 from lostattn.experiments.probing import attention_sources, probe_questions
-from lostattn.experiments.results import Results, environment, mean_summary, writable_folder, write_together
+from lostattn.experiments.results import Results, environment, mean_summary
 from lostattn.interventions import Gaussian, Intervention, ReplaceAttention
+from lostattn.tensor_files import writable_folder, write_together
 from lostattn.view import Page, accuracy_bars, attention, attention_on_image, layer_curves
 
 if TYPE_CHECKING:

@@ -12,8 +12,7 @@ from torch.testing import assert_close
 import lostattn as la
 from lostattn.conformance import build
 from lostattn.conformance.batch import SHORTER, two_items
-from lostattn.conformance.inputs import picture_inputs
-from lostattn.conformance.judge import prompt_of
+from lostattn.conformance.inputs import picture_inputs, prompt_of
 from lostattn.errors import InputError, UnknownName
 from lostattn.plan import Edit
 from lostattn.view.reading import pattern as drawn_pattern

@@ -6,7 +6,7 @@ import torch
 from torch.testing import assert_close
 
 import lostattn as la
-from lostattn.conformance.judge import prompt_of
+from lostattn.conformance.inputs import prompt_of
 from lostattn.conformance.models import fill, small_config
 from lostattn.model import LVLM
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -18,10 +18,9 @@ from lostattn.conformance.compare_precision import bfloat16
 from lostattn.conformance.compare_steps import steps
 from lostattn.conformance.compare_stream import stream
 from lostattn.conformance.comparison import Absent, Comparison, Subject
-
-if TYPE_CHECKING:
-    from lostattn.model import LVLM
-    from lostattn.prompt import Prompt
+from lostattn.conformance.inputs import prompt_of
+from lostattn.model import LVLM
+from lostattn.prompt_batch import Prompt
 
 Maker = Callable[[Subject], list[Comparison]]
 ON_BOTH: dict[str, Maker] = {"image positions": image_positions, "patterns": patterns, "identity": identity}
@@ -79,8 +78,6 @@ def _made(place: str, name: str, maker: Maker, subject: Subject) -> dict[str, Co
 
 def _batch(subject: Subject) -> Subject:
     """The same subject on two items of unequal lengths."""
-    from lostattn.conformance.judge import prompt_of
-
     known = set(inspect.signature(subject.bare.forward).parameters)
     decoder = bool(subject.bare.config.is_encoder_decoder)
     said = []

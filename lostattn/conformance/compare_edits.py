@@ -10,7 +10,9 @@ from torch import Tensor
 
 from lostattn.conformance.by_hand import HandEdit, by_hand
 from lostattn.conformance.comparison import MOVED, NEAR, Absent, Comparison, Subject, finite, relative
+from lostattn.interventions.attention import ReplaceAttention
 from lostattn.interventions.setting import CROSS
+from lostattn.interventions.sources import Uniform
 from lostattn.plan import Edit
 
 
@@ -44,8 +46,6 @@ def uniform(subject: Subject, allowed: float = NEAR) -> list[Comparison]:
 
     Where there is cross-attention, also over all of its keys.
     """
-    import lostattn as la
-
     inputs = subject.model._inputs(subject.prompt)
     real = subject.prompt.token_map.real
     with by_hand(subject.bare) as untouched:
@@ -54,7 +54,7 @@ def uniform(subject: Subject, allowed: float = NEAR) -> list[Comparison]:
     for keys in subject.choices:
         with by_hand(subject.bare, uniform_by_hand(subject, keys)) as expected:
             subject.bare(**inputs, use_cache=False)
-        edit = la.ReplaceAttention(la.Uniform(), keys=keys, queries="last")
+        edit = ReplaceAttention(Uniform(), keys=keys, queries="last")
         found = subject.model.run_with_hooks(subject.prompt, interventions=edit)
         made += [
             Comparison(name_of(keys), gap_of(found, expected.logits[0], real), allowed),

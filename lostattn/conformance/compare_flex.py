@@ -14,6 +14,7 @@ import torch
 from lostattn.conformance.compare_edits import identity, uniform
 from lostattn.conformance.compare_patterns import patterns
 from lostattn.conformance.comparison import Absent, Comparison, Subject
+from lostattn.model import load
 
 
 def flex(subject: Subject, make: Callable[[], Any]) -> list[Comparison]:
@@ -23,8 +24,6 @@ def flex(subject: Subject, make: Callable[[], Any]) -> list[Comparison]:
         subject: for its prompt.
         make: builds the family with flex attention, of the same weights.
     """
-    import lostattn as la
-
     try:
         module = make()
     except Exception as error:  # whatever transformers says
@@ -39,7 +38,7 @@ def flex(subject: Subject, make: Callable[[], Any]) -> list[Comparison]:
                 bare(**subject.model._inputs(subject.prompt), use_cache=False)
         except Exception as error:  # whatever torch says
             raise Absent(_said(error)) from error
-        model = la.load(module, selftest=False)
+        model = load(module, selftest=False)
         model.sites = subject.model.sites
         under = replace(subject, model=model, bare=bare)
         return [*patterns(under), *identity(under), *uniform(under)]

@@ -11,6 +11,8 @@ from lostattn.calls import Call, Reading, run_here
 from lostattn.conformance.by_hand import HandEdit, Seen, by_hand
 from lostattn.conformance.compare_edits import identities, moved, name_of, uniform_by_hand, unlike_bits
 from lostattn.conformance.comparison import NEAR, Absent, Comparison, Subject, finite, largest, relative
+from lostattn.interventions.attention import ReplaceAttention
+from lostattn.interventions.sources import Uniform
 from lostattn.plan import Edit, write
 from lostattn.token_ids import image_token_id
 from lostattn.without_processor import NoProcessor
@@ -21,8 +23,6 @@ SETTINGS = {"do_sample": False, "max_new_tokens": TOKENS, "min_new_tokens": TOKE
 
 def steps(subject: Subject, cache: str | None = None, allowed: float = NEAR) -> list[Comparison]:
     """Patterns, the identity and the uniform edit at the prompt's pass and at three steps after it."""
-    import lostattn as la
-
     boundaries = subject.boundaries
     if not boundaries:
         raise Absent("no layer calls transformers' attention interface")
@@ -46,7 +46,7 @@ def steps(subject: Subject, cache: str | None = None, allowed: float = NEAR) -> 
     made = [Comparison("patterns", worst, allowed), Comparison("identity", unlike, 0.0)]
     for keys in subject.choices:
         expected = _bare(subject, settings, uniform_by_hand(subject, keys))
-        edit = la.ReplaceAttention(la.Uniform(), keys=keys, queries="last")
+        edit = ReplaceAttention(Uniform(), keys=keys, queries="last")
         found = _ours(subject, settings, subject.model._compiled(edit, subject.prompt))
         gaps = [relative(finite(a), finite(b)) for a, b in zip(found, _last(expected), strict=True)]
         made.append(Comparison(name_of(keys), max(gaps), allowed))

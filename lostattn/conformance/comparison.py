@@ -5,15 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 
 from lostattn.interventions.setting import CROSS, Setting
-
-if TYPE_CHECKING:
-    from lostattn.model import LVLM
-    from lostattn.prompt import Prompt
+from lostattn.model import LVLM
+from lostattn.prompt_batch import Prompt
 
 NEAR = 1e-5  # of patterns the largest difference, of logits and streams that of the norms
 NEAR_BFLOAT16 = 5e-2  # 8 bits of mantissa, over the layers of a small model

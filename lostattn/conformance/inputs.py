@@ -17,9 +17,12 @@ from torch import Tensor, nn
 
 from lostattn.conformance.exceptions import HANDED_ON, MORE_INPUTS, ROW_ENDS
 from lostattn.conformance.shrink import WIDTH
-from lostattn.errors import UnsupportedModel
+from lostattn.errors import InputError, UnsupportedModel
+from lostattn.model import LVLM
 from lostattn.picture_inputs import PICTURES
+from lostattn.prompt_batch import Prompt
 from lostattn.token_ids import image_token_id
+from lostattn.token_map import PARTS, TokenMap
 
 BEFORE = [1, 5, 7]
 AFTER = [8, 9, 10, 11, 12]
@@ -222,3 +225,21 @@ def _number(config: Any, *names: str) -> int | None:
         if isinstance(value, int) and not isinstance(value, bool):
             return value
     return None
+
+
+def prompt_of(model: LVLM, inputs: dict[str, Tensor]) -> Prompt:
+    """A prompt of ready inputs; where its image tokens cannot be told apart, one whose positions are all text."""
+    try:
+        return model.prompt(inputs=inputs)
+    except InputError:
+        ids = inputs.get("input_ids")
+        if ids is None:
+            raise
+        nowhere = torch.full_like(ids, -1)
+        part = torch.full_like(ids, PARTS.index("template"), dtype=torch.int8)
+        mask = inputs.get("attention_mask")
+        if mask is not None and mask.shape == part.shape:
+            part[mask == 0] = PARTS.index("padding")
+        unknown = TokenMap(part, nowhere, nowhere.clone(), ((),) * len(ids), (False,) * len(ids))
+        texts = tuple(tuple(f"<{i}>" for i in row) for row in ids.tolist())
+        return Prompt(inputs, unknown, ("",) * len(ids), ((),) * len(ids), ("",) * len(ids), texts)

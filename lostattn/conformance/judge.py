@@ -6,7 +6,7 @@ import copy
 import time
 from collections import Counter
 from dataclasses import asdict, dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,16 +14,13 @@ from torch import Tensor
 from lostattn.call_order import calls_attention
 from lostattn.conformance.compare import compare
 from lostattn.conformance.comparison import plain
-from lostattn.conformance.inputs import NoInput, moved_picture, picture_inputs
+from lostattn.conformance.inputs import NoInput, moved_picture, picture_inputs, prompt_of
 from lostattn.conformance.models import build
-from lostattn.errors import InputError, LostAttnError, UnsupportedModel
+from lostattn.errors import LostAttnError, UnsupportedModel
 from lostattn.kernel_choice import other_parts
+from lostattn.model import LVLM, load
 from lostattn.picture_inputs import has_picture, holds_picture
-from lostattn.token_map import PARTS, TokenMap
-
-if TYPE_CHECKING:
-    from lostattn.model import LVLM
-    from lostattn.prompt import Prompt
+from lostattn.prompt_batch import Prompt
 
 OUTCOMES = ("passed", "failed", "refused", "not built", "no input")
 
@@ -69,8 +66,6 @@ def judge(family: str, kernel: str = "eager", seed: int = 0) -> Verdict:
 
 
 def _judged(family: str, kernel: str, seed: int) -> Verdict:
-    import lostattn as la
-
     def ended(outcome: str, error: BaseException) -> Verdict:
         return Verdict(family, kernel, outcome, remarks=_line(error))
 
@@ -85,7 +80,7 @@ def _judged(family: str, kernel: str, seed: int) -> Verdict:
     try:
         reaches = not holds_picture(inputs) or _picture_reaches(module, inputs)
         bare = copy.deepcopy(module)
-        model = la.load(module, selftest=False)
+        model = load(module, selftest=False)
         prompt = prompt_of(model, inputs)
         report = model.selftest(prompt)
         flex = (lambda: build(family, "flex_attention", seed)) if kernel == "sdpa" else None
@@ -125,26 +120,6 @@ def _picture_reaches(module: Any, inputs: dict[str, Tensor]) -> bool:
     """Whether another picture gives other logits."""
     with torch.no_grad():
         return not torch.equal(module(**inputs).logits, module(**moved_picture(inputs)).logits)
-
-
-def prompt_of(model: LVLM, inputs: dict[str, Tensor]) -> Prompt:
-    """A prompt of ready inputs; where its image tokens cannot be told apart, one whose positions are all text."""
-    from lostattn.prompt_batch import Prompt
-
-    try:
-        return model.prompt(inputs=inputs)
-    except InputError:
-        ids = inputs.get("input_ids")
-        if ids is None:
-            raise
-        nowhere = torch.full_like(ids, -1)
-        part = torch.full_like(ids, PARTS.index("template"), dtype=torch.int8)
-        mask = inputs.get("attention_mask")
-        if mask is not None and mask.shape == part.shape:
-            part[mask == 0] = PARTS.index("padding")
-        unknown = TokenMap(part, nowhere, nowhere.clone(), ((),) * len(ids), (False,) * len(ids))
-        texts = tuple(tuple(f"<{i}>" for i in row) for row in ids.tolist())
-        return Prompt(inputs, unknown, ("",) * len(ids), ((),) * len(ids), ("",) * len(ids), texts)
 
 
 def _image(prompt: Prompt) -> str:

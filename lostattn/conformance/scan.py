@@ -11,7 +11,8 @@ import threading
 from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 
-from lostattn.conformance.judge import Verdict
+from lostattn.conformance.judge import Verdict, judge
+from lostattn.conformance.table import markdown
 from lostattn.extra_packages import FOLDER
 
 Job = tuple[str, str, int]  # family, kernel and seed
@@ -97,8 +98,6 @@ def main() -> None:
     import logging
     import warnings
 
-    from lostattn.conformance.judge import judge
-
     logging.disable(logging.WARNING)
     warnings.filterwarnings("ignore")
     for family, kernel, seed in json.load(sys.stdin):
@@ -107,8 +106,6 @@ def main() -> None:
 
 def write_table(verdicts: Sequence[Verdict], folder: Path) -> tuple[Path, Path]:
     """Write ``conformance.json`` and ``conformance.md``, each whole or not at all."""
-    from lostattn.conformance.table import markdown
-
     folder.mkdir(parents=True, exist_ok=True)
     content = {
         "conformance.json": json.dumps([v.to_dict() for v in verdicts], indent=1) + "\n",

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lostattn.errors import InputError
 from lostattn.experiments import statistics
+from lostattn.tensor_files import PathLike, writable_folder, write_together
 
 if TYPE_CHECKING:
     import pandas
@@ -21,7 +19,6 @@ if TYPE_CHECKING:
 UNTOUCHED = "untouched"
 """The condition that all others are compared with."""
 
-PathLike = str | os.PathLike[str]
 
 _KEY = b"lostattn"  # of the metadata in a parquet file's schema
 _NOT_VALUES = ("seed", "layer", "head", "n")  # numbers that say which row it is, not what was measured
@@ -221,42 +218,6 @@ def environment() -> dict[str, str | None]:
 
     packages = ("torch", "transformers", "nnsight", "lostattn")
     return {"python": platform.python_version()} | {package: installed(package) for package in packages}
-
-
-def writable_folder(path: PathLike) -> Path:
-    """Make ``path`` a folder that can be written to, or say at once why it cannot be one.
-
-    Raises:
-        InputError: a part of the path is a file, or nothing may be written there.
-    """
-    folder = Path(path)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        # Permission bits do not tell the whole story (root, read-only mounts): only writing does.
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise InputError(
-            f"Cannot write to the folder {str(folder)!r} ({reason}). Pass a folder that can be written to."
-        ) from error
-    return folder
-
-
-@contextmanager
-def write_together(*paths: Path) -> Iterator[list[Path]]:
-    """Names beside ``paths`` to write to; all are put in place when the block ends, none if it raises."""
-    beside = [path.with_name(f".{path.name}.{os.getpid()}.tmp") for path in paths]
-    try:
-        yield beside
-        for temporary in beside:
-            with open(temporary, "rb") as file:
-                os.fsync(file.fileno())
-        for temporary, path in zip(beside, paths, strict=True):
-            os.replace(temporary, path)
-    finally:
-        for temporary in beside:
-            temporary.unlink(missing_ok=True)
 
 
 def _compare(rows: pandas.DataFrame, reference: pandas.DataFrame, level: float | int, seed: int) -> dict[str, Any]:

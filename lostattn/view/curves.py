@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lostattn.errors import InputError
+from lostattn.view.figures import GREY, MARKERS, PALETTE, new_figure, style
 
 if TYPE_CHECKING:
     import matplotlib.axes
@@ -60,8 +61,6 @@ def layer_curves(
         InputError: a column is missing, or no row has a layer.
     """
     import pandas as pd
-
-    from lostattn.view.figures import new_figure
 
     ys = [y] if isinstance(y, str) else list(y)
     _check_columns(df, [x, by, *ys])
@@ -119,8 +118,6 @@ def accuracy_bars(
     Raises:
         InputError: a column is missing, there is no row, or no such kind.
     """
-    from lostattn.view.figures import new_figure
-
     _check_columns(df, ["condition", "accuracy", "low", "high"])
     if df.empty:
         raise InputError("The table has no row: there is nothing to draw. Pass at least one condition.")
@@ -162,8 +159,6 @@ def _draw_curves(
 ) -> None:
     from matplotlib.ticker import MaxNLocator
 
-    from lostattn.view.figures import MARKERS, PALETTE, style
-
     x, y, by = columns
     style(axes)
     for index, (group, name) in enumerate(groups):
@@ -189,8 +184,6 @@ def _draw_bars(
     labels: dict[str, str],
     chance: float | None,
 ) -> None:
-    from lostattn.view.figures import GREY, PALETTE, style
-
     style(axes)
     axes.grid(False, axis="y")
     for place, condition in enumerate(conditions):

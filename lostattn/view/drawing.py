@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+from lostattn.view.html import figure_html, page_html, write_page
+
 
 @dataclass(frozen=True)
 class Drawing:
@@ -38,9 +40,8 @@ class Drawing:
         Raises:
             InputError: the folder cannot be written to.
         """
-        from lostattn.view.page import Page
-
-        return Page(self.title).html(self).save(path)
+        script = circuitsvis_script() if self.needs_script else ""
+        return write_page(path, page_html(self.title, figure_html(self.body, self.title), script))
 
 
 @cache

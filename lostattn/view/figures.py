@@ -1,16 +1,18 @@
 """What all figures share: a figure that needs no pyplot, colours, and bytes of PNG and SVG.
 
-Only imported when something is drawn, since it imports matplotlib.
+matplotlib is imported when something is drawn, so that this module may be imported by whoever may have to draw.
 """
 
 from __future__ import annotations
 
 import base64
 import io
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
-import matplotlib
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 # Okabe & Ito's colours, told apart by readers of every kind of colour vision; yellow is too pale for lines.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -18,16 +20,28 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 GREY = "#6b6b6b"
 
 
-class PlainFigure(Figure):
+@cache
+def _plain_figure() -> type[Figure]:
     """A matplotlib figure that a notebook shows without pyplot."""
+    from matplotlib.figure import Figure
 
-    def _repr_png_(self) -> bytes:
-        return to_png(self)
+    class PlainFigure(Figure):
+        def _repr_png_(self) -> bytes:
+            return to_png(self)
+
+    PlainFigure.__qualname__ = "PlainFigure"  # where a pickled figure looks for its class: `__getattr__` below
+    return PlainFigure
 
 
-def new_figure(width: float | int, height: float | int) -> PlainFigure:
+def __getattr__(name: str) -> Any:
+    if name == "PlainFigure":
+        return _plain_figure()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def new_figure(width: float | int, height: float | int) -> Figure:
     """An empty figure of the given size in inches, laid out so that nothing overlaps."""
-    return PlainFigure(figsize=(width, height), layout="constrained", facecolor="white")
+    return _plain_figure()(figsize=(width, height), layout="constrained", facecolor="white")
 
 
 def style(axes: Axes) -> None:
@@ -48,6 +62,8 @@ def to_png(figure: Figure, dpi: int = 160) -> bytes:
 
 def to_svg(figure: Figure) -> bytes:
     """The figure as the bytes of an SVG file, the same for the same figure."""
+    import matplotlib
+
     out = io.BytesIO()
     # Ids in an SVG are drawn at random unless salted, and its date is now unless left out.
     with matplotlib.rc_context({"svg.hashsalt": "lostattn", "svg.fonttype": "path"}):

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lostattn.errors import InputError
 from lostattn.view.drawing import Drawing, colored, element
+from lostattn.view.figures import data_uri, to_png
 from lostattn.view.image import attention_on_image
 from lostattn.view.reading import n_cross_keys, pattern, pick_heads, token_labels
 
@@ -72,8 +73,6 @@ def _heads(values: Float[Tensor, "head query key"], labels: list[str], names: li
 
 def _pictures(cache: Any, prompt: Any, layer: int, item: int, heads: list[int]) -> str:
     """The pictures with the last row's attention, or the reason why they cannot be drawn."""
-    from lostattn.view.figures import data_uri, to_png
-
     n_images = len(prompt.token_map.grids[item])
     if not n_images:
         return "<p>The prompt holds no image.</p>"

@@ -10,6 +10,7 @@ import torch
 
 from lostattn.errors import InputError
 from lostattn.videos import Video
+from lostattn.view.figures import new_figure
 from lostattn.view.reading import on_patches, pattern, pick_heads, picture_and_grid
 
 if TYPE_CHECKING:
@@ -52,8 +53,6 @@ def overlay(
     Raises:
         InputError: the values do not fit the grid, or hold NaN.
     """
-    from lostattn.view.figures import new_figure
-
     boxes, numbers = _boxes(image, values, grid)
     low, high = limits or _limits(numbers)
     sheets = _sheets(grid, len(numbers))
@@ -104,8 +103,6 @@ def overlays(
     Raises:
         InputError: no values, values that do not fit the grid or the titles, or NaN.
     """
-    from lostattn.view.figures import new_figure
-
     if not len(values) or len(values) != len(titles):
         raise InputError(f"there are {len(values)} sets of values and {len(titles)} titles; give one title for each.")
     full = [_boxes(image, one, grid) for one in values]
@@ -168,8 +165,6 @@ def attention_on_image(
     Raises:
         InputError: a head, image or query is out of range, or the image's picture or grid is not known.
     """
-    from lostattn.view.figures import new_figure
-
     layers = [layers] if isinstance(layers, int) else list(layers)
     if not layers:
         raise InputError("layers is empty; pass at least one layer.")

@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lostattn.errors import InputError
+from lostattn.tensor_files import writable_folder, write_together
 from lostattn.view.drawing import Drawing, circuitsvis_script
+from lostattn.view.figures import data_uri, to_png, to_svg
+from lostattn.view.html import figure_html, page_html, write_page
 
 if TYPE_CHECKING:
     import matplotlib.figure
     import pandas
-
-# The page forbids itself to ask for anything: what is not inside it cannot be shown.
-_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline' 'unsafe-eval'"
 
 
 class Page:
@@ -92,8 +92,6 @@ class Page:
         Raises:
             InputError: the name cannot be a file's, or is taken.
         """
-        from lostattn.view.figures import data_uri, to_png, to_svg
-
         if not re.fullmatch(r"\w[\w.-]*", name, flags=re.ASCII):
             raise InputError(f"A figure cannot be saved as {name!r}. Pass a name of letters, digits, '-', '_', '.'.")
         if name in self._figures:
@@ -116,30 +114,15 @@ class Page:
         """
         drawing = rendered if isinstance(rendered, Drawing) else _from_circuitsvis(rendered)
         self._needs_script |= drawing.needs_script
-        title = f"<figcaption>{_inline(caption)}</figcaption>" if caption else ""
-        label = escape(caption or drawing.title)
-        self._parts.append(f'<figure aria-label="{label}"><div class="sheet">{drawing.body}</div>{title}</figure>')
+        self._parts.append(figure_html(drawing.body, caption or drawing.title, _inline(caption)))
         return self
 
     def to_html(self) -> str:
         """The whole page."""
-        title = escape(self.title)
-        css = Path(__file__).with_name("page.css").read_text(encoding="utf-8")
-        parts = [
-            f'<!doctype html>\n<html lang="{escape(self.language)}">\n<head>\n<meta charset="utf-8">',
-            f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">',
-            '<meta name="viewport" content="width=device-width, initial-scale=1">',
-            f"<title>{title}</title>\n<style>\n{css}</style>",
-            circuitsvis_script() if self._needs_script else "",
-            f"</head>\n<body>\n<main>\n<h1>{title}</h1>",
-            self._contents(),
-            *self._parts,
-            "</main>\n</body>\n</html>\n",
-        ]
-        return "\n".join(part for part in parts if part)
+        return page_html(self.title, self._body(), self._script(), self.language)
 
     def _repr_html_(self) -> str:
-        return (circuitsvis_script() if self._needs_script else "") + "\n".join(self._parts)
+        return self._script() + "\n".join(self._parts)
 
     def save(self, path: str | Path) -> Path:
         """Write the page, whole or not at all.
@@ -147,13 +130,7 @@ class Page:
         Raises:
             InputError: the folder cannot be written to.
         """
-        from lostattn.experiments.results import writable_folder, write_together
-
-        path = Path(path)
-        writable_folder(path.parent)
-        with write_together(path) as (beside,):
-            beside.write_text(self.to_html(), encoding="utf-8")
-        return path
+        return write_page(path, self.to_html())
 
     def save_figures(self, folder: str | Path) -> list[Path]:
         """Write every figure of the page as ``name.png`` and ``name.svg``.
@@ -161,8 +138,6 @@ class Page:
         Raises:
             InputError: the folder cannot be written to.
         """
-        from lostattn.experiments.results import writable_folder, write_together
-
         folder = writable_folder(folder)
         paths = [folder / f"{name}.{kind}" for name in self._figures for kind in ("png", "svg")]
         contents = [content for pair in self._figures.values() for content in pair]
@@ -170,6 +145,12 @@ class Page:
             for place, content in zip(places, contents, strict=True):
                 place.write_bytes(content)
         return paths
+
+    def _body(self) -> str:
+        return "\n".join(part for part in (self._contents(), *self._parts) if part)
+
+    def _script(self) -> str:
+        return circuitsvis_script() if self._needs_script else ""
 
     def _heading(self, level: int, text: str) -> None:
         anchor = f"s{len(self._headings) + 1}"

@@ -19,8 +19,7 @@ from lostattn.conformance.compare_patterns import patterns
 from lostattn.conformance.compare_steps import steps
 from lostattn.conformance.compare_stream import stream
 from lostattn.conformance.comparison import Absent, Comparison, Subject, plain
-from lostattn.conformance.inputs import picture_inputs
-from lostattn.conformance.judge import prompt_of
+from lostattn.conformance.inputs import picture_inputs, prompt_of
 from lostattn.kernels import attention
 
 

@@ -11,8 +11,7 @@ import torch
 import lostattn as la
 from lostattn.architecture import resolve
 from lostattn.conformance import build, families
-from lostattn.conformance.inputs import moved_picture, picture_inputs
-from lostattn.conformance.judge import prompt_of
+from lostattn.conformance.inputs import moved_picture, picture_inputs, prompt_of
 from lostattn.errors import UnknownName, UnsupportedModel
 from lostattn.model import LVLM
 from lostattn.plan import Edit

@@ -10,8 +10,7 @@ from torch.testing import assert_close
 
 import lostattn as la
 from lostattn.conformance import build
-from lostattn.conformance.inputs import picture_inputs
-from lostattn.conformance.judge import prompt_of
+from lostattn.conformance.inputs import picture_inputs, prompt_of
 from lostattn.errors import InputError
 
 PATHS = {  # what the unembedding is given is multiplied by, what it gives is multiplied by, and capped at

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import shutil
 import subprocess
@@ -12,14 +13,7 @@ import pytest
 
 from lostattn.errors import InputError
 from lostattn.experiments import results as module
-from lostattn.experiments.results import (
-    Results,
-    accuracy_summary,
-    environment,
-    mean_summary,
-    writable_folder,
-    write_together,
-)
+from lostattn.experiments.results import Results, accuracy_summary, environment, mean_summary
 from lostattn.experiments.statistics import (
     mcnemar,
     mean_interval,
@@ -27,6 +21,7 @@ from lostattn.experiments.statistics import (
     sign_flip,
     wilson_interval,
 )
+from lostattn.tensor_files import writable_folder, write_together
 
 META = {"model": "tiny-llava", "revision": None, "seed": 3, "interventions": {"gaussian": {"layers": [2, 5]}}}
 
@@ -99,7 +94,7 @@ def test_a_run_that_is_stopped_leaves_what_was_there(tmp_path, monkeypatch, fail
     elif failing == "to_csv":
         monkeypatch.setattr(pd.DataFrame, "to_csv", stop)
     else:
-        monkeypatch.setattr(module.os, "replace", stop)
+        monkeypatch.setattr(os, "replace", stop)
     with pytest.raises(KeyboardInterrupt):
         Results(TABLE.iloc[:4], {"other": 1}).save(tmp_path)
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
@@ -109,7 +104,7 @@ def test_a_process_killed_while_writing_leaves_no_table(tmp_path):
     # Nothing cleans up after SIGKILL, so only the names of finished files may not be there.
     code = (
         "import os, sys, pathlib\n"
-        "from lostattn.experiments.results import write_together\n"
+        "from lostattn.tensor_files import write_together\n"
         "with write_together(pathlib.Path(sys.argv[1]) / 'table.parquet') as (path,):\n"
         "    path.write_bytes(b'half')\n"
         "    os.kill(os.getpid(), 9)\n"

@@ -3,6 +3,7 @@ from __future__ import annotations
 import base64
 import re
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -11,7 +12,6 @@ import torch
 
 from lostattn.errors import InputError
 from lostattn.view import Page, attention, layer_curves, tokens
-from lostattn.view import page as module
 
 from .conftest import N_POS
 
@@ -234,10 +234,11 @@ def test_a_page_is_saved_whole_or_not_at_all(tmp_path, monkeypatch):
     before = path.read_text()
     assert before == Page("First").to_html()
 
-    def stop(self):
+    def stop(self, text, encoding):
+        self.write_bytes(text.encode(encoding)[:100])
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(module.Page, "to_html", stop)
+    monkeypatch.setattr(Path, "write_text", stop)
     with pytest.raises(KeyboardInterrupt):
         Page("Second").save(path)
     assert path.read_text() == before and list(path.parent.iterdir()) == [path]
