@@ -21,7 +21,7 @@ __version__ = "0.1.0"
 # Where each export lives; modules are imported when they are first asked for.
 _EXPORTS = {
     "LVLM": "lostattn.model",
-    "load": "lostattn.model",
+    "load": "lostattn.load_model",
     "ActivationCache": "lostattn.cache",
     "Prompt": "lostattn.prompt",
     "TokenMap": "lostattn.prompt",
@@ -107,7 +107,8 @@ if TYPE_CHECKING:
         Uniform,
         VisionPrior,
     )
-    from lostattn.model import LVLM, load
+    from lostattn.load_model import load
+    from lostattn.model import LVLM
     from lostattn.prompt import Prompt, TokenMap
     from lostattn.videos import Video
 

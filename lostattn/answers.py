@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from lostattn.errors import InputError
-
-if TYPE_CHECKING:
-    from lostattn.model import LVLM
+from lostattn.hooked_model import HookedModel
 
 
-def answer_tokens(model: LVLM, question: Any, answer: str | Sequence[str] | None = None) -> Int[Tensor, "batch"]:
+def answer_tokens(model: HookedModel, question: Any, answer: str | Sequence[str] | None = None) -> Int[Tensor, "batch"]:
     """The first token of each answer, as it would follow the prompt.
 
     Found by writing the answer after the prompt with the model's own template, so that whether a blank belongs to the
@@ -88,7 +86,7 @@ class AnswerMetric:
 
 
 def metric(
-    model: LVLM, question: Any, kind: str = "logit_difference", wrong: str | Sequence[str] | None = None
+    model: HookedModel, question: Any, kind: str = "logit_difference", wrong: str | Sequence[str] | None = None
 ) -> AnswerMetric:
     """A metric of logits that knows the answers: by the first token of each, as it would follow the prompt.
 

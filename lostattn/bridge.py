@@ -14,14 +14,13 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
-from lostattn.calls import check_weights
 from lostattn.errors import UnsupportedModel, nearest
+from lostattn.hooked_model import HookedModel
+from lostattn.local import check_weights
 
 if TYPE_CHECKING:
     from torch import nn
     from transformer_lens.model_bridge import TransformerBridge
-
-    from lostattn.model import LVLM
 
 # What nnsight leaves on each module that it has wrapped: its state, and a forward of its own.
 _NNSIGHT = "__nnsight__"
@@ -29,7 +28,7 @@ _NNSIGHT = "__nnsight__"
 _OFFLINE = {"PIP_NO_INDEX": "1", "UV_OFFLINE": "1"}
 
 
-def to_transformer_bridge(model: LVLM) -> TransformerBridge:
+def to_transformer_bridge(model: HookedModel) -> TransformerBridge:
     """A ``TransformerBridge`` that shares every parameter with ``model``.
 
     The model itself stays as it is: its modules, its kernel and its tokenizer are not the bridge's. Patterns in the

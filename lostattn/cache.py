@@ -11,26 +11,28 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from lostattn.cache_files import SavedCache, read_cache, write_cache
+from lostattn.cache_items import Cut, cut_kept
 from lostattn.cache_positions import choose
 from lostattn.decomposition import Decomposition
 from lostattn.errors import InputError, UnknownName, nearest
+from lostattn.hooked_model import HookedModel
+from lostattn.interventions.base import Intervention
 from lostattn.kernels.attention import attention_scores, softmax_rows
+from lostattn.logit_lens import Readout, logit_lens
 from lostattn.names import get_act_name
 from lostattn.norms import normalized, root_mean_square
+from lostattn.prompt import Prompt
 from lostattn.sites import Derived, Sites
 from lostattn.updates import find_update, judged, stream_updates
 
 if TYPE_CHECKING:
     import transformer_lens
 
-    from lostattn.interventions.base import Intervention
-    from lostattn.model import LVLM
-    from lostattn.prompt import Prompt
-
 Key = str | tuple[str, int] | tuple[str, int, str | None]
 
 
-class ActivationCache(Decomposition, Mapping[str, Tensor]):
+class ActivationCache(Decomposition):
     """The activations of one pass, by hook name.
 
     Look one up by its full name, an alias, or TransformerLens' shorthand::
@@ -196,8 +198,6 @@ class ActivationCache(Decomposition, Mapping[str, Tensor]):
 
         An int gives a cache without a batch axis. Raises `InputError` where the cache knows no prompt.
         """
-        from lostattn.cache_items import Cut, cut_kept
-
         if self.prompt is None or not self.has_batch_dim:
             raise InputError("items can be taken of a cache that has a batch axis and knows its prompt.")
         chosen = range(len(self.prompt))[batch_slice] if isinstance(batch_slice, int | slice) else batch_slice
@@ -258,20 +258,19 @@ class ActivationCache(Decomposition, Mapping[str, Tensor]):
             path: of the file; ``.safetensors`` is added where it has no ending.
             meta: more that should be known about the run: anything that JSON can hold.
         """
-        from lostattn.cache_files import save_cache
-
-        return save_cache(self, path, meta)
+        known = (self.prompt, self.meta, self.has_batch_dim, self.interventions)
+        return write_cache(path, SavedCache(self._kept, self._names, *known), self._model, meta)
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str], model: LVLM) -> ActivationCache:
+    def load(cls, path: str | os.PathLike[str], model: HookedModel) -> ActivationCache:
         """Read what :meth:`save` wrote; ``model`` is the model that it was made with.
 
         Raises:
             InputError: no such file, a file of another kind, or of another model.
         """
-        from lostattn.cache_files import load_cache
-
-        return load_cache(path, model)
+        saved = read_cache(path, model)
+        known = (saved.prompt, saved.meta, saved.has_batch_dim, saved.interventions)
+        return cls(saved.kept, saved.names, model.sites, model.hf, *known)
 
     def _with(self, kept: dict[str, Any], prompt: Prompt | None) -> ActivationCache:
         known = (self.meta, self.has_batch_dim, self.interventions)
@@ -292,6 +291,13 @@ class ActivationCache(Decomposition, Mapping[str, Tensor]):
             return {i: metric(self[point, i], mask=mask) for i in range(n)}
         found = {i: find_update(self._sites, update, i) for i in range(n)}
         return {i: metric(*judged(one, self), mask=mask) for i, one in found.items() if one is not None}
+
+    def logit_lens(self, positions: Any = "last", **keywords: Any) -> Readout:
+        """The stream before each layer, read through the final norm and the unembedding.
+
+        See :func:`lostattn.lenses.logit_lens`.
+        """
+        return logit_lens(self, positions, **keywords)
 
     def to_transformer_lens(self, bridge: Any = None) -> transformer_lens.ActivationCache:
         """As a ``transformer_lens.ActivationCache``, with every derived point and gradient made.

@@ -11,9 +11,9 @@ import importlib.metadata
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from lostattn.cross_keys import CrossKeys
 from lostattn.errors import InputError, UnknownName
+from lostattn.hooked_model import HookedModel
 from lostattn.interventions.base import Intervention
 from lostattn.interventions.encoding import decode, encode
 from lostattn.patch_grid import Grid, PatchGrid, TiledGrid, UnknownGrid
@@ -30,43 +31,49 @@ from lostattn.tensor_files import read_tensors, write_tensors
 from lostattn.token_map import TokenMap
 from lostattn.videos import Video
 
-if TYPE_CHECKING:
-    from lostattn.cache import ActivationCache
-    from lostattn.model import LVLM
-
 FORMAT = "lostattn.ActivationCache/1"
 _MAPS = ("part", "image_index", "patch_index")
 _PACKAGES = ("lostattn", "torch", "transformers", "nnsight")
 
 
-def save_cache(cache: ActivationCache, path: str | os.PathLike[str], extra: Mapping[str, Any]) -> Path:
+@dataclass(frozen=True, eq=False)
+class SavedCache:
+    """All that a file knows of a cache: what was kept by name, which points can be looked up, and where it is from."""
+
+    kept: dict[str, Any]
+    names: tuple[str, ...]
+    prompt: Prompt | None = None
+    meta: dict[str, Any] = field(default_factory=dict)
+    has_batch_dim: bool = True
+    interventions: Intervention | None = None
+
+
+def write_cache(path: str | os.PathLike[str], cache: SavedCache, model: nn.Module, extra: Mapping[str, Any]) -> Path:
     """Write a cache; see :meth:`lostattn.cache.ActivationCache.save`. An interrupted write leaves nothing behind.
 
     Raises:
         InputError: the folder cannot be written to, or ``extra`` holds what JSON cannot.
     """
-    tensors, geometry = _flat(cache._kept)
-    meta = {**_origin(cache._model), **cache.meta, **{name: _plain(value) for name, value in extra.items()}}
+    tensors, geometry = _flat(cache.kept)
+    meta = {**_origin(model), **cache.meta, **{name: _plain(value) for name, value in extra.items()}}
     if cache.interventions is not None:
         meta.setdefault("interventions", cache.interventions.to_dict())
     if "interventions" in meta:
         meta["interventions"] = _apart(meta["interventions"], tensors)
     held: dict[str, Any] = {
         "format": FORMAT,
-        "names": cache._names,
+        "names": cache.names,
         "geometry": geometry,
         "has_batch_dim": cache.has_batch_dim,
         "meta": meta,
-        "weights": fingerprint(cache._model),
+        "weights": fingerprint(model),
         "prompt": None if cache.prompt is None else _prompt_out(cache.prompt, tensors),
     }
     return write_tensors(path, tensors, held)
 
 
-def load_cache(path: str | os.PathLike[str], model: LVLM) -> ActivationCache:
+def read_cache(path: str | os.PathLike[str], model: HookedModel) -> SavedCache:
     """Read a cache; see :meth:`lostattn.cache.ActivationCache.load`."""
-    from lostattn.cache import ActivationCache
-
     tensors, held = read_tensors(path, FORMAT, "an activation cache")
     if held["weights"] != fingerprint(model.hf):
         raise InputError(
@@ -84,9 +91,7 @@ def load_cache(path: str | os.PathLike[str], model: LVLM) -> ActivationCache:
         name, inside, part = spelled.partition(".geometry/")
         if inside:
             kept[f"{name}.geometry"][part] = tensor
-    return ActivationCache(
-        kept, tuple(held["names"]), model.sites, model.hf, prompt, meta, held["has_batch_dim"], _known(meta)
-    )
+    return SavedCache(kept, tuple(held["names"]), prompt, meta, held["has_batch_dim"], _known(meta))
 
 
 def _apart(written: Any, tensors: dict[str, Tensor]) -> Any:

@@ -1,4 +1,4 @@
-"""What edits are checked for before a pass is made of them."""
+"""From what a caller asks for to the plain edits of one pass: compiled against a model and a prompt, and checked."""
 
 from __future__ import annotations
 
@@ -7,9 +7,35 @@ from typing import Any
 
 from lostattn.anatomy import Architecture
 from lostattn.errors import InputError
+from lostattn.hooked_model import HookedModel
+from lostattn.interventions.base import Intervention
+from lostattn.interventions.setting import Setting
 from lostattn.names import split_block
 from lostattn.plan import Edit
+from lostattn.presence import check_reached
 from lostattn.prompt_batch import Prompt
+
+
+def compiled(model: HookedModel, interventions: Intervention | None, prompt: Prompt) -> list[Edit]:
+    """The edits that interventions mean on this model and prompt, in the order given.
+
+    Raises:
+        InputError: what is given is no intervention; a point that cannot be edited, or that this prompt does not reach;
+            queries that see none of their keys.
+    """
+    if interventions is None:
+        return []
+    if not isinstance(interventions, Intervention):
+        raise InputError(
+            f"interventions is {type(interventions).__name__}; expected an intervention such as "
+            "la.KnockOut('last', 'image'), or several joined with +."
+        )
+    edits = interventions.compile(Setting(model.sites, model.hf, prompt))
+    for edit in edits:
+        model.sites.editable(edit.name)
+    check_reached(prompt, [edit.name for edit in edits])
+    check_seen(prompt, edits, model.hf, model.architecture)
+    return edits
 
 
 def check_seen(prompt: Prompt, edits: Iterable[Edit], model: Any, architecture: Architecture) -> None:

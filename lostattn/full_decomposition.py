@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -12,13 +12,11 @@ from lostattn.described import with_weights
 from lostattn.errors import InputError
 from lostattn.norms import centred, gain, root_mean_square
 from lostattn.passages import Passage, attention_passage, ffn_passage, head_parts, why_no_heads
-
-if TYPE_CHECKING:
-    from lostattn.decomposition import Decomposition
+from lostattn.stream_reader import StreamReader
 
 
 def full_decomposition(
-    cache: Decomposition,
+    cache: StreamReader,
     end: int,
     mlp_input: bool,
     expand_neurons: bool,
@@ -68,7 +66,7 @@ class _Reader:
     """What becomes of a part: scaled by the norm, projected, or left as it is. All three are linear in it."""
 
     def __init__(
-        self, cache: Decomposition, end: int, mlp_input: bool, apply_ln: bool, pos_slice: Any, onto: Tensor | None
+        self, cache: StreamReader, end: int, mlp_input: bool, apply_ln: bool, pos_slice: Any, onto: Tensor | None
     ) -> None:
         self.cache, self.layer, self.mlp_input = cache, end, mlp_input
         self.apply_ln, self.pos_slice = apply_ln, pos_slice

@@ -10,16 +10,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from lostattn.cache import ActivationCache
 from lostattn.errors import InputError
+from lostattn.patch_grid import PatchGrid
+from lostattn.prompt import Prompt
+from lostattn.view import overlays
+from lostattn.view.reading import picture_and_grid
 
 if TYPE_CHECKING:
     import matplotlib.figure
     import pandas
-
-    from lostattn.cache import ActivationCache
-    from lostattn.generation import Generation
-    from lostattn.patch_grid import PatchGrid
-    from lostattn.prompt import Prompt
 
 Some = int | Sequence[int] | None
 
@@ -105,9 +105,6 @@ class GeneratedAttention:
             marks: boxes of pixels to draw a frame around.
             title: what is shown.
         """
-        from lostattn.view import overlays
-        from lostattn.view.reading import picture_and_grid
-
         picture, grid = picture_and_grid(self.prompt, self.item, self.image)
         values = self.patches(layers, heads)
         shares = [f"{100 * share:.0f} %" for share in values.sum(-1).tolist()]
@@ -130,9 +127,17 @@ class GeneratedAttention:
 
 
 def generated_attention(
-    generation: Generation, cache: ActivationCache, layers: Iterable[int] | int | None, item: int, image: int
+    cache: ActivationCache,
+    rows: Sequence[int],
+    tokens: Sequence[str],
+    layers: Iterable[int] | int | None,
+    item: int,
+    image: int,
 ) -> GeneratedAttention:
-    """See :meth:`lostattn.generation.Generation.image_attention`."""
+    """What the rows that chose an item's tokens look at in one of its images.
+
+    See :meth:`lostattn.generation.Generation.image_attention`; ``rows`` are positions of the cache, one a token.
+    """
     prompt = cache.prompt
     if prompt is None:
         raise InputError("this generation's cache knows no prompt, so it cannot tell which positions are the image's.")
@@ -150,14 +155,12 @@ def generated_attention(
             f"layers is {layers!r}, and the pattern was kept of the layers {known}; ask for it: "
             "names_filter=['blocks.3.attn.hook_pattern']."
         )
-    steps = [step for step in generation.steps if bool(step.alive[item])]
-    rows = [step.row for step in steps]
     place = prompt.token_map.patch_index[item].cpu()
     here = ((prompt.token_map.image_index[item].cpu() == image) & (place >= 0)).nonzero().flatten()
-    seen = torch.stack([cache.rows(cache.name_of(("pattern", i)), rows)[item][..., here] for i in chosen])
+    seen = torch.stack([cache.rows(cache.name_of(("pattern", i)), list(rows))[item][..., here] for i in chosen])
     values = seen.new_zeros(*seen.shape[:-1], len(grid))  # a patch that has no token (VideoLLaMA 3) gets nothing
     values[..., place[here]] = seen
-    return GeneratedAttention(values, chosen, tuple(step.str_tokens[item] for step in steps), prompt, item, image)
+    return GeneratedAttention(values, chosen, tuple(tokens), prompt, item, image)
 
 
 def _said(asked: Some) -> str:

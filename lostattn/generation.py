@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Int
@@ -12,13 +12,7 @@ from torch import Tensor
 
 from lostattn.cache import ActivationCache, Key
 from lostattn.errors import InputError
-from lostattn.generation_passes import extended, joined
-
-if TYPE_CHECKING:
-    from lostattn.calls import Raw, Reading
-    from lostattn.generated_attention import GeneratedAttention
-    from lostattn.model import LVLM
-    from lostattn.prompt import Prompt
+from lostattn.generated_attention import GeneratedAttention, generated_attention
 
 _SQUARE = ("attn.hook_pattern", "attn.hook_attn_scores")
 
@@ -72,9 +66,9 @@ class Generation:
             InputError: nothing or no pattern was kept; a layer, item or image that is not there; an image whose grid
                 is not known.
         """
-        from lostattn.generated_attention import generated_attention
-
-        return generated_attention(self, self._kept(), layers, item, image)
+        chosen = [step for step in self.steps if bool(step.alive[item])] if 0 <= item < len(self.text) else []
+        tokens = tuple(step.str_tokens[item] for step in chosen)
+        return generated_attention(self._kept(), [step.row for step in chosen], tokens, layers, item, image)
 
     def _kept(self) -> ActivationCache:
         if self.cache is None:
@@ -146,23 +140,6 @@ class Steps(Sequence[Step]):
 
     def __repr__(self) -> str:
         return f"{len(self)} steps: " + " ".join(repr(text) for own in self._generation.str_tokens[:1] for text in own)
-
-
-def read_generation(model: LVLM, raw: Raw, prompt: Prompt | None, reading: Reading) -> Generation:
-    """Read what a model generated after ``reading.n_pos`` positions of ``reading.n_items`` prompts."""
-    sequences = raw["sequences"]
-    tokens = sequences[:, reading.n_pos :]
-    decoder = getattr(model.processor, "tokenizer", None)
-    text = tuple(decoder.batch_decode(tokens, skip_special_tokens=True)) if decoder else ("",) * reading.n_items
-    texts = tuple(tuple(decoder.decode([i]) if decoder else "" for i in own) for own in tokens.tolist())
-    alive = before_the_end(tokens, reading.ends)
-    cache = None
-    if reading.names:
-        fed = None if prompt is None else extended(prompt, tokens[:, :-1], alive[:, :-1], texts)
-        kept = joined(raw["steps"], tokens.shape[1])
-        under = reading.interventions
-        cache = reading.moved(ActivationCache(kept, reading.names, model.sites, model.hf, fed, interventions=under))
-    return Generation(tuple(t.strip() for t in text), tokens, sequences, cache, alive, texts)
 
 
 def before_the_end(tokens: Int[Tensor, "batch new"], ends: Sequence[int]) -> Bool[Tensor, "batch new"]:

@@ -8,27 +8,29 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from lostattn.cache import ActivationCache
-from lostattn.calls import Call, Raw, Reading, Remote, check_weights, open_forward
+from lostattn.calls import Call, Raw, Reading, Remote
+from lostattn.compiling import compiled
 from lostattn.errors import InputError, UnknownName, nearest
+from lostattn.hooked_model import HookedModel
 from lostattn.interventions.base import Intervention
 from lostattn.kernels.passes import slopes_of
 from lostattn.kernels.workbench import add_probe, add_probe_rows
+from lostattn.local import check_weights, open_forward
 from lostattn.names import get_act_name
 from lostattn.plan import Edit
 from lostattn.presence import check_reached
-from lostattn.written import kept_names, pass_call
-
-if TYPE_CHECKING:
-    from lostattn.model import LVLM
-    from lostattn.prompt import Prompt
-    from lostattn.sites import NamesFilter
+from lostattn.prompt import Prompt
+from lostattn.remote.dispatch import carry_out
+from lostattn.remote.session import run_there
+from lostattn.sites import NamesFilter
+from lostattn.written import hooks_call, kept_names, pass_call
 
 SQUARE = ("attn.hook_pattern", "attn.hook_attn_scores")
 
@@ -68,7 +70,7 @@ class Gradients(Mapping[str, Tensor]):
 
 
 def gradients(
-    model: LVLM,
+    model: HookedModel,
     prompt: Prompt | Any,
     metric: Callable[[Tensor], Tensor],
     names: str | Iterable[str],
@@ -101,7 +103,7 @@ def gradients(
 
 
 def run_with_gradients(
-    model: LVLM,
+    model: HookedModel,
     prompt: Prompt | Any,
     metric: Callable[[Tensor], Tensor],
     names_filter: NamesFilter = None,
@@ -130,7 +132,7 @@ def run_with_gradients(
 
 
 def _pass_and_back(
-    model: LVLM,
+    model: HookedModel,
     prompt: Prompt,
     metric: Callable[[Tensor], Tensor],
     names: Sequence[str],
@@ -142,7 +144,7 @@ def _pass_and_back(
     if not callable(metric):
         raise InputError(f"the metric is {metric!r}; expected a function of the logits, such as la.answers.metric(…).")
     probing = [Edit(name, add_probe_rows if name.endswith(SQUARE) else add_probe, {"name": name}) for name in keys]
-    edits = [*model._compiled(interventions, prompt), *probing]
+    edits = [*compiled(model, interventions, prompt), *probing]
     call = pass_call(model, prompt, Reading("raw"), names, edits)
     if remote is False:
         check_weights(model)
@@ -156,7 +158,7 @@ def _pass_and_back(
     return Gradients(cache, by_name, raw["logits"].detach(), value)
 
 
-def _here(model: LVLM, call: Call, metric: Callable[[Tensor], Tensor]) -> tuple[Raw, float]:
+def _here(model: HookedModel, call: Call, metric: Callable[[Tensor], Tensor]) -> tuple[Raw, float]:
     """The metric is taken of the pass itself, and followed back through it."""
     shared: dict[str, Any] = {"probes": {}}
     with torch.enable_grad():
@@ -167,12 +169,15 @@ def _here(model: LVLM, call: Call, metric: Callable[[Tensor], Tensor]) -> tuple[
 
 
 def _there(
-    model: LVLM, call: Call, metric: Callable[[Tensor], Tensor], interventions: Intervention | None, remote: Remote
+    model: HookedModel,
+    call: Call,
+    metric: Callable[[Tensor], Tensor],
+    interventions: Intervention | None,
+    remote: Remote,
 ) -> tuple[Raw, float]:
     """The metric is taken here, of the logits of a first pass; a second one follows its gradient back."""
-    from lostattn.remote.session import run_there
-
-    logits = model.run_with_hooks(call.prompt, (), interventions, remote).detach().requires_grad_()
+    bare = carry_out(model, hooks_call(model, call.prompt, (), interventions), remote)
+    logits = bare.detach().requires_grad_()
     with torch.enable_grad():
         number = _number(metric, logits)
         (slope,) = torch.autograd.grad(number, logits)

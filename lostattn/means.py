@@ -13,17 +13,18 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from lostattn.batches import prompts_of
 from lostattn.calls import Remote
 from lostattn.errors import InputError, UnknownName, nearest
 from lostattn.interventions.ablation import POINTS, Ablate
-from lostattn.interventions.base import Composition, Intervention, Layers
+from lostattn.interventions.base import Composition, Intervention
+from lostattn.interventions.checks import Layers
 from lostattn.interventions.patch_rows import point_names
 from lostattn.interventions.steering import POINTS as STEERED
 from lostattn.interventions.steering import Steer
 from lostattn.kernels.workbench import sum_rows
 from lostattn.names import get_act_name, split_block
 from lostattn.plan import Reduction
-from lostattn.streams import prompts_of
 from lostattn.tensor_files import read_tensors, write_tensors
 
 if TYPE_CHECKING:

@@ -8,18 +8,16 @@ to the update. Behind a gate they are not told apart; its layers are refused.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from lostattn.anatomy import Block, Update
 from lostattn.errors import InputError
 from lostattn.norms import centred, gain, offset, root_mean_square
+from lostattn.stream_reader import StreamReader
 from lostattn.updates import added_by
-
-if TYPE_CHECKING:
-    from lostattn.anatomy import Block, Update
-    from lostattn.decomposition import Decomposition
 
 
 @dataclass(frozen=True)
@@ -52,7 +50,7 @@ class Passage:
 
 
 def attention_passage(
-    cache: Decomposition, layer: int, pos_slice: Any = None, which: str = "attn"
+    cache: StreamReader, layer: int, pos_slice: Any = None, which: str = "attn"
 ) -> tuple[str, Passage]:
     """The output map of a layer's attention, and how what it gives comes into the stream.
 
@@ -73,7 +71,7 @@ def attention_passage(
     return o, _passage(cache, which, layer, pos_slice)
 
 
-def head_parts(cache: Decomposition, layer: int, pos_slice: Any = None) -> Float[Tensor, "head *rest d_model"]:
+def head_parts(cache: StreamReader, layer: int, pos_slice: Any = None) -> Float[Tensor, "head *rest d_model"]:
     """What each head of a layer wrote into the stream.
 
     Raises:
@@ -83,7 +81,7 @@ def head_parts(cache: Decomposition, layer: int, pos_slice: Any = None) -> Float
     return passage(cache._at(cache["result", layer], pos_slice, trailing=2).movedim(-2, 0))
 
 
-def why_no_heads(cache: Decomposition, layer: int, which: str = "attn") -> str:
+def why_no_heads(cache: StreamReader, layer: int, which: str = "attn") -> str:
     """What keeps a layer's heads from being told apart; empty where nothing does."""
     block = cache._sites.architecture.stack.blocks[layer]
     attn = block.attentions.get(which)
@@ -98,7 +96,7 @@ def why_no_heads(cache: Decomposition, layer: int, which: str = "attn") -> str:
     return _why_not(block, update, (out,))
 
 
-def ffn_passage(cache: Decomposition, layer: int, pos_slice: Any = None) -> tuple[str, Passage]:
+def ffn_passage(cache: StreamReader, layer: int, pos_slice: Any = None) -> tuple[str, Passage]:
     """The output map of a layer's FFN, and how what it gives comes into the stream.
 
     Raises:
@@ -126,7 +124,7 @@ def _why_not(block: Block, update: Update | None, outputs: tuple[str | None, ...
     return ""
 
 
-def _passage(cache: Decomposition, kind: str, layer: int, pos_slice: Any) -> Passage:
+def _passage(cache: StreamReader, kind: str, layer: int, pos_slice: Any) -> Passage:
     block = cache._sites.architecture.stack.blocks[layer]
     update = added_by(block, kind)
     assert update is not None and update.factor is not None

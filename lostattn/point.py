@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lostattn.errors import InputError
+from lostattn.hooked_model import HookedModel
 from lostattn.kernels.walker import rewrapped, unviewed, unwrapped, viewed
 from lostattn.names import get_act_name
 from lostattn.sites import Slot, View, of_mid
-
-if TYPE_CHECKING:
-    from lostattn.model import LVLM
 
 
 @dataclass(eq=False)
@@ -24,7 +22,7 @@ class Point:
     envoy: Any
 
     @classmethod
-    def of(cls, model: LVLM, name: str, layer: int | None) -> Point:
+    def of(cls, model: HookedModel, name: str, layer: int | None) -> Point:
         """The point of a name.
 
         Raises:

@@ -17,16 +17,17 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from lostattn.batches import prompts_of
 from lostattn.calls import Remote
 from lostattn.errors import InputError, UnknownName, nearest
 from lostattn.interventions.ablation import POINTS, Ablate
-from lostattn.interventions.base import Composition, Intervention, Layers
+from lostattn.interventions.base import Composition, Intervention
+from lostattn.interventions.checks import Layers
 from lostattn.interventions.setting import stable_seed
 from lostattn.kernels.workbench import take_rows
 from lostattn.means import averaged_points
 from lostattn.names import get_act_name
 from lostattn.plan import Reduction
-from lostattn.streams import prompts_of
 from lostattn.tensor_files import read_tensors, write_tensors
 
 if TYPE_CHECKING:

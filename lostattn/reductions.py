@@ -4,20 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 
+from lostattn.hooked_model import HookedModel
 from lostattn.kernels.reduce import layer_updates, of_point, one_update, parallel_updates
 from lostattn.metrics._checks import check_convention, check_tol
 from lostattn.metrics.mixing import mixing_settings
 from lostattn.names import get_act_name
 from lostattn.plan import Reduction
+from lostattn.prompt import Prompt
 from lostattn.updates import StreamUpdate, find_update, is_difference
-
-if TYPE_CHECKING:
-    from lostattn.model import LVLM
-    from lostattn.prompt import Prompt
 
 
 @dataclass(frozen=True)
@@ -38,7 +36,7 @@ State = str | Tensor | Remembered | Sum
 
 
 def update_metrics(
-    model: LVLM,
+    model: HookedModel,
     prompt: Prompt,
     layers: Iterable[int] | None = None,
     convention: str = "paper",
@@ -108,7 +106,7 @@ class InPass:
         frees: its reductions let the points go that they have read, so they come after all others, and once.
     """
 
-    make: Callable[[LVLM, Prompt], list[Reduction]]
+    make: Callable[[HookedModel, Prompt], list[Reduction]]
     read: Callable[[str, Mapping[str, Any]], dict[str, Tensor]]
     frees: bool = False
 
@@ -121,7 +119,7 @@ def updates(layers: Iterable[int] | None = None, convention: str = "paper", tol:
     """
     chosen = None if layers is None else list(layers)
 
-    def make(model: LVLM, prompt: Prompt) -> list[Reduction]:
+    def make(model: HookedModel, prompt: Prompt) -> list[Reduction]:
         return update_metrics(model, prompt, chosen, convention, tol)
 
     def read(column: str, found: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -151,7 +149,7 @@ def at(point: str, function: Callable[..., Tensor], layers: Iterable[int] | int 
     """
     asked = [layers] if isinstance(layers, int) else None if layers is None else list(layers)
 
-    def make(model: LVLM, prompt: Prompt) -> list[Reduction]:
+    def make(model: HookedModel, prompt: Prompt) -> list[Reduction]:
         n = model.cfg.n_layers
         if "." in point or point.startswith("hook_"):
             places = {"": model.sites.find(point)}

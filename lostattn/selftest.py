@@ -15,77 +15,28 @@ Of a prompt without a picture only the decoder is looked at.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
-
 import torch
 from PIL import Image
 
 from lostattn.architecture import Attention, Block, Update
-from lostattn.calls import Call, Reading, check_weights, run_here
+from lostattn.calls import Call, Reading
 from lostattn.errors import InputError, UnsupportedModel
+from lostattn.hooked_model import HookedModel
 from lostattn.kernels.attention import mixed_values
+from lostattn.kernels.proof import rotated_rows, unchanged, unchanged_rows
+from lostattn.local import check_weights, run_edits, run_here
 from lostattn.model_kinds import is_text_only
 from lostattn.picture_inputs import has_picture
 from lostattn.plan import Edit
 from lostattn.presence import reached
+from lostattn.prompt import Prompt
 from lostattn.prompt_assemble import placeholder
+from lostattn.proof_report import Check, Report
+from lostattn.reading import read
 from lostattn.rendering import has_template
 from lostattn.settling import Seen, settle, watch
 from lostattn.updates import INSIDE, added_by
-
-if TYPE_CHECKING:
-    from lostattn.model import LVLM
-    from lostattn.prompt import Prompt
-
-
-@dataclass(frozen=True)
-class Check:
-    """One check: what it looked at, what it measured (0 is perfect where it is an error), and whether it passed."""
-
-    name: str
-    measured: float
-    passed: bool
-
-
-@dataclass(frozen=True)
-class Report:
-    """What the self-test saw."""
-
-    model: str
-    checks: tuple[Check, ...]
-
-    @property
-    def passed(self) -> bool:
-        """Whether every check passed."""
-        return all(check.passed for check in self.checks)
-
-    @property
-    def failed(self) -> tuple[Check, ...]:
-        """The checks that did not pass."""
-        return tuple(check for check in self.checks if not check.passed)
-
-    def __repr__(self) -> str:
-        lines = [
-            f"self-test of {self.model}: {len(self.checks) - len(self.failed)} of {len(self.checks)} checks passed"
-        ]
-        lines += [f"  FAILED {check.name}: {check.measured:.3g}" for check in self.failed]
-        return "\n".join(lines)
-
-
-def unchanged(x: Any, here: Any) -> Any:
-    """The identity edit of a tensor; a copy, so that the write itself is put to the test."""
-    return x.clone()
-
-
-def unchanged_rows(x: Any, cells: Any, here: Any) -> Any:
-    """The identity edit at the attention boundary."""
-    return x
-
-
-def rotated_rows(x: Any, cells: Any, here: Any) -> Any:
-    """Weights moved one key on: a perturbation that keeps every row's sum."""
-    return x.roll(1, dims=-1)
+from lostattn.written import cache_call, hooks_call
 
 
 def sample_picture() -> Image.Image:
@@ -95,7 +46,7 @@ def sample_picture() -> Image.Image:
     return image
 
 
-def sample_prompt(model: LVLM) -> Prompt:
+def sample_prompt(model: HookedModel) -> Prompt:
     """What the proof is run on: a small picture and two words, or words alone where the model takes no pictures."""
     if is_text_only(model.hf.config):
         return model.prompt("What is this?")
@@ -104,7 +55,7 @@ def sample_prompt(model: LVLM) -> Prompt:
     return model.prompt(f"{mark}What is this?", images=[sample_picture()])
 
 
-def selftest(model: LVLM, prompt: Prompt | None = None) -> Report:
+def selftest(model: HookedModel, prompt: Prompt | None = None) -> Report:
     """Run the proof on a prompt (default: a small picture and two words).
 
     Raises:
@@ -127,7 +78,7 @@ def selftest(model: LVLM, prompt: Prompt | None = None) -> Report:
     return report
 
 
-def _watched(model: LVLM) -> set[str]:
+def _watched(model: HookedModel) -> set[str]:
     """The modules whose outputs are added to the stream, and the layers."""
     blocks, norm = model.architecture.stack.blocks, model.architecture.final_norm
     updates = [u.path for b in blocks for u in (added_by(b, kind) for kind in INSIDE) if u is not None]
@@ -135,7 +86,7 @@ def _watched(model: LVLM) -> set[str]:
     return {*updates, *(b.path for b in blocks), *mids, *([norm] if norm else [])}
 
 
-def identity_edits(model: LVLM, prompt: Prompt) -> list[Edit]:
+def identity_edits(model: HookedModel, prompt: Prompt) -> list[Edit]:
     """The identity at every editable point that a pass over the prompt comes to."""
     edits = []
     for name in reached(prompt, model.hook_names):
@@ -148,18 +99,24 @@ def identity_edits(model: LVLM, prompt: Prompt) -> list[Edit]:
     return edits
 
 
-def _identities(model: LVLM, prompt: Prompt, bare: torch.Tensor) -> list[Check]:
+def _identities(model: HookedModel, prompt: Prompt, bare: torch.Tensor) -> list[Check]:
     """The bare model against the walker, and one pass with the identity at every editable point at once."""
-    untouched = model.forward(prompt)
+    untouched = _logits(model, prompt)
     edits = identity_edits(model, prompt)
-    same = model._run(prompt, (), edits)[0]
+    same = run_edits(model, prompt, (), edits)[0]
     return [
         Check("the untouched pass is the bare model's", _worst(untouched, bare), torch.equal(untouched, bare)),
         Check(f"identity at {len(edits)} points", _worst(same, bare), torch.equal(same, bare)),
     ]
 
 
-def _places(model: LVLM, prompt: Prompt) -> list[str]:
+def _logits(model: HookedModel, prompt: Prompt) -> torch.Tensor:
+    """The logits of the untouched model, through the walker."""
+    found: torch.Tensor = run_here(model.nn, hooks_call(model, prompt).plain())["logits"]
+    return found
+
+
+def places(model: HookedModel, prompt: Prompt) -> list[str]:
     """Every layer that the logits depend on: ``blocks.0`` and so on, and those of the vision tower that are read."""
     vision = model.architecture.vision
     places = [f"blocks.{i}" for i in range(model.cfg.n_layers)]
@@ -168,28 +125,28 @@ def _places(model: LVLM, prompt: Prompt) -> list[str]:
     return places
 
 
-def _boundaries(model: LVLM, prompt: Prompt) -> dict[str, Attention]:
+def _boundaries(model: HookedModel, prompt: Prompt) -> dict[str, Attention]:
     """Every attention that the logits depend on, by what its hook names begin with: ``blocks.0.attn`` and so on."""
     return {
         f"{place}.{name}": attn
-        for place in _places(model, prompt)
+        for place in places(model, prompt)
         for name, attn in _block(model, place).attentions.items()
     }
 
 
-def _patterns(model: LVLM, prompt: Prompt) -> list[Check]:
-    bare = model.forward(prompt)
+def _patterns(model: HookedModel, prompt: Prompt) -> list[Check]:
+    bare = _logits(model, prompt)
     checks = []
     for boundary in _boundaries(model, prompt):
         if f"{boundary}.hook_pattern" not in model.sites.derived:
             continue
-        moved = model._run(prompt, (), [Edit(f"{boundary}.hook_pattern", rotated_rows)])[0]
+        moved = run_edits(model, prompt, (), [Edit(f"{boundary}.hook_pattern", rotated_rows)])[0]
         change = _worst(moved, bare)
         checks.append(Check(f"a perturbed {boundary}.hook_pattern moves the logits", change, change > 0))
     return checks
 
 
-def _kernels(model: LVLM, prompt: Prompt) -> list[Check]:
+def _kernels(model: HookedModel, prompt: Prompt) -> list[Check]:
     """Every call of the attention interface recomputed from what it was given."""
     places = _boundaries(model, prompt)
     program = []
@@ -209,7 +166,7 @@ def _kernels(model: LVLM, prompt: Prompt) -> list[Check]:
     return checks
 
 
-def _heads(model: LVLM, prompt: Prompt) -> list[Check]:
+def _heads(model: HookedModel, prompt: Prompt) -> list[Check]:
     """Where nothing stands between values, heads and output projection: the cached pattern times v is z."""
     inside = ("hook_pattern", "hook_v", "hook_z")
     plain = []
@@ -217,7 +174,8 @@ def _heads(model: LVLM, prompt: Prompt) -> list[Check]:
         has = all(f"{place}.{p}" in model.sites.names for p in inside)
         if has and attn.z_is_kernels and (attn.v_is_values or attn.qkv is not None):
             plain.append(place)
-    _, cache = model.run_with_cache(prompt, [f"{place}.{p}" for place in plain for p in inside])
+    call = cache_call(model, prompt, [f"{place}.{p}" for place in plain for p in inside])
+    _, cache = read(call.reading, model, run_here(model.nn, call.plain()), prompt)
     eps = torch.finfo(model.cfg.dtype).eps
     checks = []
     for place in plain:
@@ -227,12 +185,12 @@ def _heads(model: LVLM, prompt: Prompt) -> list[Check]:
         if place.startswith("blocks."):
             real = prompt.token_map["all"].to(z.device)
         mixed = mixed_values(pattern, v.transpose(1, 2))
-        read = _relative(mixed[real], z[real]) if mixed.shape == z.shape else float("inf")
-        checks.append(Check(f"{place.removesuffix('.attn')}: pattern @ v = z", read, read < max(1e-4, 8 * eps)))
+        gap = _relative(mixed[real], z[real]) if mixed.shape == z.shape else float("inf")
+        checks.append(Check(f"{place.removesuffix('.attn')}: pattern @ v = z", gap, gap < max(1e-4, 8 * eps)))
     return checks
 
 
-def _updates(model: LVLM, prompt: Prompt, seen: Seen) -> list[Check]:
+def _updates(model: HookedModel, prompt: Prompt, seen: Seen) -> list[Check]:
     """The stream's gains against the modules' outputs, as plain hooks saw them on the bare model."""
     eps = torch.finfo(model.cfg.dtype).eps
     real = prompt.token_map["all"]
@@ -268,7 +226,7 @@ def _updates(model: LVLM, prompt: Prompt, seen: Seen) -> list[Check]:
     return checks
 
 
-def _block(model: LVLM, place: str) -> Block:
+def _block(model: HookedModel, place: str) -> Block:
     vision = model.architecture.vision
     stack = model.architecture.stack if place.startswith("blocks.") or vision is None else vision.stack
     return stack.blocks[int(place.rpartition(".")[2])]

@@ -3,85 +3,35 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from lostattn import answers
-from lostattn.calls import Remote, carry_out
+from lostattn.batches import EMPTY, in_batches, passes_bar
+from lostattn.calls import Remote
 from lostattn.errors import InputError, nearest
+from lostattn.hooked_model import HookedModel
 from lostattn.interventions.base import Intervention
+from lostattn.plan import Reduction
 from lostattn.prompt import Prompt
 from lostattn.reductions import InPass, let_go, updates
+from lostattn.remote.dispatch import carry_out
 from lostattn.written import measure_call
 
 if TYPE_CHECKING:
     import pandas
-
-    from lostattn.model import LVLM
-    from lostattn.plan import Reduction
 
 OfLogits = Callable[..., Tensor]
 Metrics = str | Sequence[str] | Mapping[str, Any]
 NAMED: dict[str, Callable[[], InPass]] = {"updates": updates}
 
 
-def in_batches(data: Iterable[Any], size: int) -> Iterator[Any]:
-    """The items of a data set in lists of ``size``, in their own order; the items of a prompt as parts of it.
-
-    Nothing is read before it is needed, so a generator may be endless or larger than memory.
-
-    Raises:
-        InputError: batches would be empty, or what is given holds no items.
-    """
-    if not isinstance(size, int) or size < 1:
-        raise InputError(f"batch_size is {size!r}; expected at least 1.")
-    if isinstance(data, Prompt):
-        for start in range(0, len(data), size):
-            yield data[start : start + size]
-        return
-    if isinstance(data, str) or not isinstance(data, Iterable):
-        raise InputError(
-            f"the data set is {type(data).__name__}; expected questions or texts, one after another: a list, a data "
-            "set of la.data.load, a generator, or a prompt."
-        )
-    rest = iter(data)
-    while batch := list(islice(rest, size)):
-        yield batch
-
-
-def prompts_of(model: LVLM, data: Iterable[Any], size: int, doing: str, progress: bool) -> Iterator[Prompt]:
-    """The batches of a data set as prompts, one after another, with a bar.
-
-    Raises:
-        InputError: there are none; otherwise as :func:`in_batches`.
-    """
-    batch = None
-    with passes_bar(model, data, size, doing, progress) as bar:
-        for batch in in_batches(data, size):
-            yield batch if isinstance(batch, Prompt) else model.prompt(batch)
-            bar.update()
-    if batch is None:
-        raise InputError(_EMPTY)
-
-
-def passes_bar(model: LVLM, data: Iterable[Any], size: int, doing: str, progress: bool) -> Any:
-    """A progress bar over the passes of a data set; without an end where its length is not known."""
-    from tqdm.auto import tqdm
-
-    total = -(-len(data) // max(1, size)) if isinstance(data, Sized) else None
-    return tqdm(total=total, desc=f"{doing} {model.name}", unit="pass", disable=None if progress else True, leave=False)
-
-
-_EMPTY = "the data set is empty; give at least one question, such as la.data.load('shapes', n=200)."
-
-
 def measure_data(
-    model: LVLM,
+    model: HookedModel,
     data: Iterable[Any],
     metrics: Metrics,
     interventions: Intervention | None = None,
@@ -114,7 +64,7 @@ def measure_data(
             length += len(prompt)
             bar.update()
     if not length:
-        raise InputError(_EMPTY)
+        raise InputError(EMPTY)
     table = pd.DataFrame(columns)
     table.attrs.update(model=model.name, n=length, batch_size=batch_size)
     if interventions is not None:
@@ -165,7 +115,7 @@ def _renamed(reductions: list[Reduction], column: str) -> list[Reduction]:
     return [replace(reduction, name=f"{column}/{reduction.name}") for reduction in reductions]
 
 
-def _judges(model: LVLM, batch: Any, kinds: Mapping[str, str]) -> dict[str, answers.AnswerMetric]:
+def _judges(model: HookedModel, batch: Any, kinds: Mapping[str, str]) -> dict[str, answers.AnswerMetric]:
     """The answer metrics of one batch of questions."""
     if not kinds:
         return {}

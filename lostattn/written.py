@@ -5,27 +5,26 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from lostattn.calls import Call, Reading
+from lostattn.compiling import compiled
 from lostattn.errors import InputError
+from lostattn.hooked_model import HookedModel
 from lostattn.hooks import FwdHook, hook_edits
 from lostattn.interventions.base import Intervention
 from lostattn.plan import Edit, Reduction, last_step, write
 from lostattn.presence import check_reached, reached
-
-if TYPE_CHECKING:
-    from lostattn.model import LVLM
-    from lostattn.prompt import Prompt
-    from lostattn.sites import NamesFilter
+from lostattn.prompt import Prompt
+from lostattn.sites import NamesFilter
 
 RESULT = "attn.hook_result"
 
 
 def cache_call(
-    model: LVLM,
+    model: HookedModel,
     prompt: Prompt | Any,
     names_filter: NamesFilter = None,
     interventions: Intervention | None = None,
@@ -36,7 +35,7 @@ def cache_call(
     prompt = model._prompted(prompt)
     names = kept_names(model, prompt, names_filter)
     reading = Reading("cache", names, *_place(device, dtype), interventions=interventions)
-    return pass_call(model, prompt, reading, names, model._compiled(interventions, prompt))
+    return pass_call(model, prompt, reading, names, compiled(model, interventions, prompt))
 
 
 def _place(device: str | torch.device | None, dtype: torch.dtype | None) -> tuple[str | None, str | None]:
@@ -44,7 +43,7 @@ def _place(device: str | torch.device | None, dtype: torch.dtype | None) -> tupl
     return None if device is None else str(device), None if dtype is None else str(dtype).removeprefix("torch.")
 
 
-def kept_names(model: LVLM, prompt: Prompt, names_filter: NamesFilter) -> tuple[str, ...]:
+def kept_names(model: HookedModel, prompt: Prompt, names_filter: NamesFilter) -> tuple[str, ...]:
     """The points that a ``names_filter`` keeps of a pass on this prompt.
 
     Of a model without its weights, per-head results are made in the pass and travel; they count as kept where they are
@@ -59,25 +58,25 @@ def kept_names(model: LVLM, prompt: Prompt, names_filter: NamesFilter) -> tuple[
     return names
 
 
-def made_there(model: LVLM, names: Iterable[str]) -> list[str]:
+def made_there(model: HookedModel, names: Iterable[str]) -> list[str]:
     """Per-head results that the pass itself must make: those of a model without its weights."""
     return [name for name in names if name.endswith(RESULT)] if model.is_described_only else []
 
 
 def hooks_call(
-    model: LVLM,
+    model: HookedModel,
     prompt: Prompt | Any,
     fwd_hooks: Sequence[FwdHook | Any] = (),
     interventions: Intervention | None = None,
 ) -> Call:
     """:meth:`LVLM.run_with_hooks`."""
     prompt = model._prompted(prompt)
-    edits = [*model._compiled(interventions, prompt), *hook_edits(model.sites, fwd_hooks, prompt)]
+    edits = [*compiled(model, interventions, prompt), *hook_edits(model.sites, fwd_hooks, prompt)]
     return pass_call(model, prompt, Reading("logits"), (), edits)
 
 
 def measure_call(
-    model: LVLM,
+    model: HookedModel,
     prompt: Prompt | Any,
     reductions: Sequence[Reduction],
     interventions: Intervention | None = None,
@@ -87,14 +86,14 @@ def measure_call(
     if not all(isinstance(reduction, Reduction) for reduction in reductions):
         raise InputError(f"reductions is {reductions!r}; expected reductions, as lostattn.reductions makes them.")
     prompt = model._prompted(prompt)
-    edits = model._compiled(interventions, prompt)
+    edits = compiled(model, interventions, prompt)
     if logits is None:
         return pass_call(model, prompt, Reading("numbers"), (), edits, reductions)
     return replace(pass_call(model, prompt, Reading("measures"), (), edits, reductions), logits=logits)
 
 
 def generate_call(
-    model: LVLM,
+    model: HookedModel,
     prompt: Prompt | Any,
     interventions: Intervention | None = None,
     max_new_tokens: int = 20,
@@ -116,7 +115,7 @@ def generate_call(
             f"names_filter asks for {crossing[0]!r}, a point of cross-attention, whose keys do not grow with the text: "
             "keep other points, or use run_with_cache."
         )
-    edits = model._compiled(interventions, prompt)
+    edits = compiled(model, interventions, prompt)
     caches = _setting(model, keywords, "use_cache", True) is not False
     program = write(model.sites, model.operations, names, edits, (), True, made_there(model, names), caches)
     if "mm_encoder_outputs" in inspect.signature(model.hf.forward).parameters:
@@ -141,20 +140,20 @@ def generate_call(
     return Call(model._inputs(prompt), program, reading, generation=settings, until=until, prompt=prompt)
 
 
-def _ends(model: LVLM, keywords: dict[str, Any]) -> tuple[int, ...]:
+def _ends(model: HookedModel, keywords: dict[str, Any]) -> tuple[int, ...]:
     """The ids that end a generation under these settings."""
     found = _setting(model, keywords, "eos_token_id", None)
     return () if found is None else (found,) if isinstance(found, int) else tuple(int(one) for one in found)
 
 
-def _setting(model: LVLM, keywords: dict[str, Any], name: str, default: Any) -> Any:
+def _setting(model: HookedModel, keywords: dict[str, Any], name: str, default: Any) -> Any:
     """A setting of a generation: as it is given, or as the model has it."""
     holder = keywords.get("generation_config") or model.hf.generation_config
     return keywords.get(name, getattr(holder, name, default))
 
 
 def pass_call(
-    model: LVLM,
+    model: HookedModel,
     prompt: Prompt,
     reading: Reading,
     names: Sequence[str],

@@ -15,6 +15,7 @@ import lostattn as la
 from lostattn.errors import InputError
 from lostattn.kernels import attention as kernels
 from lostattn.kernels import priors
+from lostattn.local import run_edits
 from lostattn.plan import Edit
 
 INF = float("inf")
@@ -493,7 +494,7 @@ def test_identity_edits_are_exact_everywhere(family, kernel):
     assert len(names) > 110
     before = model.forward(prompt)
     edits = [Edit(name, same_rows if at_boundary(name) else same) for name in names]
-    assert torch.equal(model._run(prompt, (), edits)[0][real], before[real])
+    assert torch.equal(run_edits(model, prompt, (), edits)[0][real], before[real])
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -506,7 +507,7 @@ def test_every_editable_point_moves_the_logits(family):
     assert len(names) >= 50
     still = []
     for name in names:
-        after = model._run(prompt, (), [Edit(name, bumped_rows if at_boundary(name) else bumped)])[0]
+        after = run_edits(model, prompt, (), [Edit(name, bumped_rows if at_boundary(name) else bumped)])[0]
         if not (after - before).abs().max() > 1e-4:
             still.append(name)
     assert still == []

@@ -10,6 +10,7 @@ import torch
 from torch.testing import assert_close
 
 import lostattn as la
+from lostattn.compiling import compiled
 from lostattn.conformance import build
 from lostattn.conformance.batch import SHORTER, two_items
 from lostattn.conformance.inputs import picture_inputs, prompt_of
@@ -211,7 +212,7 @@ def test_every_step_of_a_generation_is_edited(family: str) -> None:
         settings["decoder_start_token_id"] = int(prompt.inputs["decoder_input_ids"][0, 0])
     with torch.no_grad():
         alone.generate(**_inputs(subject), **settings)
-    edit = model._compiled(la.Ablate("cross_head", layers=1, heads=0), prompt)
+    edit = compiled(model, la.Ablate("cross_head", layers=1, heads=0), prompt)
     found = _ours(subject, settings, edit)
     assert len(found) == len(logits) == SETTINGS["max_new_tokens"]
     for mine, theirs in zip(found, logits, strict=True):

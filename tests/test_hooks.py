@@ -14,6 +14,7 @@ from tiny import bare as bare_model
 import lostattn as la
 from lostattn.errors import InputError, UnknownName
 from lostattn.hooks import HookPoint
+from lostattn.local import run_edits
 from lostattn.plan import Edit
 
 
@@ -278,7 +279,7 @@ def test_a_cache_shows_edited_scores():
 def test_edited_rotated_queries_and_keys_are_what_patterns_are_made_of():
     model, (prompt, _, real) = wrapped("qwen"), prompt_of("qwen")
     edits = [Edit("blocks.1.attn.hook_rot_q", lambda x, here: 3.0 * x)]
-    logits, kept = model._run(prompt, model.sites.match(["blocks.1.attn.hook_rot_q", "pattern1"]), edits)
+    logits, kept = run_edits(model, prompt, model.sites.match(["blocks.1.attn.hook_rot_q", "pattern1"]), edits)
     cache = la.ActivationCache(kept, model.sites.match(["pattern1"]), model.sites, model.hf, prompt)
     tripled = logits_of(
         bare_model("qwen", EAGER),

@@ -16,7 +16,8 @@ from transformers.models.llama.modeling_llama import LlamaAttention, apply_rotar
 
 import lostattn as la
 from lostattn.errors import InputError, UnsupportedModel
-from lostattn.selftest import Check, Report, sample_picture
+from lostattn.proof_report import Check, Report
+from lostattn.selftest import sample_picture
 
 # What every layer of a plain decoder is held to.
 KEPT = (

@@ -20,7 +20,7 @@ from lostattn.conformance.compare_stream import stream
 from lostattn.conformance.comparison import Absent, Comparison, Subject
 from lostattn.conformance.inputs import prompt_of
 from lostattn.model import LVLM
-from lostattn.prompt_batch import Prompt
+from lostattn.prompt import Prompt
 
 Maker = Callable[[Subject], list[Comparison]]
 ON_BOTH: dict[str, Maker] = {"image positions": image_positions, "patterns": patterns, "identity": identity}

@@ -13,6 +13,7 @@ from lostattn.conformance.comparison import MOVED, NEAR, Absent, Comparison, Sub
 from lostattn.interventions.attention import ReplaceAttention
 from lostattn.interventions.setting import CROSS
 from lostattn.interventions.sources import Uniform
+from lostattn.local import run_edits
 from lostattn.plan import Edit
 
 
@@ -32,7 +33,7 @@ def identity(subject: Subject) -> list[Comparison]:
         raise Absent("no layer calls transformers' attention interface")
     with torch.no_grad():
         bare = subject.bare(**subject.model._inputs(subject.prompt), use_cache=False).logits
-    same, _ = subject.model._run(subject.prompt, (), identities(subject.boundaries))
+    same, _ = run_edits(subject.model, subject.prompt, (), identities(subject.boundaries))
     return [Comparison("identity", unlike_bits(same, bare), 0.0)]
 
 

@@ -7,12 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lostattn.calls import Call, Reading, run_here
+from lostattn.calls import Call, Reading
+from lostattn.compiling import compiled
 from lostattn.conformance.by_hand import HandEdit, Seen, by_hand
 from lostattn.conformance.compare_edits import identities, moved, name_of, uniform_by_hand, unlike_bits
 from lostattn.conformance.comparison import NEAR, Absent, Comparison, Subject, finite, largest, relative
 from lostattn.interventions.attention import ReplaceAttention
 from lostattn.interventions.sources import Uniform
+from lostattn.local import run_here
 from lostattn.plan import Edit, write
 from lostattn.token_ids import image_token_id
 from lostattn.without_processor import NoProcessor
@@ -47,7 +49,7 @@ def steps(subject: Subject, cache: str | None = None, allowed: float = NEAR) -> 
     for keys in subject.choices:
         expected = _bare(subject, settings, uniform_by_hand(subject, keys))
         edit = ReplaceAttention(Uniform(), keys=keys, queries="last")
-        found = _ours(subject, settings, subject.model._compiled(edit, subject.prompt))
+        found = _ours(subject, settings, compiled(subject.model, edit, subject.prompt))
         gaps = [relative(finite(a), finite(b)) for a, b in zip(found, _last(expected), strict=True)]
         made.append(Comparison(name_of(keys), max(gaps), allowed))
         made.append(moved(f"{name_of(keys)} moves", found[-1], _last(bare)[-1], real))

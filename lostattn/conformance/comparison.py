@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lostattn.interventions.setting import CROSS, Setting
 from lostattn.model import LVLM
-from lostattn.prompt_batch import Prompt
+from lostattn.prompt import Prompt
 
 NEAR = 1e-5  # of patterns the largest difference, of logits and streams that of the norms
 NEAR_BFLOAT16 = 5e-2  # 8 bits of mantissa, over the layers of a small model

@@ -18,7 +18,8 @@ from lostattn.conformance.inputs import NoInput, moved_picture, picture_inputs, 
 from lostattn.conformance.models import build
 from lostattn.errors import LostAttnError, UnsupportedModel
 from lostattn.kernel_choice import other_parts
-from lostattn.model import LVLM, load
+from lostattn.load_model import load
+from lostattn.model import LVLM
 from lostattn.picture_inputs import has_picture, holds_picture
 from lostattn.prompt_batch import Prompt
 

@@ -15,10 +15,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from lostattn.batches import bar
+from lostattn.calls import Remote
+from lostattn.data import Question
 from lostattn.errors import InputError
 from lostattn.experiments.results import Results, mean_summary
-from lostattn.experiments.running import bar, batches, checked, provenance, row_of
-from lostattn.interventions import NoiseUpdate, NoiseWeights, RemoveRotary
+from lostattn.experiments.running import batches, checked, provenance, row_of
+from lostattn.interventions import Intervention, NoiseUpdate, NoiseWeights, RemoveRotary
+from lostattn.model import LVLM
+from lostattn.plan import Reduction
+from lostattn.prompt import Prompt
 from lostattn.reductions import Remembered, State, Sum, between, update_metrics, updates_of
 from lostattn.remote.session import Session
 from lostattn.updates import StreamUpdate, find_update, is_difference
@@ -27,12 +33,6 @@ if TYPE_CHECKING:
     import pandas
     from torch import Tensor
 
-    from lostattn.calls import Remote
-    from lostattn.data import Question
-    from lostattn.interventions import Intervention
-    from lostattn.model import LVLM
-    from lostattn.plan import Reduction
-    from lostattn.prompt import Prompt
 
 METRICS = ("delta_s", "delta_d", "column_innovation", "row_innovation", "rid", "mixig")
 CONTROLS = ("noise_delta", "noise_qkv", "rope")

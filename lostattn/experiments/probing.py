@@ -10,9 +10,12 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from lostattn.batches import bar
+from lostattn.calls import Remote
+from lostattn.data import Question
 from lostattn.errors import InputError
 from lostattn.experiments.results import UNTOUCHED, Results, accuracy_summary
-from lostattn.experiments.running import bar, batches, checked, provenance, row_of
+from lostattn.experiments.running import batches, checked, provenance, row_of
 from lostattn.interventions import (
     Complexity,
     Dirichlet,
@@ -23,14 +26,11 @@ from lostattn.interventions import (
     Uniform,
     VisionPrior,
 )
+from lostattn.model import LVLM
 from lostattn.remote.session import Session
 
 if TYPE_CHECKING:
     import pandas
-
-    from lostattn.calls import Remote
-    from lostattn.data import Question
-    from lostattn.model import LVLM
 
 
 def attention_sources(layers: Any = None, queries: Any = "last", seed: int = 0) -> dict[str, Intervention]:

@@ -1,16 +1,15 @@
-"""What both experiments share: batches of questions, a progress bar, and where a result comes from."""
+"""What the experiments share: batches of questions, and where a result comes from."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from lostattn.batches import EMPTY
+from lostattn.data import Question
 from lostattn.errors import InputError
 from lostattn.experiments.results import environment
-
-if TYPE_CHECKING:
-    from lostattn.data import Question
-    from lostattn.model import LVLM
+from lostattn.model import LVLM
 
 
 def checked(data: Sequence[Question], batch_size: int) -> list[Question]:
@@ -21,7 +20,7 @@ def checked(data: Sequence[Question], batch_size: int) -> list[Question]:
     """
     questions = list(data)
     if not questions:
-        raise InputError("the data set is empty; give at least one question, such as la.data.load('shapes', n=200).")
+        raise InputError(EMPTY)
     if batch_size < 1:
         raise InputError(f"batch_size is {batch_size}; expected at least 1.")
     return questions
@@ -32,13 +31,6 @@ def batches(questions: Sequence[Question], size: int) -> Iterator[list[Question]
     order = sorted(range(len(questions)), key=lambda i: (len(questions[i].images), len(questions[i].text)))
     for start in range(0, len(order), size):
         yield [questions[i] for i in order[start : start + size]]
-
-
-def bar(total: int, what: str, show: bool) -> Any:
-    """A progress bar over passes; hidden where ``show`` is False or nobody is watching."""
-    from tqdm.auto import tqdm
-
-    return tqdm(total=total, desc=what, unit="pass", disable=None if show else True, leave=False)
 
 
 def provenance(model: LVLM, **settings: Any) -> dict[str, Any]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 
 from lostattn.errors import InputError
-from lostattn.interventions.base import (
-    Intervention,
+from lostattn.interventions.base import Intervention
+from lostattn.interventions.checks import (
     Layers,
     Steps,
     checked_layers,
@@ -19,11 +19,9 @@ from lostattn.interventions.base import (
     finite,
     normalise,
 )
+from lostattn.interventions.setting import Setting
 from lostattn.kernels import edits as kernels
 from lostattn.plan import Edit
-
-if TYPE_CHECKING:
-    from lostattn.interventions.setting import Setting
 
 POINTS = {
     "attn": "hook_attn_out",

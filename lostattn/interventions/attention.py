@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lostattn.errors import InputError
-from lostattn.interventions.base import (
-    Intervention,
+from lostattn.interventions.base import Intervention
+from lostattn.interventions.checks import (
     Layers,
     Steps,
     checked_layers,
@@ -18,12 +18,10 @@ from lostattn.interventions.base import (
     normalise,
 )
 from lostattn.interventions.picture_sources import Complexity, VisionPrior
+from lostattn.interventions.setting import Setting
 from lostattn.interventions.sources import Dirichlet, Fixed, FromCache, Source
 from lostattn.kernels import edits as kernels
 from lostattn.plan import Edit
-
-if TYPE_CHECKING:
-    from lostattn.interventions.setting import Setting
 
 
 def _check_place(self: Any) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,11 +11,9 @@ from PIL import Image
 from torch import Tensor
 
 from lostattn.errors import InputError
+from lostattn.patch_grid import Grid
+from lostattn.prompt import Prompt
 from lostattn.videos import Video
-
-if TYPE_CHECKING:
-    from lostattn.patch_grid import Grid
-    from lostattn.prompt import Prompt
 
 
 def patch_complexity(image: Image.Image, boxes: Float[Tensor, "patch 4"]) -> Float[Tensor, " patch"]:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import nn
 
 from lostattn.errors import InputError
 from lostattn.interventions.ablation import POINTS
-from lostattn.interventions.base import (
-    Intervention,
+from lostattn.interventions.base import Intervention
+from lostattn.interventions.checks import (
     Layers,
     Steps,
     checked_layers,
@@ -20,12 +20,9 @@ from lostattn.interventions.base import (
     choice,
     normalise,
 )
-from lostattn.interventions.setting import stable_seed
+from lostattn.interventions.setting import Setting, stable_seed
 from lostattn.kernels import edits as kernels
 from lostattn.plan import Edit
-
-if TYPE_CHECKING:
-    from lostattn.interventions.setting import Setting
 
 
 @dataclass(frozen=True, eq=False, repr=False)

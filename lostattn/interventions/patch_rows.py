@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
 from lostattn.errors import InputError
-from lostattn.interventions.base import Layers, checked_layers
+from lostattn.interventions.checks import Layers, checked_layers
 from lostattn.kernels.workbench import put_cells, put_rows
 from lostattn.names import get_act_name, split_block
 from lostattn.plan import Edit
-from lostattn.token_map import PARTS
-
-if TYPE_CHECKING:
-    from lostattn.sites import Sites
-    from lostattn.token_map import TokenMap
+from lostattn.sites import Sites
+from lostattn.token_map import PARTS, TokenMap
 
 SQUARE = ("attn.hook_pattern", "attn.hook_attn_scores")
 BY_HEAD = ("attn.hook_q", "attn.hook_z", "attn.hook_rot_q", *SQUARE)

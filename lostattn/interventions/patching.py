@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from lostattn.cache import ActivationCache
 from lostattn.errors import InputError
-from lostattn.interventions.base import Intervention, Layers, checked_layers, choice, normalise
+from lostattn.interventions.base import Intervention
+from lostattn.interventions.checks import Layers, checked_layers, choice, normalise
 from lostattn.interventions.patch_rows import (
     SQUARE,
     by_query,
@@ -21,11 +23,8 @@ from lostattn.interventions.patch_rows import (
     row_edit,
     same_keys,
 )
+from lostattn.interventions.setting import Setting
 from lostattn.plan import Edit
-
-if TYPE_CHECKING:
-    from lostattn.cache import ActivationCache
-    from lostattn.interventions.setting import Setting
 
 REDUCTIONS = ("none", "mean")
 

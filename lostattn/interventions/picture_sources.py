@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 
 from lostattn.errors import InputError
+from lostattn.interventions.complexity import prompt_complexity
+from lostattn.interventions.setting import Setting
 from lostattn.interventions.sources import Drawn, Source
 from lostattn.interventions.tower_order import tower_order
 from lostattn.kernels import priors
 from lostattn.plan import Edit
-
-if TYPE_CHECKING:
-    from lostattn.interventions.setting import Setting
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -34,8 +33,6 @@ class Complexity(Source):
         Raises:
             InputError: the prompt has no pictures to look at, or no known place for their tokens.
         """
-        from lostattn.interventions.complexity import prompt_complexity
-
         _, grows = _only_image(setting, keys, "Complexity")
         values = prompt_complexity(setting.prompt)[:, None, None, :]
         return Drawn(priors.given, {"values": values, "grows": grows})

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from lostattn.errors import InputError
 from lostattn.interventions.base import Intervention
+from lostattn.interventions.setting import Setting
 from lostattn.kernels.workbench import put_last_rows
 from lostattn.plan import Edit
-
-if TYPE_CHECKING:
-    from lostattn.interventions.setting import Setting
 
 
 @dataclass(frozen=True, eq=False, repr=False)

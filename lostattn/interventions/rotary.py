@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from lostattn.interventions.base import Intervention, Layers, checked_layers
+from lostattn.interventions.base import Intervention
+from lostattn.interventions.checks import Layers, checked_layers
+from lostattn.interventions.setting import Setting
 from lostattn.kernels.edits import put_held
 from lostattn.plan import Edit
-
-if TYPE_CHECKING:
-    from lostattn.interventions.setting import Setting
 
 
 @dataclass(frozen=True, eq=False, repr=False)

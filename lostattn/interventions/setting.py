@@ -5,17 +5,15 @@ from __future__ import annotations
 import hashlib
 import inspect
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lostattn.errors import InputError
-from lostattn.interventions.base import Layers, checked_layers
+from lostattn.interventions.checks import Layers, checked_layers
 from lostattn.model_kinds import is_text_only
 from lostattn.picture_inputs import takes_pictures
 from lostattn.plan import Positions
+from lostattn.prompt import Prompt
 from lostattn.sites import Sites
-
-if TYPE_CHECKING:
-    from lostattn.prompt import Prompt
 
 CROSS = "cross"  # every key of cross-attention, whatever it is made of
 

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from lostattn.cache import ActivationCache
 from lostattn.errors import InputError
-from lostattn.interventions.base import Serializable, checked_layers, checked_seed, finite, normalise
+from lostattn.interventions.base import Serializable
+from lostattn.interventions.checks import checked_layers, checked_seed, finite, normalise
+from lostattn.interventions.setting import Setting
 from lostattn.kernels import priors
 from lostattn.plan import Edit
-
-if TYPE_CHECKING:
-    from lostattn.cache import ActivationCache
-    from lostattn.interventions.setting import Setting
 
 
 @dataclass(frozen=True)

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from lostattn.errors import InputError
+from lostattn.interventions.setting import Setting
 from lostattn.patch_grid import TiledGrid
 from lostattn.tower_proof import disproof
 from lostattn.tower_tokens import TowerTokens, places_around, tower_tokens
-
-if TYPE_CHECKING:
-    from lostattn.interventions.setting import Setting
 
 
 def tower_order(setting: Setting) -> dict[str, Any]:

@@ -6,12 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from lostattn.cache import ActivationCache
 from lostattn.errors import InputError
 
 if TYPE_CHECKING:
     import pandas
-
-    from lostattn.cache import ActivationCache
 
 
 def direct_attribution(

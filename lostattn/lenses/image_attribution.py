@@ -10,19 +10,20 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from lostattn.cache import ActivationCache
+from lostattn.cross_layout import CrossKeys
 from lostattn.described import with_weights
 from lostattn.errors import InputError
 from lostattn.norms import centred, gain, root_mean_square
 from lostattn.passages import attention_passage
+from lostattn.prompt import Prompt
 from lostattn.token_map import PARTS, TokenMap
+from lostattn.view import overlay
+from lostattn.view.reading import picture_and_grid
 
 if TYPE_CHECKING:
     import matplotlib.figure
     import pandas
-
-    from lostattn.cache import ActivationCache
-    from lostattn.cross_keys import CrossKeys
-    from lostattn.prompt import Prompt
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -86,8 +87,6 @@ class ImageAttribution:
         self, layer: int | None = None, head: int | None = None, image: int = 0, title: str | None = None
     ) -> matplotlib.figure.Figure:
         """The patches' numbers drawn over the picture."""
-        from lostattn.view import overlay
-        from lostattn.view.reading import picture_and_grid
 
         picture, grid = picture_and_grid(self.prompt, self.item, image)
         values = self.patches(layer, head, image)

@@ -12,14 +12,16 @@ from torch import Tensor
 from lostattn.calls import Remote
 from lostattn.errors import InputError
 from lostattn.gradients import gradients
+from lostattn.model import LVLM
 from lostattn.patch_grid import UnknownGrid
+from lostattn.prompt import Prompt
 from lostattn.tower_tokens import TowerTokens, tower_tokens
+from lostattn.view import overlay
+from lostattn.view.reading import picture_and_grid
 
 if TYPE_CHECKING:
     import matplotlib.figure
 
-    from lostattn.model import LVLM
-    from lostattn.prompt import Prompt
 
 START = "blocks.0.hook_resid_pre"
 
@@ -91,8 +93,6 @@ def input_figure(
     remote: Remote = False,
 ) -> matplotlib.figure.Figure:
     """:func:`input_attribution` drawn over the picture; it takes the same arguments and raises the same errors."""
-    from lostattn.view import overlay
-    from lostattn.view.reading import picture_and_grid
 
     prompt = model._prompted(prompt)
     values = input_attribution(model, prompt, metric, of, item, image, remote)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -11,12 +11,10 @@ from lostattn.calls import Remote
 from lostattn.errors import InputError
 from lostattn.interventions.base import Intervention
 from lostattn.interventions.projection import EarlyProjection
-from lostattn.lenses.logit_lens import Readout, read
+from lostattn.logit_lens import Readout, read
+from lostattn.model import LVLM
+from lostattn.prompt import Prompt
 from lostattn.remote.session import Session
-
-if TYPE_CHECKING:
-    from lostattn.model import LVLM
-    from lostattn.prompt import Prompt
 
 
 def vision_lens(

@@ -6,16 +6,16 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from lostattn.answers import metric
+from lostattn.data import Question
 from lostattn.errors import InputError
-from lostattn.interventions.base import Layers
+from lostattn.interventions.checks import Layers
+from lostattn.model import LVLM
 from lostattn.patching.attribution import attribute
 from lostattn.patching.sweeps import sweep
 
 if TYPE_CHECKING:
     import pandas
 
-    from lostattn.data import Question
-    from lostattn.model import LVLM
 
 # What an estimate is called, and how it is made.
 METHODS: dict[str, dict[str, Any]] = {

@@ -17,10 +17,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from lostattn.cache import ActivationCache
 from lostattn.calls import Remote
 from lostattn.errors import InputError
 from lostattn.gradients import gradients
-from lostattn.interventions.base import Intervention, Layers
+from lostattn.interventions.base import Intervention
+from lostattn.interventions.checks import Layers
 from lostattn.interventions.patch_rows import (
     SQUARE,
     by_query,
@@ -30,17 +32,16 @@ from lostattn.interventions.patch_rows import (
     row_edit,
     same_keys,
 )
+from lostattn.interventions.setting import Setting
+from lostattn.model import LVLM
 from lostattn.patching.copies import Cell, Metric, Rows, measured
 from lostattn.patching.sweeps import both_runs, cells_of, groups_of, result_row, same_number, single
 from lostattn.plan import Edit
+from lostattn.prompt import Prompt
 
 if TYPE_CHECKING:
     import pandas
 
-    from lostattn.cache import ActivationCache
-    from lostattn.interventions.setting import Setting
-    from lostattn.model import LVLM
-    from lostattn.prompt import Prompt
 
 START = "blocks.0.hook_resid_pre"
 

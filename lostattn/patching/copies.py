@@ -4,26 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from lostattn.calls import Remote, carry_out
+from lostattn.cache import ActivationCache
+from lostattn.calls import Remote
 from lostattn.errors import InputError
 from lostattn.interventions.base import Intervention
 from lostattn.interventions.patch_rows import SQUARE, by_query, layout_of, matched, n_heads_of, row_edit, same_keys
+from lostattn.interventions.setting import Setting
+from lostattn.model import LVLM
 from lostattn.patching.encoded import encoded
 from lostattn.plan import Edit
+from lostattn.prompt import Prompt
+from lostattn.remote.dispatch import carry_out
 from lostattn.remote.session import Session
 from lostattn.written import hooks_call
-
-if TYPE_CHECKING:
-    from lostattn.cache import ActivationCache
-    from lostattn.interventions.setting import Setting
-    from lostattn.model import LVLM
-    from lostattn.prompt import Prompt
 
 Metric = Callable[[Tensor], Tensor]
 PASSES_A_JOB = 8

@@ -5,16 +5,14 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
+from lostattn.data import Question
 from lostattn.errors import InputError, nearest
-
-if TYPE_CHECKING:
-    from lostattn.data import Question
-    from lostattn.patch_grid import PatchGrid
+from lostattn.patch_grid import PatchGrid
 
 Colour = tuple[int, int, int]
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import inspect
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
-if TYPE_CHECKING:
-    from lostattn.model import LVLM
+from lostattn.model import LVLM
 
 
 def encoded(model: LVLM, inputs: dict[str, Any]) -> dict[str, Any]:

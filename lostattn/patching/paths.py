@@ -15,14 +15,14 @@ from lostattn.errors import InputError
 from lostattn.interventions.base import Composition, Intervention
 from lostattn.interventions.patch_rows import point_names
 from lostattn.interventions.patching import Patch
+from lostattn.model import LVLM
 from lostattn.patching.copies import Metric, measured
 from lostattn.patching.sweeps import both_runs, same_number, single
+from lostattn.prompt import Prompt
 
 if TYPE_CHECKING:
     import pandas
 
-    from lostattn.model import LVLM
-    from lostattn.prompt import Prompt
 
 Node = tuple[Any, ...] | str
 """``(point, layer)``, or ``(point, layer, head)``."""

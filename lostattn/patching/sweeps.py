@@ -7,20 +7,19 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from lostattn.cache import ActivationCache
 from lostattn.calls import Remote
 from lostattn.errors import InputError
-from lostattn.interventions.base import Layers
+from lostattn.interventions.checks import Layers
 from lostattn.interventions.patch_rows import layout_of, matched, n_heads_of, point_names
+from lostattn.model import LVLM
 from lostattn.names import split_block
 from lostattn.patching.copies import Cell, Group, Metric, Rows, Runner, measured
+from lostattn.prompt import Prompt
 from lostattn.remote.session import Session
 
 if TYPE_CHECKING:
     import pandas
-
-    from lostattn.cache import ActivationCache
-    from lostattn.model import LVLM
-    from lostattn.prompt import Prompt
 
     Run = tuple[Tensor, ActivationCache]
 

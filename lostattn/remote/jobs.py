@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from nnsight.intervention.backends.display import StatusDisplay
 from nnsight.intervention.backends.remote import RemoteError
@@ -16,13 +16,12 @@ from nnsight.schema.response import Status
 
 from lostattn.calls import Call, Raw, Reading
 from lostattn.errors import InputError
+from lostattn.hooked_model import HookedModel
+from lostattn.prompt import Prompt
+from lostattn.reading import read
 from lostattn.remote.failures import ConnectionLost, RemoteFailure, UnknownJob
 from lostattn.remote.lookup import LookUp
 from lostattn.remote.service import Service
-
-if TYPE_CHECKING:
-    from lostattn.model import LVLM
-    from lostattn.prompt import Prompt
 
 FORMAT = 1
 LOOKS = 8  # how often a look-up is tried before the connection counts as lost: half a minute
@@ -41,7 +40,7 @@ class Job:
         self,
         service: Service,
         id: str,
-        model: LVLM,
+        model: HookedModel,
         calls: Sequence[Call] | None = None,
         readings: Sequence[Reading] = (),
         prompts: Sequence[Prompt | None] = (),
@@ -91,8 +90,8 @@ class Job:
             TimeoutError: it is not done yet; ask again.
         """
         raw = self.raw(timeout)
-        read = [r.read(self.model, one, p) for r, one, p in zip(self.readings, raw, self.prompts, strict=True)]
-        return read[0] if self.single else read
+        found = [read(r, self.model, one, p) for r, one, p in zip(self.readings, raw, self.prompts, strict=True)]
+        return found[0] if self.single else found
 
     def raw(self, timeout: float | int | None = None) -> list[Raw]:
         """What each pass gave, unread; waits as :meth:`result` does."""
@@ -136,7 +135,7 @@ class Job:
         os.replace(beside, target)
 
     @classmethod
-    def load(cls, path: str | Path, model: LVLM, prompts: Sequence[Prompt] | Prompt | None = None) -> Job:
+    def load(cls, path: str | Path, model: HookedModel, prompts: Sequence[Prompt] | Prompt | None = None) -> Job:
         """Pick up a job that :meth:`save` stored.
 
         Args:

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 from nnsight.intervention.backends.remote import RemoteBackend
 from nnsight.schema.response import ResponseModel
 
+from lostattn.remote.service import Service
+
 if TYPE_CHECKING:
     import ssl
 
     import httpx
 
-    from lostattn.remote.service import Service
 
 CONNECT, READ = 10.0, 600.0  # seconds, as nnsight has them
 

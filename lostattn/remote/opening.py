@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from lostattn.calls import Call, Raw, Remote, open_forward, open_generation, open_session
+import torch
+
+from lostattn.calls import Call, Raw, Remote
 from lostattn.errors import InputError
+from lostattn.hooked_model import HookedModel
+from lostattn.local import open_forward, open_generation, open_session
 from lostattn.remote.failures import ConnectionLost
 from lostattn.remote.jobs import Job
 from lostattn.remote.rehearsal import Rehearsal
 from lostattn.remote.sending import UNKNOWN
 from lostattn.remote.service import Service
 
-if TYPE_CHECKING:
-    from lostattn.model import LVLM
 
-
-def rehearsed(model: LVLM, calls: Sequence[Call], rehearsal: Rehearsal) -> list[Raw]:
+def rehearsed(model: HookedModel, calls: Sequence[Call], rehearsal: Rehearsal) -> list[Raw]:
     """The way of a remote call, here."""
     if model.is_described_only:
         raise InputError(
@@ -27,7 +28,7 @@ def rehearsed(model: LVLM, calls: Sequence[Call], rehearsal: Rehearsal) -> list[
     return opened(model, calls, rehearsal)
 
 
-def submitted(model: LVLM, calls: Sequence[Call], remote: Remote) -> Job:
+def submitted(model: HookedModel, calls: Sequence[Call], remote: Remote) -> Job:
     """Send calls to a service as one job, again where it certainly did not start; see :mod:`lostattn.remote.sending`.
 
     Raises:
@@ -51,10 +52,8 @@ def submitted(model: LVLM, calls: Sequence[Call], remote: Remote) -> Job:
     return job()
 
 
-def opened(model: LVLM, calls: Sequence[Call], backend: Any) -> Any:
+def opened(model: HookedModel, calls: Sequence[Call], backend: Any) -> Any:
     """Open the trace that carries the calls, on a backend: a single call by itself, several as a session."""
-    import torch
-
     plain = [call.plain() for call in calls]
     backwards = any(call.slope is not None for call in calls)
     with torch.set_grad_enabled(backwards), warnings.catch_warnings():

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
+from lostattn.calls import Call, Raw, Remote
+from lostattn.hooked_model import HookedModel
 from lostattn.remote.failures import ConnectionLost, Interrupted, JobFailed, RemoteFailure, UnknownJob
+from lostattn.remote.jobs import Job
 from lostattn.remote.opening import submitted
-
-if TYPE_CHECKING:
-    from lostattn.calls import Call, Raw, Remote
-    from lostattn.model import LVLM
-    from lostattn.remote.jobs import Job
 
 SENT_ANEW = 2  # how often a job that the service gave up, or never knew, is sent again
 AHEAD = 4  # how many jobs of a session are on their way at a time
@@ -20,7 +17,7 @@ AHEAD = 4  # how many jobs of a session are on their way at a time
 class Part:
     """Some calls and the job that carries them out; ``raw`` is what they gave, once it is here."""
 
-    def __init__(self, model: LVLM, calls: Sequence[Call], remote: Remote) -> None:
+    def __init__(self, model: HookedModel, calls: Sequence[Call], remote: Remote) -> None:
         self.model = model
         self.calls = list(calls)
         self.remote = remote

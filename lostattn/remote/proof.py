@@ -7,25 +7,26 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
-from lostattn.calls import Remote
+from lostattn.calls import Reading, Remote
 from lostattn.errors import InputError, UnsupportedModel
+from lostattn.hooked_model import HookedModel
+from lostattn.kernels.proof import rotated_rows
 from lostattn.kernels.reduce import largest_change
 from lostattn.plan import Edit, Reduction
+from lostattn.prompt import Prompt
+from lostattn.proof_report import Check, Report
 from lostattn.remote.session import Later, Session
-from lostattn.selftest import Check, Report, _places, identity_edits, rotated_rows, sample_prompt
-
-if TYPE_CHECKING:
-    from lostattn.model import LVLM
-    from lostattn.prompt import Prompt
+from lostattn.selftest import identity_edits, places, sample_prompt
+from lostattn.written import pass_call
 
 LOGITS = "hook_unembed"
 
 
-def prove(model: LVLM, prompt: Prompt | None, remote: Remote) -> Report:
+def prove(model: HookedModel, prompt: Prompt | None, remote: Remote) -> Report:
     """Run the proof on a prompt (default: a small picture and two words).
 
     Raises:
@@ -43,7 +44,7 @@ def prove(model: LVLM, prompt: Prompt | None, remote: Remote) -> Report:
         same = _change(session, prompt, edits)
         moved = {
             place: _change(session, prompt, [Edit(f"{place}.attn.hook_pattern", rotated_rows)])
-            for place in _places(model, prompt)
+            for place in places(model, prompt)
         }
         middle = model.cfg.n_layers // 2
         points = ("resid_pre", "attn_out", "mlp_out", "resid_post")
@@ -60,9 +61,6 @@ def prove(model: LVLM, prompt: Prompt | None, remote: Remote) -> Report:
 
 def _change(session: Session, prompt: Prompt, edits: list[Edit]) -> Later:
     """The largest change of a logit that edits make."""
-    from lostattn.calls import Reading
-    from lostattn.written import pass_call
-
     reduction = Reduction("change", (LOGITS,), largest_change, {"name": LOGITS})
     return session.add(pass_call(session.model, prompt, Reading("numbers"), (), edits, [reduction]))
 

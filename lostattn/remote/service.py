@@ -6,12 +6,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from nnsight.intervention.backends.remote import RemoteError
 from nnsight.schema.config import CONFIG
 from pydantic import ValidationError
 
+from lostattn.hooked_model import HookedModel
 from lostattn.remote.failures import (
     ConnectionLost,
     Interrupted,
@@ -22,9 +23,6 @@ from lostattn.remote.failures import (
     VersionDrift,
 )
 from lostattn.remote.sending import NOT_STARTED, UNKNOWN, Submission
-
-if TYPE_CHECKING:
-    from lostattn.model import LVLM
 
 PUBLIC = "https://api.ndif.us"
 VISION_TASKS = ("image-text-to-text", "visual-question-answering", "image-to-text")
@@ -74,12 +72,12 @@ class Service:
         comparison = EnvComparison(get_local_env(), self._get("/env"))
         return {name: (v["local"], v["remote"]) for name, v in comparison.critical_mismatches.items()}
 
-    def submission(self, model: LVLM) -> Submission:
+    def submission(self, model: HookedModel) -> Submission:
         """A backend that sends one job for a model to this service."""
         return Submission(model_key(model), self.host, self.key, model.nn._remoteable_get_env())
 
     @contextmanager
-    def explained(self, model: LVLM, submission: Submission) -> Iterator[None]:
+    def explained(self, model: HookedModel, submission: Submission) -> Iterator[None]:
         """While a job is sent: refusals of the service become errors that say what to do.
 
         Raises:
@@ -95,7 +93,7 @@ class Service:
         except (RemoteError, ValidationError) as error:
             raise self._refusal(str(error), error.__cause__, submission) from error
 
-    def failure(self, text: str, model: LVLM) -> RemoteFailure:
+    def failure(self, text: str, model: HookedModel) -> RemoteFailure:
         """What a job's ERROR means, as an error to raise."""
         lines = [line for line in text.strip().splitlines() if line.strip()]
         last = lines[-1] if lines else "no reason was given"
@@ -138,7 +136,7 @@ class Service:
             )
         return RemoteFailure(f"{self.host} did not take the job: {told} ({tries})")
 
-    def _not_hosted(self, model: LVLM, text: str) -> NotHosted:
+    def _not_hosted(self, model: HookedModel, text: str) -> NotHosted:
         try:
             names = self.hosted()
         except RemoteFailure:
@@ -171,7 +169,7 @@ class Service:
         return found
 
 
-def model_key(model: LVLM) -> str:
+def model_key(model: HookedModel) -> str:
     """The name under which a service knows the model. A folder stands for itself, without asking the hub."""
     from nnsight.modeling.huggingface import _ID_CACHE
 
@@ -212,7 +210,7 @@ class Readiness:
         return "\n".join([*lines, f"  versions that differ: {'; '.join(told) or 'none that matter'}"])
 
 
-def check(model: LVLM | None = None, remote: Any = True) -> Readiness:
+def check(model: HookedModel | None = None, remote: Any = True) -> Readiness:
     """Ask a service what a remote call would meet: key, hosted models, version drift. Runs nothing.
 
     Raises:

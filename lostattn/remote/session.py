@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from lostattn.calls import Call, Raw, Remote, check_weights, run_here
+from lostattn.calls import Call, Raw, Remote
 from lostattn.errors import InputError
+from lostattn.hooked_model import HookedModel
+from lostattn.local import check_weights, run_here
+from lostattn.reading import read
 from lostattn.remote.failures import ConnectionLost
 from lostattn.remote.jobs import Job
 from lostattn.remote.opening import checked_remote, rehearsed
 from lostattn.remote.parts import Part, carried_out
 from lostattn.remote.rehearsal import Rehearsal
 from lostattn.written import CALLS, cache_call, generate_call, hooks_call, measure_call
-
-if TYPE_CHECKING:
-    from lostattn.model import LVLM
 
 
 class Later:
@@ -65,7 +65,9 @@ class Session:
         sent, received: bytes of the requests and of the results, as they travelled (compressed).
     """
 
-    def __init__(self, model: LVLM, remote: Remote = True, wait: bool = True, job_size: int | None = None) -> None:
+    def __init__(
+        self, model: HookedModel, remote: Remote = True, wait: bool = True, job_size: int | None = None
+    ) -> None:
         checked_remote(remote)
         if job_size is not None and job_size < 1:
             raise InputError(f"job_size is {job_size}; expected at least 1, or None for one job.")
@@ -194,7 +196,7 @@ class Session:
         else:
             raise InputError("this session is still open: its calls are sent when the with block ends.")
         call = self.calls[index]
-        return call.reading.read(self.model, raw, call.prompt)
+        return read(call.reading, self.model, raw, call.prompt)
 
     def __repr__(self) -> str:
         return f"Session of {len(self.calls)} calls on {self.model.name!r}, remote={self.remote!r}"
@@ -210,10 +212,8 @@ def submit(method: Callable[..., Any], *arguments: Any, remote: Remote = True, *
         InputError: the method is none of a model's calls, or ``remote`` is no service.
         RemoteFailure: the job could not be sent.
     """
-    from lostattn.model import LVLM
-
     model, name = getattr(method, "__self__", None), getattr(method, "__name__", "")
-    if not isinstance(model, LVLM) or name not in CALLS:
+    if not isinstance(model, HookedModel) or name not in CALLS:
         raise InputError(
             f"submit takes a model's own call ({', '.join(CALLS)}), such as model.generate; got {method!r}."
         )
@@ -225,7 +225,7 @@ def submit(method: Callable[..., Any], *arguments: Any, remote: Remote = True, *
     return session.job
 
 
-def run_there(model: LVLM, calls: Sequence[Call], remote: Remote) -> list[Raw]:
+def run_there(model: HookedModel, calls: Sequence[Call], remote: Remote) -> list[Raw]:
     """Carry calls out remotely and wait; what each gives, in order.
 
     Raises:

@@ -13,6 +13,7 @@ from lostattn.architecture import resolve
 from lostattn.conformance import build, families
 from lostattn.conformance.inputs import moved_picture, picture_inputs, prompt_of
 from lostattn.errors import UnknownName, UnsupportedModel
+from lostattn.local import run_edits
 from lostattn.model import LVLM
 from lostattn.plan import Edit
 
@@ -82,9 +83,9 @@ def test_an_edit_of_the_stream_between_the_updates_is_what_the_rest_sees(family)
     else:
         model, prompt, _ = proven(family)
     shift = torch.linspace(-1, 1, model.cfg.d_model)
-    _, before = model._run(prompt, ("blocks.0.hook_resid_mid",), ())
-    _, after = model._run(
-        prompt, ("blocks.0.hook_resid_mid",), [Edit("blocks.0.hook_resid_mid", shifted, {"by": shift})]
+    _, before = run_edits(model, prompt, ("blocks.0.hook_resid_mid",), ())
+    _, after = run_edits(
+        model, prompt, ("blocks.0.hook_resid_mid",), [Edit("blocks.0.hook_resid_mid", shifted, {"by": shift})]
     )
     expected = before["blocks.0.hook_resid_mid"] + shift
     torch.testing.assert_close(after["blocks.0.hook_resid_mid"], expected, rtol=1e-5, atol=1e-5)

@@ -9,9 +9,11 @@ import torch
 from interventions import reference
 
 import lostattn as la
-from lostattn.calls import run_here
+from lostattn.compiling import compiled
 from lostattn.errors import InputError
+from lostattn.local import run_here
 from lostattn.plan import last_step, write
+from lostattn.reading import read
 from lostattn.written import generate_call
 
 N_NEW = 4
@@ -199,12 +201,12 @@ def test_passes_that_are_not_one_a_token_are_refused(pair):
     call = generate_call(pair.model, pair.batch, None, N_NEW, POINTS, eos_token_id=-1)
     raw = run_here(pair.model.nn, call.plain())
     with pytest.raises(InputError, match="4 tokens were generated in 3 passes"):
-        call.reading.read(pair.model, {**raw, "steps": raw["steps"][:-1]}, call.prompt)
+        read(call.reading, pair.model, {**raw, "steps": raw["steps"][:-1]}, call.prompt)
 
 
 def test_a_program_ends_with_its_last_edit(pair):
     def until(edit, names=()):
-        edits = pair.model._compiled(edit, pair.batch)
+        edits = compiled(pair.model, edit, pair.batch)
         return last_step(write(pair.model.sites, pair.model.operations, names, edits, generates=True), edits)
 
     assert until(la.Ablate("mlp", steps="prefill")) == 1

@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 
 import lostattn as la
+from lostattn.batches import bar
 from lostattn.experiments.decoupling import _measure
-from lostattn.experiments.running import bar
 from lostattn.remote.session import Session
 
 DECOUPLED: dict[str, Any] = {"batch_size": 5, "progress": False}

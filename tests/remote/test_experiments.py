@@ -6,8 +6,8 @@ import pandas as pd
 import pytest
 
 import lostattn as la
+from lostattn.batches import bar
 from lostattn.experiments.decoupling import _measure
-from lostattn.experiments.running import bar
 from lostattn.remote.session import Session
 
 

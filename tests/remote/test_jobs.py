@@ -15,6 +15,7 @@ from nnsight.schema.config import CONFIG
 import lostattn as la
 from lostattn.calls import Reading
 from lostattn.errors import InputError
+from lostattn.reading import read
 from lostattn.remote import ConnectionLost, Interrupted, Job, JobFailed, NoKey, NotHosted, RemoteFailure, VersionDrift
 from lostattn.remote.opening import opened
 from lostattn.remote.rehearsal import Rehearsal
@@ -249,7 +250,7 @@ def test_per_head_results_of_a_described_model_are_made_in_the_pass(tiny_model, 
     call = cache_call(described, prompt, names, edit)
     raw = opened(tiny_model, [call], Rehearsal(tiny_model.nn))[0]
     assert set(raw["kept"]) == set(names)
-    _, cache = call.reading.read(described, raw, prompt)
+    _, cache = read(call.reading, described, raw, prompt)
     _, here = tiny_model.run_with_cache(prompt, names, edit)
     for name in names:
         torch.testing.assert_close(cache[name], here[name], rtol=1e-5, atol=1e-6)
@@ -264,7 +265,7 @@ def test_what_needs_weights_says_so_of_a_described_model(tiny_llava, shapes_ques
     prompt = described.prompt(question)
     metric = la.answers.metric(tiny_llava, question)
     call = cache_call(described, prompt, lambda name: "resid" in name or name.endswith(("hook_z", "mlp.hook_post")))
-    _, cache = call.reading.read(described, opened(tiny_llava, [call], Rehearsal(tiny_llava.nn))[0], prompt)
+    _, cache = read(call.reading, described, opened(tiny_llava, [call], Rehearsal(tiny_llava.nn))[0], prompt)
     for needing in (
         lambda: cache.W_U,
         lambda: cache.logit_attrs(cache["resid_post", -1], 3),

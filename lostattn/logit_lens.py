@@ -10,13 +10,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from lostattn.decomposition import Decomposition
 from lostattn.errors import InputError, UnknownName, nearest
+from lostattn.hooked_model import HookedModel
 
 if TYPE_CHECKING:
     import pandas
-
-    from lostattn.cache import ActivationCache
-    from lostattn.model import LVLM
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -53,7 +52,7 @@ class Readout:
             raise InputError("this readout kept only some tokens, so a rank among all is not known; leave tokens= out.")
         return (self.logits > self.logits[..., token : token + 1]).sum(-1)
 
-    def table(self, model: LVLM, k: int = 3) -> pandas.DataFrame:
+    def table(self, model: HookedModel, k: int = 3) -> pandas.DataFrame:
         """The ``k`` most likely tokens of every stream, item and position, as text.
 
         Columns ``stream, item, position, rank, token, text, logit, probability``; positions are counted as kept.
@@ -82,7 +81,7 @@ class Readout:
 
 
 def logit_lens(
-    cache: ActivationCache,
+    cache: Decomposition,
     positions: Any = "last",
     streams: Iterable[str] | None = None,
     incl_mid: bool = False,
@@ -118,7 +117,7 @@ def logit_lens(
 
 
 def read(
-    cache: ActivationCache, stack: Float[Tensor, "stream *rest d_model"], labels: list[str], ids: Tensor | None = None
+    cache: Decomposition, stack: Float[Tensor, "stream *rest d_model"], labels: list[str], ids: Tensor | None = None
 ) -> Readout:
     """Streams as the model reads its logits off the last, one at a time so that only what is kept is ever whole."""
     logits, totals = [], []
@@ -130,7 +129,7 @@ def read(
     return Readout(torch.stack(logits), torch.stack(totals), tuple(labels), ids)
 
 
-def _ids(tokens: list[int], cache: ActivationCache) -> Tensor:
+def _ids(tokens: list[int], cache: Decomposition) -> Tensor:
     n = len(cache.W_U)
     if not tokens or any(type(t) is not int or not 0 <= t < n for t in tokens):
         raise InputError(f"tokens is {tokens!r}; expected ids from 0 to {n - 1}.")
