@@ -1,4 +1,4 @@
-"""What every test shares: an offline, single-threaded process, the tiny models, a few questions."""
+"""What every test shares: an offline process of few threads, the tiny models, a few questions."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ os.environ.update(
     HF_HUB_DISABLE_TELEMETRY="1",
     TRANSFORMERS_VERBOSITY="error",
     TOKENIZERS_PARALLELISM="false",
-    # One thread each: the workers of pytest-xdist share the cores, and sums come out the same everywhere.
-    OMP_NUM_THREADS="1",
-    MKL_NUM_THREADS="1",
     MPLBACKEND="Agg",
     # TransformerBridge may run pip or uv when it boots a multimodal model; here that must fail at once.
     PIP_NO_INDEX="1",
     UV_OFFLINE="1",
 )
+# One thread each, since the workers of pytest-xdist share the cores; another number where the caller sets it.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("MKL_NUM_THREADS", os.environ["OMP_NUM_THREADS"])
 
 import pytest  # noqa: E402
 
