@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lostattn.errors import InputError
 from lostattn.image_rows import BY_PICTURE, cut_decoder, cut_items, per_image, trim_padding, trim_tiles
+from lostattn.prompt_html import Row, prompt_html
 from lostattn.token_map import TokenMap
 from lostattn.videos import Video
 
@@ -140,9 +141,12 @@ class Prompt:
         return "\n".join(lines + [f"  and {self.batch - 3} more"] * (self.batch > 3))
 
     def _repr_html_(self) -> str:
-        from lostattn.prompt_html import prompt_html
+        return prompt_html(map(self._row, range(self.batch)), self.batch, self.n_pos)
 
-        return prompt_html(self)
+    def _row(self, i: int) -> Row:
+        """What a notebook shows of an item."""
+        found = self.token_map
+        return Row(self.ids[i], self.images[i], self.videos[i], found.n_images[i], self.texts[i], found.counts(i))
 
 
 def _short(text: str, limit: int = 60) -> str:

@@ -12,8 +12,11 @@ from pathlib import Path
 
 from lostattn.data.asked import AskedObject, asked_objects
 from lostattn.data.asking import KINDS
+from lostattn.data.folder import read_rows
 from lostattn.data.question import Question, Questions
 from lostattn.data.scene import SPLITS
+from lostattn.data.shapes import shapes as square_shapes
+from lostattn.data.shapes import shapes_wide as wide_shapes
 from lostattn.errors import InputError, UnknownName, nearest
 
 __all__ = ["AskedObject", "Question", "Questions", "asked_objects", "load", "names", "register"]
@@ -87,9 +90,7 @@ def _load_folder(name: str | Path, n: int | None, kinds: Sequence[str] | None) -
             f"No data set or folder is called {str(name)!r}; the data sets are {', '.join(_SOURCES)}."
             f"{nearest(str(name), _SOURCES)}"
         )
-    from lostattn.data.folder import read
-
-    questions = read(name)
+    questions = Questions((Question(images=images, **fields) for fields, images in read_rows(name)), Path(name).name)
     if kinds is not None:
         questions = questions.only(*kinds)
     if n is not None and n > len(questions):
@@ -97,11 +98,5 @@ def _load_folder(name: str | Path, n: int | None, kinds: Sequence[str] | None) -
     return questions if n is None else questions[:n]
 
 
-def _register_bundled() -> None:
-    from lostattn.data.shapes import shapes, shapes_wide
-
-    register("shapes", shapes, KINDS)
-    register("shapes-wide", shapes_wide, KINDS)
-
-
-_register_bundled()
+register("shapes", square_shapes, KINDS)
+register("shapes-wide", wide_shapes, KINDS)

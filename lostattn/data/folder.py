@@ -1,4 +1,7 @@
-"""Questions in a folder: `questions.jsonl`, one question a line, beside the picture files that it names."""
+"""Questions in a folder: `questions.jsonl`, one question a line, beside the picture files that it names.
+
+Here a question is a `Row`: its fields, and its pictures.
+"""
 
 from __future__ import annotations
 
@@ -12,14 +15,17 @@ from typing import Any
 
 from PIL import Image
 
-from lostattn.data.question import Question, Questions
 from lostattn.errors import InputError
 
 FILE = "questions.jsonl"
 _NEEDED = ("text", "images", "answer")
+_FIELDS = ("id", "text", "images", "answer", "choices", "kind", "group")  # in the order of a line
+
+Row = tuple[dict[str, Any], tuple[Image.Image, ...]]
+"""The fields of a question but its pictures (id, text, answer, choices, kind, group), and the pictures."""
 
 
-def save(questions: Iterable[Question], folder: str | Path) -> Path:
+def write_rows(rows: Iterable[Row], folder: str | Path) -> Path:
     """Write questions to a folder that does not exist yet, or is empty; whole or not at all.
 
     Raises:
@@ -38,20 +44,13 @@ def save(questions: Iterable[Question], folder: str | Path) -> Path:
     try:
         (scratch / "images").mkdir()
         with (scratch / FILE).open("w", encoding="utf-8") as lines:
-            for i, question in enumerate(questions):
+            for i, (fields, pictures) in enumerate(rows):
                 names = []
-                for k, image in enumerate(question.images):
+                for k, image in enumerate(pictures):
                     names.append(f"images/{i:05d}-{k}.png")
                     image.save(scratch / names[-1])
-                entry = {
-                    "id": question.id,
-                    "text": question.text,
-                    "images": names,
-                    "answer": question.answer,
-                    "choices": list(question.choices),
-                    "kind": question.kind,
-                    "group": question.group,
-                }
+                held = {**fields, "images": names}
+                entry = {name: held[name] for name in _FIELDS}
                 lines.write(json.dumps(entry, ensure_ascii=False) + "\n")
         scratch.chmod(0o755)
         os.replace(scratch, folder)
@@ -61,8 +60,8 @@ def save(questions: Iterable[Question], folder: str | Path) -> Path:
     return folder
 
 
-def read(folder: str | Path) -> Questions:
-    """The questions of a folder.
+def read_rows(folder: str | Path) -> list[Row]:
+    """The questions of a folder, in its order.
 
     A line of `questions.jsonl` needs `text`, `images` (paths relative to the folder) and `answer`; `id`,
     `choices`, `kind` and `group` may be left out.
@@ -74,24 +73,21 @@ def read(folder: str | Path) -> Questions:
     path = folder / FILE
     if not path.is_file():
         raise InputError(f"{folder} holds no {FILE}. Write one question a line there, or use Questions.save.")
-    questions = []
+    rows = []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         if line.strip():
-            questions.append(_question(folder, number, line))
+            rows.append(_row(folder, number, line))
     answers: dict[str, set[str]] = {}
-    for entry, _ in questions:
-        answers.setdefault(entry["kind"], set()).add(entry["answer"])
+    for fields, _ in rows:
+        answers.setdefault(fields["kind"], set()).add(fields["answer"])
     # Where a line names no choices, whatever is right for some question of its kind is admissible.
-    return Questions(
-        (
-            Question(images=images, **{**e, "choices": tuple(e["choices"] or sorted(answers[e["kind"]]))})
-            for e, images in questions
-        ),
-        folder.name,
-    )
+    return [
+        ({**fields, "choices": tuple(fields["choices"] or sorted(answers[fields["kind"]]))}, pictures)
+        for fields, pictures in rows
+    ]
 
 
-def _question(folder: Path, number: int, line: str) -> tuple[dict[str, Any], tuple[Image.Image, ...]]:
+def _row(folder: Path, number: int, line: str) -> Row:
     where = f"{folder / FILE}, line {number}"
     try:
         entry = json.loads(line)

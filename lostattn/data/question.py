@@ -9,10 +9,11 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import overload
+from typing import Any, overload
 
 from PIL import Image
 
+from lostattn.data.folder import write_rows
 from lostattn.data.scene import Drawn
 from lostattn.errors import InputError, nearest
 
@@ -121,9 +122,7 @@ class Questions(Sequence[Question]):
 
     def save(self, folder: str | Path) -> Path:
         """Write `questions.jsonl` and the pictures into a folder, which `lostattn.data.load` reads."""
-        from lostattn.data.folder import save
-
-        return save(self, folder)
+        return write_rows(((_fields(q), q.images) for q in self), folder)
 
     def __repr__(self) -> str:
         counts = Counter(q.kind for q in self._questions)
@@ -136,6 +135,12 @@ class Questions(Sequence[Question]):
         more = f"<p>… and {len(self) - _SHOWN} more.</p>" if len(self) > _SHOWN else ""
         head = "".join(f"<th>{h}</th>" for h in ("pictures", "kind", "question", "answer", "id"))
         return f"<p>{html.escape(repr(self))}</p><table><tr>{head}</tr>{rows}</table>{more}"
+
+
+def _fields(question: Question) -> dict[str, Any]:
+    """What a folder keeps of a question beside its pictures."""
+    names = ("id", "text", "answer", "choices", "kind", "group")
+    return {name: getattr(question, name) for name in names}
 
 
 def _row(question: Question) -> str:

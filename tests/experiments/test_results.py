@@ -126,9 +126,9 @@ def test_files_written_together_appear_together(tmp_path):
 
 def test_files_are_on_the_disk_before_they_are_put_in_place(tmp_path, monkeypatch):
     order = []
-    fsync, replace = module.os.fsync, module.os.replace
-    monkeypatch.setattr(module.os, "fsync", lambda fd: (order.append("fsync"), fsync(fd)))
-    monkeypatch.setattr(module.os, "replace", lambda a, b: (order.append("replace"), replace(a, b)))
+    fsync, replace = os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda fd: (order.append("fsync"), fsync(fd)))
+    monkeypatch.setattr(os, "replace", lambda a, b: (order.append("replace"), replace(a, b)))
     Results(TABLE).save(tmp_path)
     assert order == ["fsync"] * 3 + ["replace"] * 3
 
