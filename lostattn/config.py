@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from lostattn.architecture import Architecture
+from lostattn.anatomy import Architecture
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,9 @@ from torch import nn
 from lostattn.errors import InputError, UnknownName, nearest
 from lostattn.kernel_choice import Choice, with_kernel
 from lostattn.model_kinds import check_kind, class_of, is_text_only, loader
-from lostattn.text_processor import as_processor
+from lostattn.processors import load_processor
+from lostattn.text_processor import as_processor, load_text_processor
+from lostattn.zoo import names, path
 
 
 def load_module(
@@ -49,8 +51,6 @@ def load_module(
     try:
         config = AutoConfig.from_pretrained(source, **known)
     except OSError as error:
-        from lostattn.zoo import names
-
         if Path(source).is_dir():
             raise InputError(f"{source} holds no checkpoint that can be read: {str(error).splitlines()[0]}") from error
         raise UnknownName(
@@ -122,8 +122,6 @@ def _check_loaded(model: Any, name: str, settings: dict[str, Any], attn_implemen
 
 def _source(name: str) -> tuple[str, str]:
     """Where to load from: the package's own folder for a bundled model, else the name itself."""
-    from lostattn.zoo import names, path
-
     if name in names():
         return str(path(name)), name
     if not name.strip():
@@ -138,9 +136,6 @@ def _source(name: str) -> tuple[str, str]:
 
 def _processor_of(config: Any, source: str, known: dict[str, Any]) -> Any:
     """A checkpoint's processor, or its tokenizer as one."""
-    from lostattn.processors import load_processor
-    from lostattn.text_processor import load_text_processor
-
     return (load_text_processor if is_text_only(config) else load_processor)(source, **known)
 
 

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from lostattn.patch_grid import Grid, PatchGrid
-
-if TYPE_CHECKING:
-    from lostattn.prompt import Prompt
+from lostattn.prompt_batch import Prompt
+from lostattn.tiled_layouts import unpadded
 
 BY_ROWS = ("paddleocr_vl", "hunyuan_vl", "kimi_k25", "muse_glimmer", "muse_spark")
 """Families that pack pictures, with a grid in the inputs, row by row; the others lay what makes one token side by side.
@@ -274,8 +273,6 @@ def _with_detail(
     seen: tuple[int, int],
 ) -> Picture:
     """The thumbnail's tokens, then those of the canvas without its padding; interpolated where there are too many."""
-    from lostattn.tiled_layouts import unpadded
-
     starts = (torch.arange(first, first + canvas[0] * canvas[1]) * given.length + given.lead).view(canvas)
     inner = own.view(tile.rows, tile.cols, -1)
     laid = starts[:, None, :, None, None] + inner[None, :, None]

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from lostattn.anatomy import Vision
-from lostattn.prompt import Prompt
+from lostattn.prompt_batch import Prompt
 from lostattn.tower_tokens import TowerTokens
 
 _ASKED: WeakKeyDictionary[nn.Module, dict[Any, str]] = WeakKeyDictionary()

@@ -11,17 +11,15 @@ import ast
 import inspect
 import textwrap
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from lostattn.patch_grid import UnknownGrid
+from lostattn.prompt_batch import Prompt
 from lostattn.tower_layouts import Given, Order, Picture, order_of
-
-if TYPE_CHECKING:
-    from lostattn.prompt import Prompt
 
 _CLASS = ("class_embedding", "cls_token", "class_token")
 _REGISTERS = ("register_tokens", "reg_token")

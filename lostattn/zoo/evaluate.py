@@ -11,7 +11,9 @@ from typing import Any
 
 import torch
 
+from lostattn.data import load
 from lostattn.data.question import Question, Questions
+from lostattn.processors import load_processor
 
 EVALUATION = "evaluation.json"
 
@@ -75,11 +77,8 @@ def evaluate(folder: str | Path, n: int = 2000, seed: int = 0, data: str = "shap
     """
     from transformers import AutoModelForImageTextToText
 
-    import lostattn.data
-    from lostattn.processors import load_processor
-
     model = AutoModelForImageTextToText.from_pretrained(folder).eval()
-    questions: Questions = lostattn.data.load(data, split="test", n=n, seed=seed)
+    questions: Questions = load(data, split="test", n=n, seed=seed)
     found = accuracy(questions, answers(model, load_processor(folder), questions))
     return {"data": data, "split": "test", "seed": seed, "n": n, "accuracy": found}
 

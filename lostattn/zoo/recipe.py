@@ -11,6 +11,7 @@ import numpy as np
 from lostattn.data.asking import CHOICES, KINDS, ask
 from lostattn.data.scene import COLOURS, PLURALS, SHAPES, draw_scene
 from lostattn.errors import UnknownName, nearest
+from lostattn.processors import processor_without_video
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast, ProcessorMixin
@@ -149,8 +150,6 @@ def build_processor(name: str, seed: int = 0) -> ProcessorMixin:
             chat_template=LLAVA_TEMPLATE,
         )
     from transformers import Qwen2VLImageProcessor
-
-    from lostattn.processors import processor_without_video
 
     image_processor = Qwen2VLImageProcessor(
         size={"shortest_edge": 24 * 24, "longest_edge": 96 * 96},
