@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import functools
 
+import bounds
 import pytest
-import torch
-from tiny import FAMILIES, batched, unequal, wrapped
+from tiny import FAMILIES, batched, rounding, unequal, wrapped
 
 import lostattn as la
-
-TOLERANCE = 1e-5  # kernels add up in another order where the sequence is longer
 
 
 @functools.cache
@@ -30,10 +28,6 @@ def runs(family, edited=False):
     )
 
 
-def scaled(value):
-    return max(1.0, float(value[value.isfinite()].abs().max()))
-
-
 def in_the_decoder(family):
     return [name for name in wrapped(family).hook_names if not name.startswith("vision")]
 
@@ -46,7 +40,7 @@ def test_logits_at_real_positions(family, edited):
     assert len(set(lengths)) == 3 and max(lengths) == together.n_pos
     for i, (one, own, _) in enumerate(alone):
         assert one.n_pos == lengths[i]
-        torch.testing.assert_close(logits[i, -one.n_pos :], own[0], rtol=0, atol=TOLERANCE * scaled(own))
+        bounds.close(logits[i, -one.n_pos :], own[0], rounding(family))
 
 
 @pytest.mark.parametrize("edited", [False, True])
@@ -63,9 +57,7 @@ def test_cached_values_at_real_positions(family, edited):
                 value = value[:, -one.n_pos :, -one.n_pos :]
             else:
                 value = value[-one.n_pos :]
-            assert value.shape == expected.shape, name
-            close = torch.isclose(value, expected, rtol=0, atol=TOLERANCE * scaled(expected))
-            assert close.all(), (name, i, float((value - expected)[~close].abs().max()))
+            bounds.close(value, expected, rounding(family), size=own[bounds.sized_by(name)], of=f"{name} of item {i}")
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -85,8 +77,8 @@ def test_cached_values_of_clip(edited):
     assert len(names) > 60
     for name in names:
         for i, (_, _, own) in enumerate(alone):
-            expected = own[name][0]
-            torch.testing.assert_close(cache[name][i], expected, rtol=0, atol=TOLERANCE * scaled(expected))
+            size = own[bounds.sized_by(name)]
+            bounds.close(cache[name][i], own[name][0], rounding("llava"), size=size, of=f"{name} of item {i}")
 
 
 def test_cached_values_of_a_tower_that_packs_its_pictures():
@@ -103,10 +95,8 @@ def test_cached_values_of_a_tower_that_packs_its_pictures():
             value = value[:, :, cut, cut] if name.endswith(("hook_pattern", "hook_attn_scores")) else value
             if not name.endswith(("hook_pattern", "hook_attn_scores")):
                 value = value[:, cut] if value.shape[0] == 1 else value[cut]
-            expected = own[name]
-            assert value.shape == expected.shape, name
-            close = torch.isclose(value, expected, rtol=0, atol=TOLERANCE * scaled(expected))
-            assert close.all(), (name, i)
+            size = own[bounds.sized_by(name)]
+            bounds.close(value, own[name], rounding("qwen"), size=size, of=f"{name} of item {i}")
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -120,8 +110,8 @@ def test_random_interventions_do_not_depend_on_batch_mates(family):
     before = model.forward(together)
     for i in range(3):
         own = model.run_with_cache(together[i], "hook_unembed", edit)[0]
-        torch.testing.assert_close(logits[i, -1], own[0, -1], rtol=0, atol=TOLERANCE * scaled(own))
-        assert (before[i, -1] - own[0, -1]).abs().max() > 0.1
+        bounds.close(logits[i, -1], own[0, -1], rounding(family), size=own)
+        assert bounds.moved(own[0, -1], before[i, -1], rounding(family), times=1e3)
 
 
 def test_trained_models_answer_a_batch_as_they_answer_alone(tiny_model, shapes_questions):
@@ -129,14 +119,14 @@ def test_trained_models_answer_a_batch_as_they_answer_alone(tiny_model, shapes_q
     questions = [q for q in shapes_questions if q.kind in ("comparison", "choice", "colour")][:5]
     assert {len(q.images) for q in questions} == {1, 2}
     together = tiny_model.prompt(questions)
-    logits, cache = tiny_model.run_with_cache(together, ["pattern3", "blocks.3.hook_resid_mid"])
+    names = ["pattern3", "blocks.3.attn.hook_attn_scores", "blocks.3.hook_resid_mid"]
+    logits, cache = tiny_model.run_with_cache(together, names)
+    share = bounds.passes(tiny_model.hf, together.inputs)
     for i, question in enumerate(questions):
         one = tiny_model.prompt(question)
-        own, own_cache = tiny_model.run_with_cache(one, ["pattern3", "blocks.3.hook_resid_mid"])
+        own, own_cache = tiny_model.run_with_cache(one, names)
         n = one.n_pos
-        torch.testing.assert_close(logits[i, -n:], own[0], rtol=0, atol=TOLERANCE * scaled(own))
-        torch.testing.assert_close(
-            cache["pattern", 3][i, :, -n:, -n:], own_cache["pattern", 3][0], rtol=0, atol=TOLERANCE
-        )
-        mid = own_cache["resid_mid", 3]
-        torch.testing.assert_close(cache["resid_mid", 3][i, -n:], mid[0], rtol=0, atol=TOLERANCE * scaled(mid))
+        bounds.close(logits[i, -n:], own[0], share)
+        pattern, scores = own_cache["pattern", 3], own_cache["attn_scores", 3]
+        bounds.close(cache["pattern", 3][i, :, -n:, -n:], pattern[0], share, size=scores)
+        bounds.close(cache["resid_mid", 3][i, -n:], own_cache["resid_mid", 3][0], share)

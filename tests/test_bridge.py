@@ -8,9 +8,10 @@ import os
 import re
 import subprocess
 
+import bounds
 import pytest
 import torch
-from tiny import FAMILIES, MAKERS, batched, positioned, unequal, wrapped
+from tiny import FAMILIES, MAKERS, batched, positioned, rounding, unequal, wrapped
 
 import lostattn as la
 from lostattn.bridge import nothing_installed, twin
@@ -58,7 +59,7 @@ def _answered(cache, name):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_logits_agree(family):
     _, theirs, _, mine, _, real = run_of_the_bridge(family)
-    torch.testing.assert_close(mine[real], theirs[real], rtol=0, atol=1e-5)
+    bounds.close(mine[real], theirs[real], rounding(family))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -70,10 +71,10 @@ def test_every_shared_name_holds_the_same_value(family):
     assert len(compared) > {"llava": 300, "qwen": 240}[family]
     assert len(shared) - len(compared) == 3  # one a layer of that stack
     for name in compared:
-        _compare(name, cache[name], theirs[name], real)
+        _compare(name, cache[name], theirs[name], real, rounding(family), cache[bounds.sized_by(name)])
 
 
-def _compare(name, mine, theirs, real):
+def _compare(name, mine, theirs, real, share, size):
     assert mine.shape == theirs.shape, name
     if not name.startswith("vision"):  # padding is nobody's business
         rows = mine.transpose(1, 2) if mine.dim() == 4 and mine.shape[-1] == real.shape[1] else mine
@@ -83,9 +84,7 @@ def _compare(name, mine, theirs, real):
         hidden = mine.isinf()
         assert (theirs[hidden] < -1e30).all(), name  # they write unseen keys as the smallest float
         mine, theirs = mine[~hidden], theirs[~hidden]
-    torch.testing.assert_close(
-        mine, theirs, rtol=0, atol=1e-5 * max(1.0, float(theirs.abs().max())), msg=lambda text: f"{name}: {text}"
-    )
+    bounds.close(mine, theirs, share, size=size, of=name)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -111,7 +110,7 @@ def test_where_the_bridge_calls_a_pattern_scores(family):
         mine, other = softmax.transpose(1, 2), theirs[name].transpose(1, 2)
         if family == "qwen":
             mine, other = mine[real], other[real]
-        torch.testing.assert_close(mine, other, rtol=0, atol=1e-5)
+        bounds.close(mine, other, rounding(family), size=cache[name])
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -151,8 +150,8 @@ def test_a_changed_weight_is_seen_by_both():
     with torch.no_grad():
         model.hf.lm_head.weight.mul_(2.0)
         theirs = bridge(prompt.inputs["input_ids"], **others)
-    torch.testing.assert_close(model.forward(prompt), 2 * before, rtol=0, atol=1e-5)
-    torch.testing.assert_close(theirs, 2 * before, rtol=0, atol=1e-5)
+    bounds.close(model.forward(prompt), 2 * before, rounding("llava"))
+    bounds.close(theirs, 2 * before, rounding("llava"))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -222,13 +221,14 @@ def test_a_trained_model_with_its_processor(tiny_model, shapes_questions):
     tokenizer = tiny_model.processor.tokenizer
     before = (tokenizer.padding_side, tokenizer.bos_token, tokenizer.pad_token, len(tokenizer), tokenizer.name_or_path)
     prompt = tiny_model.prompt(shapes_questions[0])
-    logits, cache = tiny_model.run_with_cache(prompt, "pattern2")
+    logits, cache = tiny_model.run_with_cache(prompt, ["pattern2", "blocks.2.attn.hook_attn_scores"])
+    share = bounds.passes(tiny_model.hf, prompt.inputs)
     bridge = tiny_model.to_transformer_bridge()
     others = {name: value for name, value in prompt.inputs.items() if name != "input_ids"}
     with torch.no_grad():
         theirs, their_cache = bridge.run_with_cache(prompt.inputs["input_ids"], **others)
-    torch.testing.assert_close(theirs, logits, rtol=0, atol=1e-4)
-    torch.testing.assert_close(their_cache["pattern", 2], cache["pattern", 2], rtol=0, atol=1e-5)
+    bounds.close(theirs, logits, share)
+    bounds.close(their_cache["pattern", 2], cache["pattern", 2], share, size=cache["attn_scores", 2])
     after = (tokenizer.padding_side, tokenizer.bos_token, tokenizer.pad_token, len(tokenizer), tokenizer.name_or_path)
     assert after == before
     assert bridge.tokenizer is not tokenizer and bridge.processor is tiny_model.processor

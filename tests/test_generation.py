@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import functools
 
+import bounds
 import pytest
 import torch
-from tiny import FAMILIES, IMAGE, batched, unequal, wrapped
+from tiny import FAMILIES, IMAGE, batched, rounding, unequal, wrapped
 from tiny import bare as bare_model
 
 import lostattn as la
@@ -282,7 +283,7 @@ def test_every_kept_row_is_that_of_one_pass_over_all_tokens(family, kernel):
         if name.endswith(("hook_pattern", "hook_attn_scores")) and not name.startswith("vision"):
             mine, one = mine.transpose(1, 2), one.transpose(1, 2)
         mine, one = (mine, one) if name.startswith("vision") else (mine[real], one[real])
-        torch.testing.assert_close(mine, one, atol=2e-5, rtol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
+        bounds.close(mine, one, rounding(family), size=single[bounds.sized_by(name)], of=name)
 
 
 def test_rows_of_a_sliding_window_stand_where_they_belong():
@@ -306,6 +307,7 @@ def test_rows_of_a_sliding_window_stand_where_they_belong():
     prompt = model.prompt(inputs={**inputs, "token_type_ids": (ids == 110).long()})
     found = model.generate(prompt, max_new_tokens=4, names_filter=lambda name: not name.startswith("vision"))
     _, single = model.run_with_cache(found.cache.prompt)
+    share = bounds.passes(hf, prompt.inputs)
     for name in found.cache:
-        torch.testing.assert_close(found.cache[name], single[name], atol=1e-5, rtol=1e-5)
+        bounds.close(found.cache[name], single[name], share, size=single[bounds.sized_by(name)], of=name)
     assert (found.cache["pattern", 0][0, :, 11] > 0).nonzero()[:, 1].unique().tolist() == [7, 8, 9, 10, 11]

@@ -10,6 +10,7 @@ import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import bounds
 import torch
 from torch import Tensor, nn
 
@@ -202,6 +203,12 @@ def positioned(family: str, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         return inputs
     mask = inputs["attention_mask"]
     return {**inputs, "position_ids": (mask.cumsum(-1) - 1).clamp_min(0)}
+
+
+@functools.cache
+def rounding(family: str) -> float:
+    """How far two single-precision passes of this model may lie apart, as a share of the largest value."""
+    return bounds.passes(bare(family), positioned(family, batched(family, unequal(family))))
 
 
 def _padded(rows: list[list[int]], pad_to: int) -> dict[str, Tensor]:
