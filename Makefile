@@ -13,12 +13,16 @@ TORCHVISION := torchvision==0.28.0
 TORCHVISION_STAMP := .torchvision/.installed
 PACKAGES := scipy==1.17.1 timm==1.0.31 $(TORCHVISION)
 PACKAGES_STAMP := .conformance/.installed
+# What people's weights come in: libraries of quantisation, and PEFT. They change what transformers loads, so they too
+# have a folder of their own. ninja is what optimum-quanto looks for at import.
+WEIGHTS := bitsandbytes==0.50.2 ninja==1.13.2 optimum-quanto==0.2.7 peft==0.21.2 torchao==0.18.0
+WEIGHTS_STAMP := .weights/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test test-ndif lint docs notebooks bench conformance
+.PHONY: help env demo test test-ndif test-weights lint docs notebooks bench conformance
 
 help: ## Show this list
-	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 env: $(STAMP) $(TORCHVISION_STAMP) ## Build .venv with the pinned versions of constraints.txt
 
@@ -40,6 +44,9 @@ test: env ## Run the tests
 test-ndif: env ## Run every remote call against a real NDIF on the loopback interface
 	NDIF_EARLY=1 tests/ndif/with-ndif $(BIN)/pytest tests/ndif -p no:cacheprovider -n 2
 
+test-weights: env $(WEIGHTS_STAMP) ## Test on weights that bitsandbytes, torchao, quanto and PEFT make
+	$(BIN)/pytest tests/weights -p no:xdist
+
 lint: env ## Check style, format and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -58,7 +65,10 @@ conformance: env $(PACKAGES_STAMP) ## Put every family of transformers to the te
 	$(BIN)/lostattn conformance --out runs/conformance --page docs/models.md
 	$(BIN)/python tests/packages
 
-$(TORCHVISION_STAMP) $(PACKAGES_STAMP): Makefile | $(STAMP)
+$(TORCHVISION_STAMP): IN_IT := $(TORCHVISION)
+$(PACKAGES_STAMP): IN_IT := $(PACKAGES)
+$(WEIGHTS_STAMP): IN_IT := $(WEIGHTS)
+$(TORCHVISION_STAMP) $(PACKAGES_STAMP) $(WEIGHTS_STAMP): Makefile | $(STAMP)
 	rm -rf $(@D)
-	$(BIN)/pip install -q --no-deps --target $(@D) $(if $(filter .torchvision,$(@D)),$(TORCHVISION),$(PACKAGES))
+	$(BIN)/pip install -q --no-deps --target $(@D) $(IN_IT)
 	@touch $@

@@ -1,0 +1,48 @@
+"""Models that PEFT has put its own model around: the Hugging Face model inside, with the adapters in its layers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from lostattn.errors import UnsupportedModel
+
+# Kinds that do something beside the layers: per call, per token, or in a network of their own.
+_BESIDE = {
+    "XLORA": "it weighs its adapters anew for each token of a first pass",
+    "POLY": "it asks for the number of a task at each call",
+    "SHADOW": "it runs a second network beside the model's own",
+}
+
+
+def without_wrapper(model: nn.Module) -> nn.Module:
+    """The Hugging Face model that a ``PeftModel`` holds, its adapters in place; any other model itself.
+
+    Raises:
+        UnsupportedModel: an adapter that acts elsewhere than in the layers, so that the model inside would be another.
+    """
+    if not any(kind.__name__ in ("PeftModel", "PeftMixedModel") for kind in type(model).__mro__):
+        return model
+    wrapper: Any = model
+    for name, config in dict(wrapper.peft_config).items():
+        reason = _beside_the_layers(config)
+        if reason:
+            kind = getattr(config.peft_type, "value", config.peft_type)
+            raise UnsupportedModel(
+                f"the adapter {name!r} ({kind}) acts beside the model's layers: {reason}. What it does would be left "
+                "out here. Load the model without it, or merge it where PEFT can (merge_and_unload())."
+            )
+    inside: nn.Module = wrapper.get_base_model() if hasattr(wrapper, "get_base_model") else wrapper.base_model.model
+    return inside
+
+
+def _beside_the_layers(config: Any) -> str:
+    """What an adapter does that no layer does by itself; empty where it acts in the layers alone."""
+    if getattr(config, "is_prompt_learning", False):
+        return "it puts vectors of its own before the prompt, or keys and values before each layer's"
+    if getattr(config, "is_adaption_prompt", False):
+        return "it lets attention look at vectors of its own"
+    if getattr(config, "alora_invocation_tokens", None):
+        return "it acts only after certain tokens of a prompt"
+    return _BESIDE.get(getattr(config.peft_type, "value", str(config.peft_type)), "")

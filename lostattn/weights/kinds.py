@@ -1,0 +1,80 @@
+"""What kind of layer stands at a place, seen through what adapters and wrappers put around it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from lostattn.weights.offloaded import device_of
+
+_NO_MAPS = ("norm", "dropout", "embedding", "identity", "droppath")  # in names of classes
+
+
+def acting(module: nn.Module) -> nn.Module:
+    """The layer inside what PEFT put around it: the one adapted, or the copy of it that acts in its place."""
+    while True:
+        inner: Any = module._modules.get("base_layer")
+        if inner is None and "original_module" in module._modules:
+            inner = module._modules["original_module"]
+            active = [] if getattr(module, "_disable_adapters", False) else getattr(module, "active_adapters", [])
+            copies: Any = module._modules.get("modules_to_save")
+            if active and copies is not None and active[0] in copies:
+                inner = copies[active[0]]
+        if inner is None:
+            return module
+        module = inner
+
+
+def is_linear_layer(module: nn.Module) -> bool:
+    """Whether a layer is a linear map by its class, or says like one how wide its input and output are.
+
+    A layer of somebody's own says neither; see :func:`may_be_linear`.
+    """
+    inner = acting(module)
+    if isinstance(inner, nn.Linear) or type(inner).__name__ == "Conv1D":
+        return True
+    if isinstance(inner, nn.Embedding | nn.Bilinear | nn.modules.conv._ConvNd):
+        return False
+    return _said(inner) is not None
+
+
+def may_be_linear(module: nn.Module) -> bool:
+    """Whether a layer might be a linear map: it has weights, and is no norm, dropout, embedding or list."""
+    if is_linear_layer(module):
+        return True
+    inner = acting(module)
+    name = type(inner).__name__.lower()
+    if isinstance(inner, nn.ModuleList | nn.ModuleDict) or any(word in name for word in _NO_MAPS):
+        return False
+    return any(t.dim() > 1 for t in (*inner.parameters(), *inner.buffers()))
+
+
+def widths(module: nn.Module) -> tuple[int, int] | None:
+    """How wide what a linear layer is given and gives is: as it says, or as it answers; ``None`` where it does not."""
+    said = _said(acting(module))
+    if said is not None:
+        return said
+    sizes = {n for t in (*module.parameters(), *module.buffers()) if t.dim() > 1 for n in t.shape}
+    there = any(not p.is_meta for p in module.parameters()) or any("_hf_hook" in m.__dict__ for m in module.modules())
+    device = device_of(module) if there else torch.device("meta")
+    floats = [t.dtype for t in (*module.parameters(), *module.buffers()) if t.is_floating_point()]
+    found = set()
+    for size in sorted(sizes):
+        try:
+            with torch.no_grad():
+                answer = module(torch.zeros(1, 2, size, device=device, dtype=floats[0] if floats else torch.float32))
+        except Exception:
+            continue  # it takes another width
+        if isinstance(answer, torch.Tensor) and answer.shape[:2] == (1, 2):
+            found.add((size, answer.shape[-1]))
+    return found.pop() if len(found) == 1 else None
+
+
+def _said(module: nn.Module) -> tuple[int, int] | None:
+    for given, made in (("in_features", "out_features"), ("nx", "nf")):
+        pair = getattr(module, given, None), getattr(module, made, None)
+        if all(isinstance(n, int) for n in pair):
+            return int(pair[0]), int(pair[1])  # type: ignore[arg-type]
+    return None

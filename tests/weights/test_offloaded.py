@@ -1,0 +1,91 @@
+"""Weights that accelerate keeps on the CPU or the disk are fetched, and let go of again."""
+
+from __future__ import annotations
+
+import accelerate
+import pytest
+import tiny
+import torch
+from torch import nn
+
+from lostattn.errors import InputError
+from lostattn.weights import linear_map, with_weights
+from lostattn.weights.offloaded import device_of, is_described_only, keeps_weights
+
+LAYERS = "model.language_model.layers"
+PLACES = (f"{LAYERS}.1.self_attn.o_proj", f"{LAYERS}.2.mlp.down_proj", "lm_head", f"{LAYERS}.2.self_attn.v_proj")
+
+
+def on_disk(folder, *paths):
+    """A model of which these parts lie on the disk."""
+    model = tiny.llava(seed=3)
+    language = [f"model.language_model.{name}" for name in ("embed_tokens", "norm", "rotary_emb")]
+    parts = [
+        "model.vision_tower",
+        "model.multi_modal_projector",
+        *language,
+        *(f"{LAYERS}.{i}" for i in range(4)),
+        "lm_head",
+    ]
+    away = {name: "disk" if name.startswith(paths) else "cpu" for name in parts}
+    return accelerate.dispatch_model(model, device_map=away, offload_dir=str(folder), main_device="cpu")
+
+
+def on_the_cpu():
+    """A model whose weights are all brought to where it runs for each call."""
+    return accelerate.cpu_offload(tiny.llava(seed=3), execution_device=torch.device("cpu"))
+
+
+def is_away(model, path):
+    return all(parameter.is_meta for parameter in model.get_submodule(path).parameters())
+
+
+@pytest.mark.parametrize("where", ["disk", "cpu"])
+def test_a_map_is_fetched_and_let_go_of(where, tmp_path):
+    bare = tiny.llava(seed=3)
+    model = on_disk(tmp_path, LAYERS, "lm_head") if where == "disk" else on_the_cpu()
+    for path in PLACES:
+        assert is_away(model, path)
+        got = linear_map(model, path)
+        assert torch.equal(got.weight, bare.get_submodule(path).weight) and is_away(model, path)
+
+
+def test_a_hook_that_brings_a_whole_layer_brings_what_is_in_it(tmp_path):
+    bare, model = tiny.llava(seed=3), tiny.llava(seed=3)
+    layer = model.get_submodule(f"{LAYERS}.1")
+    weights = {name: value.clone() for name, value in layer.state_dict().items()}
+    hook = accelerate.hooks.AlignDevicesHook(
+        execution_device=torch.device("cpu"), offload=True, weights_map=weights, place_submodules=True
+    )
+    accelerate.hooks.add_hook_to_module(layer, hook)
+    assert is_away(model, PLACES[0]) and not keeps_weights(model.get_submodule(PLACES[0]))
+    assert torch.equal(linear_map(model, PLACES[0]).weight, bare.get_submodule(PLACES[0]).weight)
+    assert is_away(model, PLACES[0])
+
+
+def test_a_norm_comes_with_its_weights(tmp_path):
+    bare, model = tiny.llava(seed=3), on_disk(tmp_path, f"{LAYERS}.1", "model.language_model.norm")
+    x = torch.randn(2, 3, 50, generator=torch.Generator().manual_seed(0))
+    for path in ("model.language_model.norm", f"{LAYERS}.1.input_layernorm"):
+        found = with_weights(model, path)
+        assert not any(parameter.is_meta for parameter in found.parameters())
+        assert torch.equal(found(x), bare.get_submodule(path)(x)) and is_away(model, path)
+    assert with_weights(model, f"{LAYERS}.0") is model.get_submodule(f"{LAYERS}.0")
+
+
+def test_a_wrapper_around_what_lies_elsewhere(tmp_path):
+    bare, model = tiny.llava(seed=3), on_disk(tmp_path, f"{LAYERS}.1")
+    path = PLACES[0]
+    holder, _, name = path.rpartition(".")
+    setattr(model.get_submodule(holder), name, nn.Sequential(model.get_submodule(path), nn.Linear(50, 7, bias=False)))
+    last = model.get_submodule(path)[1].weight
+    expected = last @ bare.get_submodule(path).weight
+    assert torch.allclose(linear_map(model, path).weight, expected, atol=1e-5)
+
+
+def test_which_models_are_described_only(tmp_path):
+    away, described = on_disk(tmp_path, "model.language_model.embed_tokens", LAYERS), tiny.llava().to("meta")
+    assert [is_described_only(m) for m in (tiny.llava(), away, on_the_cpu(), described)] == [False, False, False, True]
+    assert [device_of(m).type for m in (tiny.llava(), away, on_the_cpu())] == ["cpu"] * 3
+    with pytest.raises(InputError, match="the model is described without them: load it with its weights"):
+        with_weights(described, "lm_head")
