@@ -20,7 +20,7 @@ from benchmarks.lines import Found, judged
 from benchmarks.timing import Seconds, race, ratio
 from benchmarks.workloads import WORKLOADS
 from lostattn.experiments.results import environment
-from lostattn.tensor_files import write_together
+from lostattn.files import write_together
 
 RESULTS = Path(__file__).parent / "results"
 EXTRAS = ("errors", "memory", "import", "remote")

@@ -13,7 +13,7 @@ from typing import Any
 import lostattn as la
 from benchmarks import subjects
 from lostattn.reductions import update_metrics
-from lostattn.remote import Session
+from lostattn.remote.session import Session
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from torch import Tensor
 import lostattn as la
 from benchmarks import peers, subjects
 from benchmarks.subjects import Size
-from lostattn.bridge import to_transformer_bridge, twin
+from lostattn.model.bridge import to_transformer_bridge, twin
 
 RESIDUAL = ("hook_resid_pre", "hook_resid_mid", "hook_resid_post")
 Run = Callable[[], Any]

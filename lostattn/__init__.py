@@ -21,11 +21,11 @@ __version__ = "0.1.0"
 # Where each export lives; modules are imported when they are first asked for.
 _EXPORTS = {
     "LVLM": "lostattn.model",
-    "load": "lostattn.load_model",
+    "load": "lostattn.model",
     "ActivationCache": "lostattn.cache",
     "Prompt": "lostattn.prompt",
     "TokenMap": "lostattn.prompt",
-    "Video": "lostattn.videos",
+    "Video": "lostattn.pictures.videos",
     **dict.fromkeys(
         (
             "Ablate",
@@ -85,32 +85,21 @@ if TYPE_CHECKING:
         view,
         zoo,
     )
-    from lostattn.cache import ActivationCache
-    from lostattn.interventions import (
-        Ablate,
-        Complexity,
-        Composition,
-        Dirichlet,
-        Fixed,
-        FromCache,
-        Gaussian,
-        Intervention,
-        KnockOut,
-        NoiseUpdate,
-        NoiseWeights,
-        Patch,
-        Released,
-        RemoveRotary,
-        ReplaceAttention,
-        ScaleAttention,
-        Steer,
-        Uniform,
-        VisionPrior,
-    )
-    from lostattn.load_model import load
-    from lostattn.model import LVLM
-    from lostattn.prompt import Prompt, TokenMap
-    from lostattn.videos import Video
+    from lostattn.cache.activation_cache import ActivationCache
+    from lostattn.interventions.ablation import Ablate
+    from lostattn.interventions.attention import KnockOut, Released, ReplaceAttention, ScaleAttention
+    from lostattn.interventions.noise import NoiseUpdate, NoiseWeights
+    from lostattn.interventions.patching import Patch
+    from lostattn.interventions.picture_sources import Complexity, VisionPrior
+    from lostattn.interventions.rotary import RemoveRotary
+    from lostattn.interventions.sources import Dirichlet, Fixed, FromCache, Gaussian, Uniform
+    from lostattn.interventions.steering import Steer
+    from lostattn.model.load import load
+    from lostattn.model.lvlm import LVLM
+    from lostattn.pictures.videos import Video
+    from lostattn.plan.intervention import Composition, Intervention
+    from lostattn.prompt.batch import Prompt
+    from lostattn.prompt.token_map import TokenMap
 
 __all__ = [
     "LVLM",

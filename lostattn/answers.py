@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lostattn.errors import InputError
-from lostattn.hooked_model import HookedModel
+from lostattn.points.hooked_model import HookedModel
 
 
 def answer_tokens(model: HookedModel, question: Any, answer: str | Sequence[str] | None = None) -> Int[Tensor, "batch"]:

@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _demo(args: argparse.Namespace) -> None:
     from lostattn import demo
-    from lostattn.tensor_files import writable_folder
+    from lostattn.files import writable_folder
 
     out = writable_folder(args.out)
     demo.run(out, models=tuple(args.models), n=args.n, seed=args.seed)
@@ -62,7 +62,7 @@ def _demo(args: argparse.Namespace) -> None:
 
 def _decouple(args: argparse.Namespace) -> None:
     import lostattn as la
-    from lostattn.tensor_files import writable_folder
+    from lostattn.files import writable_folder
 
     writable_folder(args.out.parent)
     model = la.load(args.model)
@@ -72,7 +72,7 @@ def _decouple(args: argparse.Namespace) -> None:
 
 def _probe(args: argparse.Namespace) -> None:
     import lostattn as la
-    from lostattn.tensor_files import writable_folder
+    from lostattn.files import writable_folder
 
     writable_folder(args.out.parent)
     sources: dict[str, Callable[[], Any]] = {
@@ -95,7 +95,7 @@ def _agreement(args: argparse.Namespace) -> None:
     import pandas as pd
 
     import lostattn as la
-    from lostattn.tensor_files import writable_folder
+    from lostattn.files import writable_folder
 
     writable_folder(args.out.parent)
     model = la.load(args.model)
@@ -113,7 +113,7 @@ def _agreement(args: argparse.Namespace) -> None:
 
 
 def _train_tiny(args: argparse.Namespace) -> None:
-    from lostattn.tensor_files import writable_folder
+    from lostattn.files import writable_folder
     from lostattn.zoo import train
 
     out = writable_folder(args.out)
@@ -122,9 +122,11 @@ def _train_tiny(args: argparse.Namespace) -> None:
 
 
 def _conformance(args: argparse.Namespace) -> None:
-    from lostattn.conformance import families, in_page, scan, summary, write_table
+    from lostattn.conformance.models import families
+    from lostattn.conformance.scan import scan, write_table
+    from lostattn.conformance.table import in_page, summary
     from lostattn.errors import InputError, UnknownName, nearest
-    from lostattn.tensor_files import writable_folder
+    from lostattn.files import writable_folder
 
     known = families()
     for name in args.families:

@@ -13,14 +13,19 @@ from lostattn.errors import InputError
 from lostattn.experiments.decoupling import METRICS, decouple_questions
 from lostattn.experiments.probing import attention_sources, probe_questions
 from lostattn.experiments.results import Results, environment, mean_summary
-from lostattn.interventions import Gaussian, Intervention, ReplaceAttention
-from lostattn.tensor_files import writable_folder, write_together
-from lostattn.view import Page, accuracy_bars, attention, attention_on_image, layer_curves
+from lostattn.files import writable_folder, write_together
+from lostattn.interventions.attention import ReplaceAttention
+from lostattn.interventions.sources import Gaussian
+from lostattn.plan.intervention import Intervention
+from lostattn.view.curves import accuracy_bars, layer_curves
+from lostattn.view.heads import attention
+from lostattn.view.image import attention_on_image
+from lostattn.view.page import Page
 
 if TYPE_CHECKING:
     import pandas
 
-    from lostattn.data import Questions
+    from lostattn.data.question import Questions
 
 # The paper's Table 1, the mean over 15 models; its ε_RoPE is quoted beside every RID.
 PAPER = {

@@ -14,23 +14,23 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lostattn.cache import ActivationCache
-from lostattn.calls import Call, Raw, Reading, Remote
-from lostattn.compiling import compiled
+from lostattn.cache.activation_cache import ActivationCache
 from lostattn.errors import InputError, UnknownName, nearest
-from lostattn.hooked_model import HookedModel
-from lostattn.interventions.base import Intervention
 from lostattn.kernels.passes import slopes_of
 from lostattn.kernels.workbench import add_probe, add_probe_rows
-from lostattn.local import check_weights, open_forward
-from lostattn.names import get_act_name
-from lostattn.plan import Edit
-from lostattn.presence import check_reached
-from lostattn.prompt import Prompt
+from lostattn.plan.compiling import compiled
+from lostattn.plan.intervention import Intervention
+from lostattn.plan.program import Edit
+from lostattn.points.hooked_model import HookedModel
+from lostattn.points.names import get_act_name
+from lostattn.points.reach import check_reached
+from lostattn.points.sites import NamesFilter
+from lostattn.prompt.batch import Prompt
 from lostattn.remote.dispatch import carry_out
 from lostattn.remote.session import run_there
-from lostattn.sites import NamesFilter
-from lostattn.written import hooks_call, kept_names, pass_call
+from lostattn.run.calls import Call, Raw, Reading, Remote
+from lostattn.run.local import check_weights, open_forward
+from lostattn.run.make_calls import hooks_call, kept_names, pass_call
 
 SQUARE = ("attn.hook_pattern", "attn.hook_attn_scores")
 

@@ -13,22 +13,22 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from lostattn.batches import prompts_of
-from lostattn.calls import Remote
 from lostattn.errors import InputError, UnknownName, nearest
+from lostattn.files import read_tensors, write_tensors
 from lostattn.interventions.ablation import POINTS, Ablate
-from lostattn.interventions.base import Composition, Intervention
-from lostattn.interventions.checks import Layers
 from lostattn.interventions.patch_rows import point_names
 from lostattn.interventions.steering import POINTS as STEERED
 from lostattn.interventions.steering import Steer
 from lostattn.kernels.workbench import sum_rows
-from lostattn.names import get_act_name, split_block
-from lostattn.plan import Reduction
-from lostattn.tensor_files import read_tensors, write_tensors
+from lostattn.plan.checks import Layers
+from lostattn.plan.intervention import Composition, Intervention
+from lostattn.plan.program import Reduction
+from lostattn.points.names import get_act_name, split_block
+from lostattn.run.batches import prompts_of
+from lostattn.run.calls import Remote
 
 if TYPE_CHECKING:
-    from lostattn.model import LVLM
+    from lostattn.model.lvlm import LVLM
 
 FORMAT = "lostattn.Means/1"
 

@@ -17,22 +17,22 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from lostattn.batches import prompts_of
-from lostattn.calls import Remote
 from lostattn.errors import InputError, UnknownName, nearest
+from lostattn.files import read_tensors, write_tensors
 from lostattn.interventions.ablation import POINTS, Ablate
-from lostattn.interventions.base import Composition, Intervention
-from lostattn.interventions.checks import Layers
-from lostattn.interventions.setting import stable_seed
 from lostattn.kernels.workbench import take_rows
 from lostattn.means import averaged_points
-from lostattn.names import get_act_name
-from lostattn.plan import Reduction
-from lostattn.tensor_files import read_tensors, write_tensors
+from lostattn.plan.checks import Layers
+from lostattn.plan.intervention import Composition, Intervention
+from lostattn.plan.program import Reduction
+from lostattn.plan.setting import stable_seed
+from lostattn.points.names import get_act_name
+from lostattn.run.batches import prompts_of
+from lostattn.run.calls import Remote
 
 if TYPE_CHECKING:
-    from lostattn.model import LVLM
-    from lostattn.prompt import Prompt
+    from lostattn.model.lvlm import LVLM
+    from lostattn.prompt.batch import Prompt
 
 FORMAT = "lostattn.Pool/1"
 

@@ -8,14 +8,14 @@ from typing import Any
 
 from torch import Tensor
 
-from lostattn.hooked_model import HookedModel
 from lostattn.kernels.reduce import layer_updates, of_point, one_update, parallel_updates
 from lostattn.metrics._checks import check_convention, check_tol
 from lostattn.metrics.mixing import mixing_settings
-from lostattn.names import get_act_name
-from lostattn.plan import Reduction
-from lostattn.prompt import Prompt
-from lostattn.updates import StreamUpdate, find_update, is_difference
+from lostattn.plan.program import Reduction
+from lostattn.points.hooked_model import HookedModel
+from lostattn.points.names import get_act_name
+from lostattn.points.stream_updates import StreamUpdate, find_update, is_difference
+from lostattn.prompt.batch import Prompt
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,8 @@ from lostattn.conformance.compare_steps import steps
 from lostattn.conformance.compare_stream import stream
 from lostattn.conformance.comparison import Absent, Comparison, Subject
 from lostattn.conformance.inputs import prompt_of
-from lostattn.model import LVLM
-from lostattn.prompt import Prompt
+from lostattn.model.lvlm import LVLM
+from lostattn.prompt.batch import Prompt
 
 Maker = Callable[[Subject], list[Comparison]]
 ON_BOTH: dict[str, Maker] = {"image positions": image_positions, "patterns": patterns, "identity": identity}

@@ -11,10 +11,10 @@ from torch import Tensor
 from lostattn.conformance.by_hand import HandEdit, by_hand
 from lostattn.conformance.comparison import MOVED, NEAR, Absent, Comparison, Subject, finite, relative
 from lostattn.interventions.attention import ReplaceAttention
-from lostattn.interventions.setting import CROSS
 from lostattn.interventions.sources import Uniform
-from lostattn.local import run_edits
-from lostattn.plan import Edit
+from lostattn.plan.program import Edit
+from lostattn.plan.setting import CROSS
+from lostattn.run.local import run_edits
 
 
 def same_rows(x: Any, cells: Any, here: Any) -> Any:

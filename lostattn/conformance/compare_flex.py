@@ -14,7 +14,7 @@ import torch
 from lostattn.conformance.compare_edits import identity, uniform
 from lostattn.conformance.compare_patterns import patterns
 from lostattn.conformance.comparison import Absent, Comparison, Subject
-from lostattn.load_model import load
+from lostattn.model.load import load
 
 
 def flex(subject: Subject, make: Callable[[], Any]) -> list[Comparison]:

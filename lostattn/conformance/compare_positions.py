@@ -20,7 +20,7 @@ from lostattn.conformance.by_hand import by_hand
 from lostattn.conformance.comparison import Absent, Comparison, Subject
 from lostattn.conformance.inputs import moved_picture
 from lostattn.conformance.sounds import moved_sound, with_sound
-from lostattn.picture_inputs import holds_picture
+from lostattn.prompt.picture_inputs import holds_picture
 
 
 def image_positions(subject: Subject) -> list[Comparison]:

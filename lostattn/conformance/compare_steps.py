@@ -7,17 +7,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lostattn.calls import Call, Reading
-from lostattn.compiling import compiled
+from lostattn.checkpoint.no_processor import NoProcessor
 from lostattn.conformance.by_hand import HandEdit, Seen, by_hand
 from lostattn.conformance.compare_edits import identities, moved, name_of, uniform_by_hand, unlike_bits
 from lostattn.conformance.comparison import NEAR, Absent, Comparison, Subject, finite, largest, relative
 from lostattn.interventions.attention import ReplaceAttention
 from lostattn.interventions.sources import Uniform
-from lostattn.local import run_here
-from lostattn.plan import Edit, write
-from lostattn.token_ids import image_token_id
-from lostattn.without_processor import NoProcessor
+from lostattn.plan.compiling import compiled
+from lostattn.plan.program import Edit, write
+from lostattn.prompt.token_ids import image_token_id
+from lostattn.run.calls import Call, Reading
+from lostattn.run.local import run_here
 
 TOKENS = 4  # the prompt's pass gives the first; three cached steps follow
 SETTINGS = {"do_sample": False, "max_new_tokens": TOKENS, "min_new_tokens": TOKENS}

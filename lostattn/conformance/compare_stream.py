@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lostattn.conformance.comparison import NEAR, Absent, Comparison, Subject, relative
-from lostattn.updates import stream_updates
+from lostattn.points.stream_updates import stream_updates
 
 
 def stream(subject: Subject, allowed: float = NEAR) -> list[Comparison]:

@@ -9,9 +9,9 @@ from typing import Any
 
 from torch import Tensor
 
-from lostattn.interventions.setting import CROSS, Setting
-from lostattn.model import LVLM
-from lostattn.prompt import Prompt
+from lostattn.model.lvlm import LVLM
+from lostattn.plan.setting import CROSS, Setting
+from lostattn.prompt.batch import Prompt
 
 NEAR = 1e-5  # of patterns the largest difference, of logits and streams that of the norms
 NEAR_BFLOAT16 = 5e-2  # 8 bits of mantissa, over the layers of a small model

@@ -18,11 +18,12 @@ from torch import Tensor, nn
 from lostattn.conformance.exceptions import HANDED_ON, MORE_INPUTS, ROW_ENDS
 from lostattn.conformance.shrink import WIDTH
 from lostattn.errors import InputError, UnsupportedModel
-from lostattn.model import LVLM
-from lostattn.picture_inputs import PICTURES
-from lostattn.prompt_batch import Prompt
-from lostattn.token_ids import image_token_id
-from lostattn.token_map import PARTS, TokenMap
+from lostattn.model.lvlm import LVLM
+from lostattn.prompt.batch import Prompt
+from lostattn.prompt.parts import PARTS
+from lostattn.prompt.picture_inputs import PICTURES
+from lostattn.prompt.token_ids import image_token_id
+from lostattn.prompt.token_map import TokenMap
 
 BEFORE = [1, 5, 7]
 AFTER = [8, 9, 10, 11, 12]

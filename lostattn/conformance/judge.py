@@ -11,17 +11,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lostattn.call_order import calls_attention
+from lostattn.architecture.call_order import calls_attention
+from lostattn.checkpoint.attention_choice import other_parts
 from lostattn.conformance.compare import compare
 from lostattn.conformance.comparison import plain
 from lostattn.conformance.inputs import NoInput, moved_picture, picture_inputs, prompt_of
 from lostattn.conformance.models import build
 from lostattn.errors import LostAttnError, UnsupportedModel
-from lostattn.kernel_choice import other_parts
-from lostattn.load_model import load
-from lostattn.model import LVLM
-from lostattn.picture_inputs import has_picture, holds_picture
-from lostattn.prompt_batch import Prompt
+from lostattn.model.load import load
+from lostattn.model.lvlm import LVLM
+from lostattn.prompt.batch import Prompt
+from lostattn.prompt.picture_inputs import has_picture, holds_picture
 
 OUTCOMES = ("passed", "failed", "refused", "not built", "no input")
 

@@ -12,17 +12,17 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from lostattn.answers import answer_probability, answer_tokens
-from lostattn.batches import bar
-from lostattn.calls import Remote
-from lostattn.data import Question
+from lostattn.data.question import Question
 from lostattn.errors import InputError
 from lostattn.experiments.results import Results
 from lostattn.experiments.running import batches, checked, provenance, row_of
 from lostattn.experiments.statistics import mean_interval
-from lostattn.interventions import KnockOut
-from lostattn.model import LVLM
+from lostattn.interventions.attention import KnockOut
+from lostattn.model.lvlm import LVLM
 from lostattn.remote.session import Session
-from lostattn.written import hooks_call
+from lostattn.run.batches import bar
+from lostattn.run.calls import Remote
+from lostattn.run.make_calls import hooks_call
 
 if TYPE_CHECKING:
     import pandas

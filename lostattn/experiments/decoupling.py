@@ -15,19 +15,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from lostattn.batches import bar
-from lostattn.calls import Remote
-from lostattn.data import Question
+from lostattn.data.question import Question
 from lostattn.errors import InputError
 from lostattn.experiments.results import Results, mean_summary
 from lostattn.experiments.running import batches, checked, provenance, row_of
-from lostattn.interventions import Intervention, NoiseUpdate, NoiseWeights, RemoveRotary
-from lostattn.model import LVLM
-from lostattn.plan import Reduction
-from lostattn.prompt import Prompt
+from lostattn.interventions.noise import NoiseUpdate, NoiseWeights
+from lostattn.interventions.rotary import RemoveRotary
+from lostattn.model.lvlm import LVLM
+from lostattn.plan.intervention import Intervention
+from lostattn.plan.program import Reduction
+from lostattn.points.stream_updates import StreamUpdate, find_update, is_difference
+from lostattn.prompt.batch import Prompt
 from lostattn.reductions import Remembered, State, Sum, between, update_metrics, updates_of
 from lostattn.remote.session import Session
-from lostattn.updates import StreamUpdate, find_update, is_difference
+from lostattn.run.batches import bar
+from lostattn.run.calls import Remote
 
 if TYPE_CHECKING:
     import pandas

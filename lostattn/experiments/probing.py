@@ -10,24 +10,18 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from lostattn.batches import bar
-from lostattn.calls import Remote
-from lostattn.data import Question
+from lostattn.data.question import Question
 from lostattn.errors import InputError
 from lostattn.experiments.results import UNTOUCHED, Results, accuracy_summary
 from lostattn.experiments.running import batches, checked, provenance, row_of
-from lostattn.interventions import (
-    Complexity,
-    Dirichlet,
-    Gaussian,
-    Intervention,
-    Released,
-    ReplaceAttention,
-    Uniform,
-    VisionPrior,
-)
-from lostattn.model import LVLM
+from lostattn.interventions.attention import Released, ReplaceAttention
+from lostattn.interventions.picture_sources import Complexity, VisionPrior
+from lostattn.interventions.sources import Dirichlet, Gaussian, Uniform
+from lostattn.model.lvlm import LVLM
+from lostattn.plan.intervention import Intervention
 from lostattn.remote.session import Session
+from lostattn.run.batches import bar
+from lostattn.run.calls import Remote
 
 if TYPE_CHECKING:
     import pandas

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from lostattn.errors import InputError
 from lostattn.experiments import statistics
-from lostattn.tensor_files import PathLike, writable_folder, write_together
+from lostattn.files import PathLike, writable_folder, write_together
 
 if TYPE_CHECKING:
     import pandas

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from lostattn.batches import EMPTY
-from lostattn.data import Question
+from lostattn.data.question import Question
 from lostattn.errors import InputError
 from lostattn.experiments.results import environment
-from lostattn.model import LVLM
+from lostattn.model.lvlm import LVLM
+from lostattn.run.batches import EMPTY
 
 
 def checked(data: Sequence[Question], batch_size: int) -> list[Question]:

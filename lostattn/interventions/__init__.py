@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from lostattn.interventions.ablation import Ablate
 from lostattn.interventions.attention import KnockOut, Released, ReplaceAttention, ScaleAttention
-from lostattn.interventions.base import Composition, Intervention
 from lostattn.interventions.noise import NoiseUpdate, NoiseWeights
 from lostattn.interventions.patching import Patch
 from lostattn.interventions.picture_sources import Complexity, VisionPrior
@@ -12,6 +11,7 @@ from lostattn.interventions.projection import EarlyProjection
 from lostattn.interventions.rotary import RemoveRotary
 from lostattn.interventions.sources import Dirichlet, Fixed, FromCache, Gaussian, Source, Uniform
 from lostattn.interventions.steering import Steer
+from lostattn.plan.intervention import Composition, Intervention
 
 __all__ = [
     "Ablate",

@@ -8,20 +8,11 @@ from typing import Any
 from torch import Tensor
 
 from lostattn.errors import InputError
-from lostattn.interventions.base import Intervention
-from lostattn.interventions.checks import (
-    Layers,
-    Steps,
-    checked_layers,
-    checked_seed,
-    checked_steps,
-    choice,
-    finite,
-    normalise,
-)
-from lostattn.interventions.setting import Setting
 from lostattn.kernels import edits as kernels
-from lostattn.plan import Edit
+from lostattn.plan.checks import Layers, Steps, checked_layers, checked_seed, checked_steps, choice, finite, normalise
+from lostattn.plan.intervention import Intervention
+from lostattn.plan.program import Edit
+from lostattn.plan.setting import Setting
 
 POINTS = {
     "attn": "hook_attn_out",

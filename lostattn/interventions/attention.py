@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from lostattn.errors import InputError
-from lostattn.interventions.base import Intervention
-from lostattn.interventions.checks import (
+from lostattn.interventions.picture_sources import Complexity, VisionPrior
+from lostattn.interventions.sources import Dirichlet, Fixed, FromCache, Source
+from lostattn.kernels import edits as kernels
+from lostattn.plan.checks import (
     Layers,
     Steps,
     checked_layers,
@@ -17,11 +19,9 @@ from lostattn.interventions.checks import (
     choice,
     normalise,
 )
-from lostattn.interventions.picture_sources import Complexity, VisionPrior
-from lostattn.interventions.setting import Setting
-from lostattn.interventions.sources import Dirichlet, Fixed, FromCache, Source
-from lostattn.kernels import edits as kernels
-from lostattn.plan import Edit
+from lostattn.plan.intervention import Intervention
+from lostattn.plan.program import Edit
+from lostattn.plan.setting import Setting
 
 
 def _check_place(self: Any) -> None:

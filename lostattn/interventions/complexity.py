@@ -11,9 +11,9 @@ from PIL import Image
 from torch import Tensor
 
 from lostattn.errors import InputError
-from lostattn.patch_grid import Grid
-from lostattn.prompt import Prompt
-from lostattn.videos import Video
+from lostattn.pictures.patch_grid import Grid
+from lostattn.pictures.videos import Video
+from lostattn.prompt.batch import Prompt
 
 
 def patch_complexity(image: Image.Image, boxes: Float[Tensor, "patch 4"]) -> Float[Tensor, " patch"]:

@@ -9,8 +9,8 @@ from torch import nn
 
 from lostattn.errors import InputError
 from lostattn.interventions.ablation import POINTS
-from lostattn.interventions.base import Intervention
-from lostattn.interventions.checks import (
+from lostattn.kernels import edits as kernels
+from lostattn.plan.checks import (
     Layers,
     Steps,
     checked_layers,
@@ -20,9 +20,9 @@ from lostattn.interventions.checks import (
     choice,
     normalise,
 )
-from lostattn.interventions.setting import Setting, stable_seed
-from lostattn.kernels import edits as kernels
-from lostattn.plan import Edit
+from lostattn.plan.intervention import Intervention
+from lostattn.plan.program import Edit
+from lostattn.plan.setting import Setting, stable_seed
 
 
 @dataclass(frozen=True, eq=False, repr=False)

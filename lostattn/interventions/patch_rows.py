@@ -10,12 +10,13 @@ from jaxtyping import Int
 from torch import Tensor
 
 from lostattn.errors import InputError
-from lostattn.interventions.checks import Layers, checked_layers
 from lostattn.kernels.workbench import put_cells, put_rows
-from lostattn.names import get_act_name, split_block
-from lostattn.plan import Edit
-from lostattn.sites import Sites
-from lostattn.token_map import PARTS, TokenMap
+from lostattn.plan.checks import Layers, checked_layers
+from lostattn.plan.program import Edit
+from lostattn.points.names import get_act_name, split_block
+from lostattn.points.sites import Sites
+from lostattn.prompt.parts import PARTS
+from lostattn.prompt.token_map import TokenMap
 
 SQUARE = ("attn.hook_pattern", "attn.hook_attn_scores")
 BY_HEAD = ("attn.hook_q", "attn.hook_z", "attn.hook_rot_q", *SQUARE)

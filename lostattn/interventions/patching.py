@@ -9,10 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lostattn.cache import ActivationCache
+from lostattn.cache.activation_cache import ActivationCache
 from lostattn.errors import InputError
-from lostattn.interventions.base import Intervention
-from lostattn.interventions.checks import Layers, checked_layers, choice, normalise
 from lostattn.interventions.patch_rows import (
     SQUARE,
     by_query,
@@ -23,8 +21,10 @@ from lostattn.interventions.patch_rows import (
     row_edit,
     same_keys,
 )
-from lostattn.interventions.setting import Setting
-from lostattn.plan import Edit
+from lostattn.plan.checks import Layers, checked_layers, choice, normalise
+from lostattn.plan.intervention import Intervention
+from lostattn.plan.program import Edit
+from lostattn.plan.setting import Setting
 
 REDUCTIONS = ("none", "mean")
 

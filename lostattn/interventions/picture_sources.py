@@ -9,11 +9,11 @@ from torch import Tensor
 
 from lostattn.errors import InputError
 from lostattn.interventions.complexity import prompt_complexity
-from lostattn.interventions.setting import Setting
 from lostattn.interventions.sources import Drawn, Source
 from lostattn.interventions.tower_order import tower_order
 from lostattn.kernels import priors
-from lostattn.plan import Edit
+from lostattn.plan.program import Edit
+from lostattn.plan.setting import Setting
 
 
 @dataclass(frozen=True, eq=False, repr=False)

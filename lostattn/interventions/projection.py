@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lostattn.errors import InputError
-from lostattn.interventions.base import Intervention
-from lostattn.interventions.setting import Setting
 from lostattn.kernels.workbench import put_last_rows
-from lostattn.plan import Edit
+from lostattn.plan.intervention import Intervention
+from lostattn.plan.program import Edit
+from lostattn.plan.setting import Setting
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lostattn.interventions.base import Intervention
-from lostattn.interventions.checks import Layers, checked_layers
-from lostattn.interventions.setting import Setting
 from lostattn.kernels.edits import put_held
-from lostattn.plan import Edit
+from lostattn.plan.checks import Layers, checked_layers
+from lostattn.plan.intervention import Intervention
+from lostattn.plan.program import Edit
+from lostattn.plan.setting import Setting
 
 
 @dataclass(frozen=True, eq=False, repr=False)

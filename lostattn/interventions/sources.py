@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lostattn.cache import ActivationCache
+from lostattn.cache.activation_cache import ActivationCache
 from lostattn.errors import InputError
-from lostattn.interventions.base import Serializable
-from lostattn.interventions.checks import checked_layers, checked_seed, finite, normalise
-from lostattn.interventions.setting import Setting
 from lostattn.kernels import priors
-from lostattn.plan import Edit
+from lostattn.plan.checks import checked_layers, checked_seed, finite, normalise
+from lostattn.plan.intervention import Serializable
+from lostattn.plan.program import Edit
+from lostattn.plan.setting import Setting
 
 
 @dataclass(frozen=True)

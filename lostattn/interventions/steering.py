@@ -8,20 +8,11 @@ from typing import Any
 from torch import Tensor
 
 from lostattn.errors import InputError
-from lostattn.interventions.base import Intervention
-from lostattn.interventions.checks import (
-    Layers,
-    Steps,
-    checked_layers,
-    checked_number,
-    checked_steps,
-    choice,
-    finite,
-    normalise,
-)
-from lostattn.interventions.setting import Setting
 from lostattn.kernels.edits import add_vector
-from lostattn.plan import Edit
+from lostattn.plan.checks import Layers, Steps, checked_layers, checked_number, checked_steps, choice, finite, normalise
+from lostattn.plan.intervention import Intervention
+from lostattn.plan.program import Edit
+from lostattn.plan.setting import Setting
 
 POINTS = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out", "between", "cross_attn_out", "resid_mid_cross")
 

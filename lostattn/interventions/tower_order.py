@@ -9,10 +9,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lostattn.errors import InputError
-from lostattn.interventions.setting import Setting
-from lostattn.patch_grid import TiledGrid
-from lostattn.tower_proof import disproof
-from lostattn.tower_tokens import TowerTokens, places_around, tower_tokens
+from lostattn.pictures.patch_grid import TiledGrid
+from lostattn.plan.setting import Setting
+from lostattn.tower.proof import disproof
+from lostattn.tower.tokens import TowerTokens, places_around, tower_tokens
 
 
 def tower_order(setting: Setting) -> dict[str, Any]:

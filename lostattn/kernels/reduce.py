@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from lostattn.metrics._kernels import decompose, discrepancy, mixing_entropy, support
+from lostattn.kernels.metrics import decompose, discrepancy, mixing_entropy, support
 
 
 def layer_updates(held, here, pre, mid, post, mask, tol, layer_input, mixing, passes_on=True, crossed=None):

@@ -8,12 +8,12 @@
 
 from __future__ import annotations
 
+from lostattn.cache.logit_lens import Readout, logit_lens
 from lostattn.interventions.projection import EarlyProjection
 from lostattn.lenses.attribution import direct_attribution
 from lostattn.lenses.image_attribution import ImageAttribution, image_attribution
 from lostattn.lenses.inputs import input_attribution, input_figure
 from lostattn.lenses.vision import vision_lens
-from lostattn.logit_lens import Readout, logit_lens
 
 __all__ = [
     "EarlyProjection",

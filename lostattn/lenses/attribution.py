@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from lostattn.cache import ActivationCache
+from lostattn.cache.activation_cache import ActivationCache
 from lostattn.errors import InputError
 
 if TYPE_CHECKING:

@@ -10,15 +10,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lostattn.cache import ActivationCache
-from lostattn.cross_layout import CrossKeys
-from lostattn.described import with_weights
+from lostattn.architecture.norms import centred, gain, root_mean_square
+from lostattn.cache.activation_cache import ActivationCache
+from lostattn.cache.output_maps import attention_passage
+from lostattn.cache.weights import with_weights
 from lostattn.errors import InputError
-from lostattn.norms import centred, gain, root_mean_square
-from lostattn.passages import attention_passage
-from lostattn.prompt import Prompt
-from lostattn.token_map import PARTS, TokenMap
-from lostattn.view import overlay
+from lostattn.prompt.batch import Prompt
+from lostattn.prompt.cross_keys import CrossKeys
+from lostattn.prompt.parts import PARTS
+from lostattn.prompt.token_map import TokenMap
+from lostattn.view.image import overlay
 from lostattn.view.reading import picture_and_grid
 
 if TYPE_CHECKING:

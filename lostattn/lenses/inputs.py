@@ -9,14 +9,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lostattn.calls import Remote
 from lostattn.errors import InputError
 from lostattn.gradients import gradients
-from lostattn.model import LVLM
-from lostattn.patch_grid import UnknownGrid
-from lostattn.prompt import Prompt
-from lostattn.tower_tokens import TowerTokens, tower_tokens
-from lostattn.view import overlay
+from lostattn.model.lvlm import LVLM
+from lostattn.pictures.patch_grid import UnknownGrid
+from lostattn.prompt.batch import Prompt
+from lostattn.run.calls import Remote
+from lostattn.tower.tokens import TowerTokens, tower_tokens
+from lostattn.view.image import overlay
 from lostattn.view.reading import picture_and_grid
 
 if TYPE_CHECKING:

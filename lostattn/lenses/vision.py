@@ -7,14 +7,14 @@ from typing import Any
 
 import torch
 
-from lostattn.calls import Remote
+from lostattn.cache.logit_lens import Readout, read
 from lostattn.errors import InputError
-from lostattn.interventions.base import Intervention
 from lostattn.interventions.projection import EarlyProjection
-from lostattn.logit_lens import Readout, read
-from lostattn.model import LVLM
-from lostattn.prompt import Prompt
+from lostattn.model.lvlm import LVLM
+from lostattn.plan.intervention import Intervention
+from lostattn.prompt.batch import Prompt
 from lostattn.remote.session import Session
+from lostattn.run.calls import Remote
 
 
 def vision_lens(

@@ -53,13 +53,7 @@ from __future__ import annotations
 from lostattn.metrics.attention import attention_entropy, attention_mass, sink_mass, sink_positions
 from lostattn.metrics.innovation import column_innovation, rid, row_innovation, subspace_innovation
 from lostattn.metrics.mixing import mixig, token_mixing_entropy
-from lostattn.metrics.spectrum import (
-    Decomposition,
-    decompose,
-    effective_rank,
-    singular_values,
-    spectral_change,
-)
+from lostattn.metrics.spectrum import Decomposition, decompose, effective_rank, singular_values, spectral_change
 from lostattn.metrics.updates import stream_metrics, update_metrics
 
 __all__ = [

@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from lostattn.errors import InputError
-from lostattn.metrics import _kernels
+from lostattn.kernels import metrics as _kernels
 from lostattn.metrics._checks import check_convention, check_pair, check_state
 
 

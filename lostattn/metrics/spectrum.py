@@ -7,7 +7,7 @@ from typing import NamedTuple
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from lostattn.metrics import _kernels
+from lostattn.kernels import metrics as _kernels
 from lostattn.metrics._checks import check_pair, check_state, check_tol
 
 

@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from lostattn.errors import InputError
-from lostattn.metrics import _kernels
+from lostattn.kernels import metrics as _kernels
 from lostattn.metrics._checks import check_convention, check_same, check_state, check_tol
 from lostattn.metrics._cores import side_by_side
 from lostattn.metrics.mixing import mixing_settings

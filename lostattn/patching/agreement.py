@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from lostattn.answers import metric
-from lostattn.data import Question
+from lostattn.data.question import Question
 from lostattn.errors import InputError
-from lostattn.interventions.checks import Layers
-from lostattn.model import LVLM
+from lostattn.model.lvlm import LVLM
 from lostattn.patching.attribution import attribute
 from lostattn.patching.sweeps import sweep
+from lostattn.plan.checks import Layers
 
 if TYPE_CHECKING:
     import pandas

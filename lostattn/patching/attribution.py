@@ -17,27 +17,19 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from lostattn.cache import ActivationCache
-from lostattn.calls import Remote
+from lostattn.cache.activation_cache import ActivationCache
 from lostattn.errors import InputError
 from lostattn.gradients import gradients
-from lostattn.interventions.base import Intervention
-from lostattn.interventions.checks import Layers
-from lostattn.interventions.patch_rows import (
-    SQUARE,
-    by_query,
-    layout_of,
-    matched,
-    point_names,
-    row_edit,
-    same_keys,
-)
-from lostattn.interventions.setting import Setting
-from lostattn.model import LVLM
+from lostattn.interventions.patch_rows import SQUARE, by_query, layout_of, matched, point_names, row_edit, same_keys
+from lostattn.model.lvlm import LVLM
 from lostattn.patching.copies import Cell, Metric, Rows, measured
 from lostattn.patching.sweeps import both_runs, cells_of, groups_of, result_row, same_number, single
-from lostattn.plan import Edit
-from lostattn.prompt import Prompt
+from lostattn.plan.checks import Layers
+from lostattn.plan.intervention import Intervention
+from lostattn.plan.program import Edit
+from lostattn.plan.setting import Setting
+from lostattn.prompt.batch import Prompt
+from lostattn.run.calls import Remote
 
 if TYPE_CHECKING:
     import pandas

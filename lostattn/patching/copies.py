@@ -10,19 +10,19 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from lostattn.cache import ActivationCache
-from lostattn.calls import Remote
+from lostattn.cache.activation_cache import ActivationCache
 from lostattn.errors import InputError
-from lostattn.interventions.base import Intervention
 from lostattn.interventions.patch_rows import SQUARE, by_query, layout_of, matched, n_heads_of, row_edit, same_keys
-from lostattn.interventions.setting import Setting
-from lostattn.model import LVLM
+from lostattn.model.lvlm import LVLM
 from lostattn.patching.encoded import encoded
-from lostattn.plan import Edit
-from lostattn.prompt import Prompt
+from lostattn.plan.intervention import Intervention
+from lostattn.plan.program import Edit
+from lostattn.plan.setting import Setting
+from lostattn.prompt.batch import Prompt
 from lostattn.remote.dispatch import carry_out
 from lostattn.remote.session import Session
-from lostattn.written import hooks_call
+from lostattn.run.calls import Remote
+from lostattn.run.make_calls import hooks_call
 
 Metric = Callable[[Tensor], Tensor]
 PASSES_A_JOB = 8

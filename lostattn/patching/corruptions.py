@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from lostattn.data import Question
+from lostattn.data.question import Question
 from lostattn.errors import InputError, nearest
-from lostattn.patch_grid import PatchGrid
+from lostattn.pictures.patch_grid import PatchGrid
 
 Colour = tuple[int, int, int]
 

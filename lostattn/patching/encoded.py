@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from lostattn.model import LVLM
+from lostattn.model.lvlm import LVLM
 
 
 def encoded(model: LVLM, inputs: dict[str, Any]) -> dict[str, Any]:

@@ -10,15 +10,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from lostattn.calls import Remote
 from lostattn.errors import InputError
-from lostattn.interventions.base import Composition, Intervention
 from lostattn.interventions.patch_rows import point_names
 from lostattn.interventions.patching import Patch
-from lostattn.model import LVLM
+from lostattn.model.lvlm import LVLM
 from lostattn.patching.copies import Metric, measured
 from lostattn.patching.sweeps import both_runs, same_number, single
-from lostattn.prompt import Prompt
+from lostattn.plan.intervention import Composition, Intervention
+from lostattn.prompt.batch import Prompt
+from lostattn.run.calls import Remote
 
 if TYPE_CHECKING:
     import pandas

@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from lostattn.cache import ActivationCache
-from lostattn.calls import Remote
+from lostattn.cache.activation_cache import ActivationCache
 from lostattn.errors import InputError
-from lostattn.interventions.checks import Layers
 from lostattn.interventions.patch_rows import layout_of, matched, n_heads_of, point_names
-from lostattn.model import LVLM
-from lostattn.names import split_block
+from lostattn.model.lvlm import LVLM
 from lostattn.patching.copies import Cell, Group, Metric, Rows, Runner, measured
-from lostattn.prompt import Prompt
+from lostattn.plan.checks import Layers
+from lostattn.points.names import split_block
+from lostattn.prompt.batch import Prompt
 from lostattn.remote.session import Session
+from lostattn.run.calls import Remote
 
 if TYPE_CHECKING:
     import pandas

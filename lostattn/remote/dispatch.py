@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from lostattn.calls import Call, Remote
-from lostattn.hooked_model import HookedModel
-from lostattn.local import check_weights, run_here
-from lostattn.reading import read
+from lostattn.points.hooked_model import HookedModel
 from lostattn.remote.session import run_there
+from lostattn.run.calls import Call, Remote
+from lostattn.run.local import check_weights, run_here
+from lostattn.run.reading import read
 
 
 def carry_out(model: HookedModel, call: Call, remote: Remote = False) -> Any:

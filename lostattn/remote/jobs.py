@@ -14,14 +14,14 @@ from nnsight.intervention.backends.remote import RemoteError
 from nnsight.schema.config import CONFIG
 from nnsight.schema.response import Status
 
-from lostattn.calls import Call, Raw, Reading
 from lostattn.errors import InputError
-from lostattn.hooked_model import HookedModel
-from lostattn.prompt import Prompt
-from lostattn.reading import read
+from lostattn.points.hooked_model import HookedModel
+from lostattn.prompt.batch import Prompt
 from lostattn.remote.failures import ConnectionLost, RemoteFailure, UnknownJob
 from lostattn.remote.lookup import LookUp
 from lostattn.remote.service import Service
+from lostattn.run.calls import Call, Raw, Reading
+from lostattn.run.reading import read
 
 FORMAT = 1
 LOOKS = 8  # how often a look-up is tried before the connection counts as lost: half a minute

@@ -8,15 +8,15 @@ from typing import Any
 
 import torch
 
-from lostattn.calls import Call, Raw, Remote
 from lostattn.errors import InputError
-from lostattn.hooked_model import HookedModel
-from lostattn.local import open_forward, open_generation, open_session
+from lostattn.points.hooked_model import HookedModel
 from lostattn.remote.failures import ConnectionLost
 from lostattn.remote.jobs import Job
 from lostattn.remote.rehearsal import Rehearsal
 from lostattn.remote.sending import UNKNOWN
 from lostattn.remote.service import Service
+from lostattn.run.calls import Call, Raw, Remote
+from lostattn.run.local import open_forward, open_generation, open_session
 
 
 def rehearsed(model: HookedModel, calls: Sequence[Call], rehearsal: Rehearsal) -> list[Raw]:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lostattn.calls import Call, Raw, Remote
-from lostattn.hooked_model import HookedModel
+from lostattn.points.hooked_model import HookedModel
 from lostattn.remote.failures import ConnectionLost, Interrupted, JobFailed, RemoteFailure, UnknownJob
 from lostattn.remote.jobs import Job
 from lostattn.remote.opening import submitted
+from lostattn.run.calls import Call, Raw, Remote
 
 SENT_ANEW = 2  # how often a job that the service gave up, or never knew, is sent again
 AHEAD = 4  # how many jobs of a session are on their way at a time

@@ -12,7 +12,7 @@ from nnsight.intervention.backends.remote import RemoteError
 from nnsight.schema.config import CONFIG
 from pydantic import ValidationError
 
-from lostattn.hooked_model import HookedModel
+from lostattn.points.hooked_model import HookedModel
 from lostattn.remote.failures import (
     ConnectionLost,
     Interrupted,

@@ -6,17 +6,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from lostattn.calls import Call, Raw, Remote
 from lostattn.errors import InputError
-from lostattn.hooked_model import HookedModel
-from lostattn.local import check_weights, run_here
-from lostattn.reading import read
+from lostattn.points.hooked_model import HookedModel
 from lostattn.remote.failures import ConnectionLost
 from lostattn.remote.jobs import Job
 from lostattn.remote.opening import checked_remote, rehearsed
 from lostattn.remote.parts import Part, carried_out
 from lostattn.remote.rehearsal import Rehearsal
-from lostattn.written import CALLS, cache_call, generate_call, hooks_call, measure_call
+from lostattn.run.calls import Call, Raw, Remote
+from lostattn.run.local import check_weights, run_here
+from lostattn.run.make_calls import CALLS, cache_call, generate_call, hooks_call, measure_call
+from lostattn.run.reading import read
 
 
 class Later:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from html import escape
 from pathlib import Path
 
-from lostattn.tensor_files import PathLike, writable_folder, write_together
+from lostattn.files import PathLike, writable_folder, write_together
 
 # The page forbids itself to ask for anything: what is not inside it cannot be shown.
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline' 'unsafe-eval'"

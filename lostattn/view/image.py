@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from lostattn.errors import InputError
-from lostattn.videos import Video
+from lostattn.pictures.videos import Video
 from lostattn.view.figures import new_figure
 from lostattn.view.reading import on_patches, pattern, pick_heads, picture_and_grid
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lostattn.errors import InputError
-from lostattn.tensor_files import writable_folder, write_together
+from lostattn.files import writable_folder, write_together
 from lostattn.view.drawing import Drawing, circuitsvis_script
 from lostattn.view.figures import data_uri, to_png, to_svg
 from lostattn.view.html import figure_html, page_html, write_page

@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 
+from lostattn.checkpoint.processors import load_processor
 from lostattn.data import load
 from lostattn.data.question import Question, Questions
-from lostattn.processors import load_processor
 
 EVALUATION = "evaluation.json"
 

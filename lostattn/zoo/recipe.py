@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lostattn.checkpoint.processors import processor_without_video
 from lostattn.data.asking import CHOICES, KINDS, ask
 from lostattn.data.scene import COLOURS, PLURALS, SHAPES, draw_scene
 from lostattn.errors import UnknownName, nearest
-from lostattn.processors import processor_without_video
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast, ProcessorMixin

@@ -16,31 +16,13 @@ import torch
 from torch import Tensor
 
 from lostattn.data.asking import KINDS
-from lostattn.data.scene import (
-    COLOURS,
-    GRID,
-    SHAPES,
-    SIZES,
-    WIDE_SIZES,
-    Scene,
-    draw_jitter,
-    draw_scene,
-    paint,
-)
+from lostattn.data.scene import COLOURS, GRID, SHAPES, SIZES, WIDE_SIZES, Scene, draw_jitter, draw_scene, paint
 from lostattn.errors import InputError
 from lostattn.zoo.card import write_card
 from lostattn.zoo.course import COURSES, FIRST_MIX, Part
 from lostattn.zoo.evaluate import evaluate, write_evaluation
 from lostattn.zoo.lessons import TAUGHT, teach
-from lostattn.zoo.packing import (
-    Asked,
-    LlavaFamily,
-    Packer,
-    QwenFamily,
-    family_of,
-    packed_hidden,
-    training_attention,
-)
+from lostattn.zoo.packing import Asked, LlavaFamily, Packer, QwenFamily, family_of, packed_hidden, training_attention
 from lostattn.zoo.recipe import build_model, build_processor, check_name, save
 
 

@@ -9,7 +9,6 @@ import pytest
 import torch
 
 import lostattn as la
-from lostattn.conformance import build
 from lostattn.conformance.batch import two_items
 from lostattn.conformance.by_hand import by_hand
 from lostattn.conformance.compare import compare
@@ -20,6 +19,7 @@ from lostattn.conformance.compare_steps import steps
 from lostattn.conformance.compare_stream import stream
 from lostattn.conformance.comparison import Absent, Comparison, Subject, plain
 from lostattn.conformance.inputs import picture_inputs, prompt_of
+from lostattn.conformance.models import build
 from lostattn.kernels import attention
 
 
@@ -151,7 +151,7 @@ def test_a_scale_that_is_a_little_off_is_seen_in_the_patterns_but_not_in_the_ide
         return scores * 1.001, visible
 
     monkeypatch.setattr("lostattn.kernels.walker.attention_scores", off)
-    monkeypatch.setattr("lostattn.cache.attention_scores", off)
+    monkeypatch.setattr("lostattn.kernels.attention.attention_scores", off)
     assert patterns(gemma)[0].failed
     assert identity(gemma)[0].passed
     assert uniform(gemma)[0].failed

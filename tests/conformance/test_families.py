@@ -10,12 +10,12 @@ import torch
 
 import lostattn as la
 from lostattn.architecture import resolve
-from lostattn.conformance import build, families
 from lostattn.conformance.inputs import moved_picture, picture_inputs, prompt_of
+from lostattn.conformance.models import build, families
 from lostattn.errors import UnknownName, UnsupportedModel
-from lostattn.local import run_edits
 from lostattn.model import LVLM
 from lostattn.plan import Edit
+from lostattn.run.local import run_edits
 
 # family -> the kinds of its layers, and whether a vision tower is found in it
 KINDS = {

@@ -9,8 +9,8 @@ import torch
 from torch.testing import assert_close
 
 import lostattn as la
-from lostattn.conformance import build
 from lostattn.conformance.inputs import picture_inputs, prompt_of
+from lostattn.conformance.models import build
 from lostattn.errors import InputError
 
 PATHS = {  # what the unembedding is given is multiplied by, what it gives is multiplied by, and capped at

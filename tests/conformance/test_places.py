@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import functools
 import random
-import sys
-from pathlib import Path
 
 import pytest
 import torch
-
-sys.path.insert(0, str(Path(__file__).parent))
 from drawn import DRAWN, Drawn
 from silenced import embedded, silenced
 
-from lostattn.conformance import build
+from lostattn.checkpoint.no_processor import NoProcessor
 from lostattn.conformance.inputs import picture_inputs
+from lostattn.conformance.models import build
 from lostattn.errors import InputError
 from lostattn.prompt import build_prompt
-from lostattn.token_map import TokenMap
-from lostattn.without_processor import NoProcessor
+from lostattn.prompt.token_map import TokenMap
 
 
 @functools.cache

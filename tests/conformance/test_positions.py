@@ -9,18 +9,18 @@ import pytest
 import torch
 
 import lostattn as la
-from lostattn.conformance import build
 from lostattn.conformance.batch import two_items
 from lostattn.conformance.compare_edits import uniform
 from lostattn.conformance.compare_positions import audio_positions, image_positions
 from lostattn.conformance.compare_steps import steps
 from lostattn.conformance.comparison import Absent, Subject
 from lostattn.conformance.inputs import picture_inputs
+from lostattn.conformance.models import build
 from lostattn.conformance.sounds import moved_sound, with_sound
-from lostattn.cross_keys import CrossKeys
 from lostattn.errors import InputError
 from lostattn.kernels import attention
-from lostattn.parts import CODE
+from lostattn.prompt.cross_keys import CrossKeys
+from lostattn.prompt.parts import CODE
 
 
 def subject_of(family, more=None):

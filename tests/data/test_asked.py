@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lostattn.data import AskedObject, Question, asked_objects, load
-from lostattn.data.asked import right_answer
+from lostattn.data import load
+from lostattn.data.asked import AskedObject, asked_objects, right_answer
 from lostattn.data.asking import CHOICES
+from lostattn.data.question import Question
 from lostattn.data.scene import Drawn, Object, make_scene
 from lostattn.errors import InputError
 

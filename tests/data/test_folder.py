@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from lostattn.data import Questions, load
+from lostattn.data import load
 from lostattn.data.folder import FILE
+from lostattn.data.question import Questions
 from lostattn.errors import InputError
 
 

@@ -6,7 +6,8 @@ import pytest
 from PIL import Image
 
 import lostattn.data as data
-from lostattn.data import Question, Questions, load
+from lostattn.data import load
+from lostattn.data.question import Question, Questions
 from lostattn.errors import InputError, UnknownName
 
 

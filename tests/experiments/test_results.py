@@ -14,14 +14,8 @@ import pytest
 from lostattn.errors import InputError
 from lostattn.experiments import results as module
 from lostattn.experiments.results import Results, accuracy_summary, environment, mean_summary
-from lostattn.experiments.statistics import (
-    mcnemar,
-    mean_interval,
-    paired_difference,
-    sign_flip,
-    wilson_interval,
-)
-from lostattn.tensor_files import writable_folder, write_together
+from lostattn.experiments.statistics import mcnemar, mean_interval, paired_difference, sign_flip, wilson_interval
+from lostattn.files import writable_folder, write_together
 
 META = {"model": "tiny-llava", "revision": None, "seed": 3, "interventions": {"gaussian": {"layers": [2, 5]}}}
 
@@ -104,7 +98,7 @@ def test_a_process_killed_while_writing_leaves_no_table(tmp_path):
     # Nothing cleans up after SIGKILL, so only the names of finished files may not be there.
     code = (
         "import os, sys, pathlib\n"
-        "from lostattn.tensor_files import write_together\n"
+        "from lostattn.files import write_together\n"
         "with write_together(pathlib.Path(sys.argv[1]) / 'table.parquet') as (path,):\n"
         "    path.write_bytes(b'half')\n"
         "    os.kill(os.getpid(), 9)\n"

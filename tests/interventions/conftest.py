@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import edit_reference as reference
 import jaxtyping
 import pytest
-from interventions import reference
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import edit_reference as reference
 import pytest
 import torch
-from interventions import reference
 from torch import Tensor
 
 import lostattn as la
@@ -15,19 +15,8 @@ CLOSE = {"atol": 5e-5, "rtol": 1e-4}
 LAYER = 2
 
 
-def module_of(hf, layer: int, what: str):
-    """The bare model's module, and whether its input or its output is the point."""
-    block = hf.model.language_model.layers[layer]
-    return {
-        "attn": (block.self_attn, "output"),
-        "mlp": (block.mlp, "output"),
-        "head": (block.self_attn.o_proj, "input"),
-        "resid": (block, "output"),
-    }[what]
-
-
 def hooked(hf, prompt, what: str, change: Callable[[Tensor], Tensor], layer: int = LAYER) -> Tensor:
-    module, port = module_of(hf, layer, what)
+    module, port = reference.module_of(hf, layer, what)
 
     def before(_, args):
         return (change(args[0].unflatten(-1, (8, -1))).flatten(-2), *args[1:])

@@ -6,10 +6,9 @@ import re
 from pathlib import Path
 
 import pytest
-from interventions.test_values import HOMES
 
 import lostattn as la
-from lostattn.interventions.base import Serializable
+from lostattn.plan.intervention import Serializable
 
 PAGE = (Path(__file__).parents[2] / "docs" / "interventions.md").read_text(encoding="utf-8")
 EXAMPLES = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
@@ -29,7 +28,8 @@ def test_the_examples_run(pair, monkeypatch):
     sorted(
         name
         for name, kind in Serializable._known.items()
-        if kind.__module__ in HOMES and name not in ("Intervention", "Source")
+        if kind.__module__.startswith(("lostattn.interventions", "lostattn.plan"))
+        and name not in ("Intervention", "Source")
     ),
 )
 def test_every_intervention_and_source_is_in_an_example(name):

@@ -8,17 +8,17 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 
+import edit_reference as reference
 import pytest
 import torch
-from interventions import reference
-from interventions.test_ablation import module_of
-from interventions.test_vision_prior import PRIORS
+from edit_reference import module_of
 from torch import Tensor
+from vision_priors import PRIORS
 
 import lostattn as la
-from lostattn.interventions import EarlyProjection
 from lostattn.interventions.complexity import prompt_complexity
-from lostattn.interventions.setting import stable_seed
+from lostattn.interventions.projection import EarlyProjection
+from lostattn.plan.setting import stable_seed
 
 CLOSE = {"atol": 2e-4, "rtol": 1e-4}
 N_NEW = 3

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 
+import edit_reference as reference
 import pytest
 import torch
-from interventions import reference
 
 import lostattn as la
-from lostattn.compiling import compiled
 from lostattn.errors import InputError
-from lostattn.local import run_here
-from lostattn.plan import last_step, write
-from lostattn.reading import read
-from lostattn.written import generate_call
+from lostattn.plan.compiling import compiled
+from lostattn.plan.program import last_step, write
+from lostattn.run.local import run_here
+from lostattn.run.make_calls import generate_call
+from lostattn.run.reading import read
 
 N_NEW = 4
 POINTS = ["blocks.2.hook_resid_post", "blocks.3.attn.hook_z", "blocks.4.attn.hook_pattern", "blocks.4.hook_mlp_out"]

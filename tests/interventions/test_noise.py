@@ -5,12 +5,12 @@ from __future__ import annotations
 import copy
 import math
 
+import edit_reference as reference
 import pytest
 import torch
-from interventions import reference
 
 import lostattn as la
-from lostattn.interventions.setting import stable_seed
+from lostattn.plan.setting import stable_seed
 
 UPDATES = ["attn", "mlp"]
 WEIGHTS = {

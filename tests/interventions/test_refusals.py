@@ -11,8 +11,8 @@ from PIL import Image
 
 import lostattn as la
 from lostattn.errors import InputError, UnknownName
-from lostattn.interventions.setting import Setting
-from lostattn.sites import Sites
+from lostattn.plan.setting import Setting
+from lostattn.points.sites import Sites
 
 pytestmark = pytest.mark.usefixtures("untyped")
 PICTURE = Image.new("RGB", (48, 48), "red")

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import hashlib
 
+import edit_reference as reference
 import numpy as np
 import pytest
 import torch
-from interventions import reference
-from interventions.test_vision_prior import PRIORS
 from torch import Tensor
+from vision_priors import PRIORS
 
 import lostattn as la
 from lostattn.interventions.complexity import prompt_complexity

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import edit_reference as reference
 import pytest
 import torch
-from interventions import reference
 from torch import Tensor
 
 import lostattn as la
@@ -186,7 +186,7 @@ def test_dirichlet_is_shared_by_layers_heads_and_rows_or_by_none(pair):
 def test_gaussian_differs_by_layer(pair):
     # With the mass kept and equal old weights only the draws could differ; so compare the draws of two layers.
     edit = la.ReplaceAttention(la.Gaussian(seed=1), layers=[2, 3])
-    from lostattn.interventions.setting import Setting
+    from lostattn.plan.setting import Setting
 
     first, second = edit.compile(Setting(pair.model.sites, pair.model.hf, pair.prompt))
     assert first.params["draw_params"]["seeds"] != second.params["draw_params"]["seeds"]

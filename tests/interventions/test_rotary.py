@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import importlib
 
+import edit_reference as reference
 import pytest
 import torch
-from interventions import reference
 
 import lostattn as la
 

@@ -9,7 +9,7 @@ from torch.testing import assert_close
 
 from lostattn import Steer
 from lostattn.errors import InputError
-from lostattn.interventions.base import Intervention
+from lostattn.plan.intervention import Intervention
 
 
 def vector(model, seed: int = 0) -> torch.Tensor:

@@ -14,8 +14,8 @@ from torch import Tensor
 
 import lostattn as la
 from lostattn.errors import InputError, UnknownName
-from lostattn.interventions import Source
-from lostattn.interventions.base import Serializable
+from lostattn.interventions.sources import Source
+from lostattn.plan.intervention import Serializable
 
 SEEDS = st.integers(0, 2**40)
 PLACES = st.one_of(
@@ -106,8 +106,11 @@ ONE = st.one_of(
     st.builds(la.RemoveRotary, layers=PLACES),
 )
 HOMES = {
-    f"lostattn.interventions.{name}"
-    for name in ("ablation", "attention", "base", "noise", "picture_sources", "rotary", "sources")
+    "lostattn.plan.intervention",
+    *(
+        f"lostattn.interventions.{name}"
+        for name in ("ablation", "attention", "noise", "picture_sources", "rotary", "sources")
+    ),
 }
 ANY = st.one_of(ONE, st.lists(ONE, max_size=3).map(lambda parts: la.Composition(tuple(parts))))
 QUICK = settings(max_examples=50, deadline=None, derandomize=True)

@@ -9,8 +9,9 @@ import torch
 from tiny import FAMILIES, INPUTS, MAKERS, bare, batched, unequal, wrapped
 from torch.testing import assert_close
 
-from lostattn import answers, lenses, load
+from lostattn import answers, lenses
 from lostattn.errors import InputError
+from lostattn.model.load import load
 
 
 @functools.cache

@@ -7,9 +7,12 @@ import torch
 from tiny import FAMILIES, INPUTS, bare, batched, unequal, wrapped
 from torch.testing import assert_close
 
-from lostattn import Ablate, Gaussian, ReplaceAttention, lenses
+from lostattn import lenses
 from lostattn.answers import answer_probability, answer_tokens, logit_difference
 from lostattn.errors import InputError
+from lostattn.interventions.ablation import Ablate
+from lostattn.interventions.attention import ReplaceAttention
+from lostattn.interventions.sources import Gaussian
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-4}
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 
+import metric_definitions as definitions
 import pytest
 import torch
-from metrics import definitions
 
 from lostattn import metrics
 

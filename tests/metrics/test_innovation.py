@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import metric_definitions as definitions
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from metrics import definitions
 
 from lostattn import metrics
-from lostattn.metrics import _kernels
+from lostattn.kernels import metrics as _kernels
 
 
 def close(found: dict[str, torch.Tensor], expected: dict[str, float], rel: float = 1e-6) -> None:

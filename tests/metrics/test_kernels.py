@@ -7,11 +7,11 @@ import inspect
 import subprocess
 import sys
 
+import metric_definitions as definitions
 import pytest
 import torch
-from metrics import definitions
 
-from lostattn.metrics import _kernels
+from lostattn.kernels import metrics as _kernels
 
 TREE = ast.parse(inspect.getsource(_kernels))
 

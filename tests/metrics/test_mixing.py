@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 
+import metric_definitions as definitions
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from metrics import definitions
 
 from lostattn import metrics
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 
+import metric_definitions as definitions
 import pytest
 import torch
-from metrics import definitions
 
 from lostattn import metrics
-from lostattn.metrics import _kernels
+from lostattn.kernels import metrics as _kernels
 
 
 def stream(n: int, *shape: int) -> list[torch.Tensor]:

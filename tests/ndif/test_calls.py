@@ -9,7 +9,7 @@ from remote_table import GRADIENTS, MANY, STUDIES, TABLE, assert_equal
 
 import lostattn as la
 from lostattn.reductions import update_metrics
-from lostattn.remote import JobFailed
+from lostattn.remote.failures import JobFailed
 
 # The sandbox takes a process for each job: there these go singly, and all in one session.
 SINGLY = ("cache under many edits", "generation under edits")

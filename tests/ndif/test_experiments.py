@@ -8,9 +8,9 @@ import pandas as pd
 import pytest
 
 import lostattn as la
-from lostattn.batches import bar
 from lostattn.experiments.decoupling import _measure
 from lostattn.remote.session import Session
+from lostattn.run.batches import bar
 
 DECOUPLED: dict[str, Any] = {"batch_size": 5, "progress": False}
 PROBED: dict[str, Any] = {"seeds": (0, 1), "max_new_tokens": 2, **DECOUPLED}

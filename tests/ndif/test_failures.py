@@ -14,7 +14,7 @@ from nnsight.schema.config import CONFIG
 from remote_table import assert_equal
 
 import lostattn as la
-from lostattn.remote import ConnectionLost, JobFailed, NoKey, NotHosted, RemoteFailure, VersionDrift
+from lostattn.remote.failures import ConnectionLost, JobFailed, NoKey, NotHosted, RemoteFailure, VersionDrift
 
 HOST = "http://127.0.0.1:8399"
 

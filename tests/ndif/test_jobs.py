@@ -12,7 +12,7 @@ from nnsight.schema.config import CONFIG
 from remote_table import MANY, assert_equal
 
 import lostattn as la
-from lostattn.remote import Job
+from lostattn.remote.jobs import Job
 
 PICKS_UP = """
 import sys

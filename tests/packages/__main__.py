@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from lostattn.extra_packages import FOLDER, missing, use
+from lostattn.conformance.extra_packages import FOLDER, missing, use
 
 use(FOLDER)
 if missing():
@@ -18,5 +18,5 @@ import pytest  # noqa: E402
 
 checks = sorted(map(str, Path(__file__).parent.glob("check_*.py")))
 # The package is imported already, so this runs without the check of its types; warnings are those of other packages.
-options = ["-q", "-W", "default", "-o", "addopts=--import-mode=importlib -ra"]
+options = ["-q", "-W", "default", "-o", "addopts=--import-mode=importlib -ra", "-o", "pythonpath=tests/support"]
 sys.exit(pytest.main([*options, *checks, *sys.argv[1:]]))

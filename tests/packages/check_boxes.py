@@ -6,16 +6,12 @@ For the packages that `make conformance` installs: ``python tests/packages`` run
 from __future__ import annotations
 
 import random
-import sys
-from pathlib import Path
 from types import SimpleNamespace as Holder
 
 import pytest
 import torch
-from PIL import Image
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "processors"))
 from painting import inside
+from PIL import Image
 from prepared import Prepared, row_each, squares, strip
 
 

@@ -5,18 +5,13 @@ For the packages that `make conformance` installs: ``python tests/packages`` run
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "conformance"))
 from drawn import Drawn, whole
 from silenced import silenced
 
+from lostattn.checkpoint.no_processor import NoProcessor
 from lostattn.prompt import build_prompt
-from lostattn.without_processor import NoProcessor
 
 TOWERS = {
     "fast_vlm": Drawn(((128, 256),), 64, whole(8), ("2 x 4",)),

@@ -9,9 +9,10 @@ import pytest
 import torch
 from tiny import FAMILIES, INPUTS, MAKERS, batched, unequal
 
-from lostattn import load, patching
+from lostattn import patching
 from lostattn.answers import answer_tokens, logit_difference
 from lostattn.errors import InputError
+from lostattn.model.load import load
 
 POINTS = ["resid_pre", "attn_out", "mlp_out", "z", "q", "v", "pattern", "attn_scores"]
 

@@ -11,7 +11,7 @@ from tiny import FAMILIES
 from torch.testing import assert_close
 
 from lostattn import patching
-from lostattn.patching import Patch
+from lostattn.interventions.patching import Patch
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-4}
 

@@ -8,9 +8,10 @@ from PIL import Image
 
 from lostattn import patching
 from lostattn.answers import answer_tokens, logit_difference
-from lostattn.data import asked_objects, load
+from lostattn.data import load
+from lostattn.data.asked import asked_objects
 from lostattn.errors import InputError
-from lostattn.patch_grid import PatchGrid
+from lostattn.pictures.patch_grid import PatchGrid
 
 
 def picture(seed: int = 0) -> Image.Image:

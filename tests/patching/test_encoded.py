@@ -6,8 +6,8 @@ import pytest
 import torch
 from tiny import FAMILIES, batched, unequal, wrapped
 
-from lostattn.patching import sweep
 from lostattn.patching.encoded import encoded
+from lostattn.patching.sweeps import sweep
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -11,8 +11,8 @@ from torch.testing import assert_close
 from lostattn import patching
 from lostattn.answers import logit_difference
 from lostattn.errors import InputError
-from lostattn.interventions.base import Intervention
-from lostattn.patching import Patch
+from lostattn.interventions.patching import Patch
+from lostattn.plan.intervention import Intervention
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-4}
 

@@ -5,15 +5,10 @@ The pictures are very wide and very tall, with sides that no patch divides.
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
-import pytest
-import torch
-
-sys.path.insert(0, str(Path(__file__).parent))
 import families
 import painting
+import pytest
+import torch
 from painting import grid_of, noise, paint, prompt
 
 # PaliGemma's processor makes an array of a tensor in a way that numpy is about to drop.

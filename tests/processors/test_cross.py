@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
+import families
 import numpy as np
 import pytest
 import torch
-
-sys.path.insert(0, str(Path(__file__).parent))
-import families
 from painting import TEXT, noise
 from test_views import drawn
 
 import lostattn as la
 from lostattn.errors import InputError
-from lostattn.view import attention_on_image
+from lostattn.view.image import attention_on_image
 
 KEYS = 65  # 8 x 8 patches and a class token a tile
 

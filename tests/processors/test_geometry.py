@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
-from PIL import Image
-
-sys.path.insert(0, str(Path(__file__).parent))
 from painting import inside
+from PIL import Image
 from prepared import PREPARED
 
 WIDE, TALL = (500, 310), (260, 530)

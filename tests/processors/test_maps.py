@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
-import pytest
-import torch
-
-sys.path.insert(0, str(Path(__file__).parent))
 import families
 import painting
+import pytest
+import torch
 from painting import TEXT, noise, prompt
 
 from lostattn.prompt import build_prompt

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import copy
-import sys
-from pathlib import Path
 
-import pytest
-import torch
-
-sys.path.insert(0, str(Path(__file__).parent))
 import families
 import painting
+import pytest
+import torch
 from painting import TEXT, grey, inside, noise, prompt
 
+from lostattn.checkpoint.text_processor import TextProcessor
 from lostattn.errors import InputError
 from lostattn.prompt import build_prompt
-from lostattn.text_processor import TextProcessor
 
 
 def made(name, picture, **options):

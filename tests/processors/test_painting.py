@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import random
-import sys
-from pathlib import Path
 
-import pytest
-import torch
-
-sys.path.insert(0, str(Path(__file__).parent))
 import families
 import painting
+import pytest
+import torch
 
 WIDE, TALL = (500, 300), (260, 520)
 SIZES = {

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import functools
-import sys
-from pathlib import Path
 
+import families
 import pytest
 import torch
-
-sys.path.insert(0, str(Path(__file__).parent))
-import families
 from painting import TEXT, noise
 
 import lostattn as la

@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import copy
 import functools
-import sys
-from pathlib import Path
 
+import families
 import pytest
 import torch
-from torch import Tensor
-
-sys.path.insert(0, str(Path(__file__).parent))
-import families
 from painting import TEXT, noise
+from torch import Tensor
 
 import lostattn as la
 from lostattn.errors import InputError
 from lostattn.interventions.complexity import patch_complexity, prompt_complexity
-from lostattn.patch_grid import TiledGrid
-from lostattn.tower_tokens import tower_tokens
+from lostattn.pictures.patch_grid import TiledGrid
+from lostattn.tower.tokens import tower_tokens
 
 # Pictures of one item: tiles of several numbers, and beside them a picture that stays whole.
 PICTURES = {

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import torch
 from matplotlib.collections import PolyCollection
-
-sys.path.insert(0, str(Path(__file__).parent))
 from painting import noise, prompt
 
-from lostattn.view import overlay
+from lostattn.view.image import overlay
 from lostattn.view.reading import token_labels
 
 

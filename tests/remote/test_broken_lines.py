@@ -11,7 +11,8 @@ from remote_table import assert_equal
 
 import lostattn as la
 from lostattn.errors import InputError
-from lostattn.remote import ConnectionLost, Interrupted, Job, JobFailed, RemoteFailure, UnknownJob
+from lostattn.remote.failures import ConnectionLost, Interrupted, JobFailed, RemoteFailure, UnknownJob
+from lostattn.remote.jobs import Job
 from lostattn.remote.service import Service
 
 BUSY = "Critical server error occurred. Please try again later."

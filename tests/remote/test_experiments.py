@@ -6,9 +6,9 @@ import pandas as pd
 import pytest
 
 import lostattn as la
-from lostattn.batches import bar
 from lostattn.experiments.decoupling import _measure
 from lostattn.remote.session import Session
+from lostattn.run.batches import bar
 
 
 @pytest.fixture(scope="module")

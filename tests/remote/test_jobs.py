@@ -13,14 +13,23 @@ from nnsight.intervention.backends.remote import RemoteError
 from nnsight.schema.config import CONFIG
 
 import lostattn as la
-from lostattn.calls import Reading
 from lostattn.errors import InputError
-from lostattn.reading import read
-from lostattn.remote import ConnectionLost, Interrupted, Job, JobFailed, NoKey, NotHosted, RemoteFailure, VersionDrift
+from lostattn.remote.failures import (
+    ConnectionLost,
+    Interrupted,
+    JobFailed,
+    NoKey,
+    NotHosted,
+    RemoteFailure,
+    VersionDrift,
+)
+from lostattn.remote.jobs import Job
 from lostattn.remote.opening import opened
 from lostattn.remote.rehearsal import Rehearsal
 from lostattn.remote.service import PUBLIC, Service, check, model_key
-from lostattn.written import cache_call
+from lostattn.run.calls import Reading
+from lostattn.run.make_calls import cache_call
+from lostattn.run.reading import read
 
 HOST = "http://played"
 STATUS = {

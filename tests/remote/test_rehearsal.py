@@ -64,18 +64,18 @@ def test_a_hook_does_not_reach_the_callers_objects(tiny_llava, shapes_questions)
 
 def test_a_hook_that_needs_what_the_server_lacks_fails(tiny_llava, shapes_questions):
     def importing(value, hook):
-        import lostattn.names
+        import lostattn.points.names
 
-        return value if lostattn.names else None
+        return value if lostattn.points.names else None
 
     prompt = tiny_llava.prompt(shapes_questions[0])
     with pytest.raises(ModuleNotFoundError, match="where the trace runs"):
         tiny_llava.run_with_hooks(prompt, [("hook_embed", importing)], remote="local")
-    assert "lostattn.names" in sys.modules
+    assert "lostattn.points.names" in sys.modules
 
 
 def test_a_rehearsal_leaves_the_callers_classes_alone(tiny_llava, shapes_questions):
-    from lostattn.hooks import HookPoint
+    from lostattn.plan.hooks import HookPoint
 
     before = dict(vars(HookPoint))
     tiny_llava.run_with_hooks(tiny_llava.prompt(shapes_questions[0]), [("hook_embed", lambda x, h: x)], remote="local")

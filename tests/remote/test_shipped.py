@@ -22,13 +22,13 @@ from tiny import FAMILIES, INPUTS, MAKERS, wrapped
 
 import lostattn as la
 import lostattn.kernels.edits
-import lostattn.metrics._kernels
+import lostattn.kernels.metrics
 from lostattn.errors import InputError
 from lostattn.reductions import update_metrics
 from lostattn.remote.opening import opened
 from lostattn.remote.session import Session
 from lostattn.remote.shipping import Pickler, as_written, is_yours, packed, shipped_by_value
-from lostattn.written import CALLS, cache_call, generate_call, hooks_call, measure_call
+from lostattn.run.make_calls import CALLS, cache_call, generate_call, hooks_call, measure_call
 
 SERVER = Path(__file__).parent / "server_process.py"
 
@@ -107,7 +107,7 @@ def without_geometry(raw: Any) -> Any:
 
 def test_no_function_that_may_be_sent_holds_a_trap(tmp_path):
     """Every function of the kernels, whether a call of the table reaches it or not."""
-    modules = [lostattn.metrics._kernels]
+    modules = [lostattn.kernels.metrics]
     for found in pkgutil.iter_modules(lostattn.kernels.__path__, "lostattn.kernels."):
         modules.append(importlib.import_module(found.name))
     functions = [

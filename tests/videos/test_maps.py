@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
+import clips
 import pytest
 import torch
-
-sys.path.insert(0, str(Path(__file__).parent))
-import clips
 from clips import TEXT, clip, prompt
 from families import template
 from PIL import Image
 
 from lostattn.errors import InputError
+from lostattn.pictures.videos import Video
 from lostattn.prompt import build_prompt
-from lostattn.videos import Video
 
 # GLM's processor makes an array of a tensor in a way that numpy is about to drop.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")

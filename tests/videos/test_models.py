@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import functools
-import sys
-from pathlib import Path
 
+import clips
 import pytest
 import torch
-
-sys.path.insert(0, str(Path(__file__).parent))
-import clips
 from clips import TEXT, clip
 
 import lostattn as la

@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import torch
 import transformers
-
-sys.path.insert(0, str(Path(__file__).parent))
 from clips import clip
 from PIL import Image
 

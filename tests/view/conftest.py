@@ -7,9 +7,10 @@ import pytest
 import torch
 from PIL import Image
 
-from lostattn.patch_grid import PatchGrid
-from lostattn.prompt_batch import Prompt
-from lostattn.token_map import PARTS, TokenMap
+from lostattn.pictures.patch_grid import PatchGrid
+from lostattn.prompt.batch import Prompt
+from lostattn.prompt.parts import PARTS
+from lostattn.prompt.token_map import TokenMap
 
 ROWS, COLS, PAD, HEADS = 5, 7, 2, 3
 WIDTH, HEIGHT = 70, 55

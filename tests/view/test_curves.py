@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from lostattn.errors import InputError
-from lostattn.view import accuracy_bars, layer_curves
+from lostattn.view.curves import accuracy_bars, layer_curves
 from lostattn.view.figures import PALETTE
 
 LAYERS = 5

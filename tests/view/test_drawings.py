@@ -12,9 +12,11 @@ import pytest
 import torch
 
 from lostattn.errors import InputError
-from lostattn.patch_grid import UnknownGrid
-from lostattn.view import attention, heads, tokens
+from lostattn.pictures.patch_grid import UnknownGrid
+from lostattn.view import heads
+from lostattn.view.colored_tokens import tokens
 from lostattn.view.drawing import Drawing, circuitsvis_script, script_json
+from lostattn.view.heads import attention
 
 from .conftest import COLS, HEADS, N_POS, PAD, ROWS
 

@@ -8,8 +8,8 @@ import torch
 from matplotlib.collections import PolyCollection
 
 from lostattn.errors import InputError
-from lostattn.patch_grid import PatchGrid
-from lostattn.view import attention_on_image, overlay
+from lostattn.pictures.patch_grid import PatchGrid
+from lostattn.view.image import attention_on_image, overlay
 
 from .conftest import COLS, FIRST, HEADS, HEIGHT, ROWS, WIDTH
 

@@ -11,7 +11,10 @@ import pytest
 import torch
 
 from lostattn.errors import InputError
-from lostattn.view import Page, attention, layer_curves, tokens
+from lostattn.view.colored_tokens import tokens
+from lostattn.view.curves import layer_curves
+from lostattn.view.heads import attention
+from lostattn.view.page import Page
 
 from .conftest import N_POS
 

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from lostattn.errors import InputError
-from lostattn.patch_grid import PatchGrid, UnknownGrid
-from lostattn.prompt_batch import Prompt
-from lostattn.token_map import TokenMap
+from lostattn.pictures.patch_grid import PatchGrid, UnknownGrid
+from lostattn.prompt.batch import Prompt
+from lostattn.prompt.token_map import TokenMap
 from lostattn.view.reading import on_patches, pattern, pick_heads, picture_and_grid, real_positions, token_labels
 
 from .conftest import COLS, FIRST, HEADS, N_POS, PAD, ROWS

@@ -6,7 +6,10 @@ import re
 
 import numpy as np
 
-from lostattn.view import Page, attention, attention_on_image, tokens
+from lostattn.view.colored_tokens import tokens
+from lostattn.view.heads import attention
+from lostattn.view.image import attention_on_image
+from lostattn.view.page import Page
 
 from .test_image import drawn
 

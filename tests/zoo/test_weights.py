@@ -12,10 +12,10 @@ import transformers
 
 import lostattn.zoo.recipe as recipe
 from lostattn import zoo
+from lostattn.checkpoint.processors import load_processor
 from lostattn.data import load
 from lostattn.data.asking import KINDS
 from lostattn.errors import LostAttnError, UnknownName
-from lostattn.processors import load_processor
 from lostattn.zoo.card import model_card, read_log
 from lostattn.zoo.course import COURSES
 from lostattn.zoo.evaluate import accuracy, answers

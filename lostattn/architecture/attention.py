@@ -1,0 +1,132 @@
+"""One attention module, read from its source: its projections, its operation, and its output map."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from typing import Any
+
+from torch import nn
+
+from lostattn.architecture.call_order import attention_in_comprehension, calls_attention, forward_calls
+from lostattn.architecture.dataflow import ATTENTION_CALL, OTHER, Flow, Value, flow, source_of
+from lostattn.architecture.structure import Attention
+
+FUSED_QKV = ("qkv", "qkv_proj", "c_attn", "Wqkv")  # rows of all queries, then all keys, then all values
+SEPARATE = {
+    **dict.fromkeys(("q_proj", "query", "q", "wq", "q_lin", "linear_q"), "q"),
+    **dict.fromkeys(("k_proj", "key", "k", "wk", "k_lin", "linear_k"), "k"),
+    **dict.fromkeys(("v_proj", "value", "v", "wv", "v_lin", "linear_v"), "v"),
+}
+
+
+def attention_in(module: nn.Module) -> str | None:
+    """The path, below a module, of the first one that calls the attention interface (``""``: the module itself)."""
+    return next((path for path, inner in module.named_modules() if calls_attention(inner)), None)
+
+
+def held_attention(path: str, layer: nn.Module, read: Flow, at: int, n_heads: int, n_kv: int) -> Attention:
+    """The attention that is held by what a layer calls at ``at``."""
+    child = read.calls[at].child
+    below = attention_in(layer.get_submodule(child))
+    inner = f"{child}.{below}" if below else child
+    outer = map_behind(layer, read, at)
+    return attention_of(f"{path}.{inner}", layer.get_submodule(inner), n_heads, n_kv, outer and f"{path}.{outer}")
+
+
+def map_behind(layer: nn.Module, read: Flow, at: int) -> str | None:
+    """The linear map that is given what the attention at ``at`` gives as it is, where that holds no map of its own."""
+    child = read.calls[at].child
+    if not calls_attention(layer.get_submodule(child)) or at + 1 >= len(read.calls):
+        return None
+    after = read.calls[at + 1]
+    linear = isinstance(layer.get_submodule(after.child), nn.Linear)
+    return after.child if linear and after.given == (Value("child", child),) else None
+
+
+def attention_of(path: str, module: Any, n_heads: int, n_kv: int, outer: str | None = None) -> Attention:
+    """The attention module's own parts; a projection that is not found, or not of the expected width, is ``None``.
+
+    Args:
+        path: of the module.
+        module: it.
+        n_heads: of queries, where the module does not say.
+        n_kv: of keys and values, where the module does not say.
+        outer: an output map that stands behind the module and not in it (BERT).
+    """
+    read = flow(module)
+    names = [call.child for call in read.calls]
+    where = max((i for i, name in enumerate(names) if name == ATTENTION_CALL), default=len(names))
+    n_heads = next((v for n in ("num_heads", "num_attention_heads", "n_heads") if (v := _own(module, n))), n_heads)
+    groups = _own(module, "num_key_value_groups")
+    n_kv = _own(module, "num_key_value_heads") or (n_heads // groups if groups else min(n_kv, n_heads))
+    head = _own(module, "head_dim") or _own(module, "attention_head_size")
+    before = [n for n in dict.fromkeys(names[:where]) if n != ATTENTION_CALL]
+    found: dict[str, str] = {}
+    for name in before:
+        letter = SEPARATE.get(name.rpartition(".")[2])
+        width = getattr(module.get_submodule(name), "out_features", None)
+        heads = n_heads if letter == "q" else n_kv
+        if letter and width and width % heads == 0 and (head is None or width == heads * head):
+            found[letter] = f"{path}.{name}"
+    fused = next((n for n in before if n in FUSED_QKV and _thirds(module.get_submodule(n), n_heads)), None)
+    after = [c for c in read.calls[where + 1 :] if isinstance(module.get_submodule(c.child), nn.Linear)]
+    output = next((c for c in after if c.given and c.given[0].known and c.given[0].kind != "input"), None)
+    mixed = output.given[0] if output else read.result if outer else OTHER
+    calls = [name for name, _ in forward_calls(module) if name == ATTENTION_CALL]
+    projected = Value("child", found["v"].removeprefix(f"{path}.")) if "v" in found else None
+    return Attention(
+        path=path,
+        # nnsight numbers the binding `attention_interface = …` as 0 and the calls from 1; the last call is
+        # the one that ordinary kernels take (flash attention has a branch of its own before it).
+        operation=f"{ATTENTION_CALL}_{len(calls)}",
+        windows=attention_in_comprehension(module),
+        q=found.get("q"),
+        k=found.get("k"),
+        v=found.get("v"),
+        qkv=f"{path}.{fused}" if fused else None,
+        order=tuple(f"{path}.{n}" for n in before if f"{path}.{n}" in found.values() or n == fused),
+        o=f"{path}.{output.child}" if output else outer,
+        n_heads=n_heads,
+        n_key_value_heads=n_kv,
+        gives_o=outer is not None if output is None else read.result == Value("child", output.child),
+        z_is_kernels=mixed == Value("child", ATTENTION_CALL),
+        keeps_keys=_keeps_keys(module),
+        v_is_values=projected is not None and where < len(names) and projected in read.calls[where].given,
+    )
+
+
+def _own(module: Any, name: str) -> int | None:
+    value = getattr(module, name, None)
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
+
+
+_SIZES = (("in_features", "nx"), ("out_features", "nf"))  # of a linear map, and of GPT-2's, which is called Conv1D
+
+
+def _thirds(module: Any, n_heads: int) -> bool:
+    """Whether a projection gives equally many queries, keys and values."""
+    given, width = (getattr(module, long, getattr(module, short, 0)) for long, short in _SIZES)
+    return bool(width) and width == 3 * given and width % (3 * n_heads) == 0
+
+
+def _keeps_keys(module: nn.Module) -> bool:
+    """Whether an attention module takes keys and values from a cache in place of making them, where it finds them."""
+    source = source_of(type(module).forward)
+    for node in ast.walk(source) if source is not None else ():
+        if isinstance(node, ast.If):
+            branches = [list(_named(node.body)), list(_named(node.orelse))]
+            for reads, makes in (branches, branches[::-1]):
+                if any("past_key_value" in name for name in reads) and any(name.startswith("self.k") for name in makes):
+                    return True
+    return False
+
+
+def _named(body: list[ast.stmt]) -> Iterator[str]:
+    """What the values of assignments and the calls in some statements are, as source."""
+    for statement in body:
+        for node in ast.walk(statement):
+            if isinstance(node, ast.Call):
+                yield ast.unparse(node.func)
+            elif isinstance(node, ast.Assign):
+                yield ast.unparse(node.value)

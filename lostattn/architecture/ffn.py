@@ -1,0 +1,53 @@
+"""A layer's FFN, read from its source: the module, and its linear maps."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from lostattn.architecture.attention import attention_in
+from lostattn.architecture.dataflow import ATTENTION_CALL, Call, Value, flow
+from lostattn.architecture.stream_sums import is_norm
+
+
+def ffn_of(path: str, layer: nn.Module, calls: tuple[Call, ...]) -> dict[str, Any]:
+    """The FFN among the calls after the layer's attention, and its linear maps where it has two or three of them."""
+    out: dict[str, Any] = {"mlp": None, "mlp_order": (), "mlp_post": None, "mlp_out": None}
+    modules = [(call.child, layer.get_submodule(call.child)) for call in calls if call.child != ATTENTION_CALL]
+    names = [name for name, module in modules if not is_norm(module) and attention_in(module) is None]
+    if not names:
+        return out
+    first = layer.get_submodule(names[0])
+    if isinstance(first, nn.Linear):  # the maps of the FFN are the layer's own
+        linears, inner, last = [n for n in names if isinstance(layer.get_submodule(n), nn.Linear)], path, None
+    elif behind := _map_behind(layer, calls, names):
+        linears, inner, last = [*behind], path, None
+    else:
+        ffn = flow(first)
+        inner = f"{path}.{names[0]}"
+        linears = [call.child for call in ffn.calls if isinstance(first.get_submodule(call.child), nn.Linear)]
+        last = ffn.result.child if ffn.result.kind == "child" and ffn.result.factor == 1.0 else ""
+        out["mlp"] = out["mlp_out"] = inner
+        if any(not isinstance(m, nn.Linear) and list(m.children()) for m in first.children()):
+            return out  # experts
+    if len(linears) not in (2, 3) or (last is not None and last != linears[-1]) or len(set(linears)) != len(linears):
+        return out
+    holder = first if out["mlp"] else layer
+    width = holder.get_submodule(linears[-1]).in_features
+    out["mlp_post"] = out["mlp_out"] = f"{inner}.{linears[-1]}"
+    if all(holder.get_submodule(n).out_features == width for n in linears[:-1]):
+        kinds = ("pre", "pre_linear")[: len(linears) - 1]
+        out["mlp_order"] = tuple(zip(kinds, (f"{inner}.{n}" for n in linears[:-1]), strict=True))
+    return out
+
+
+def _map_behind(layer: nn.Module, calls: tuple[Call, ...], names: list[str]) -> tuple[str, ...]:
+    """The two maps of an FFN that lie in two modules of the layer, one behind the other (BERT)."""
+    if len(names) != 2 or not isinstance(layer.get_submodule(names[1]), nn.Linear):
+        return ()
+    given = next(call.given for call in calls if call.child == names[1])
+    inside = [n for n, m in layer.get_submodule(names[0]).named_modules() if isinstance(m, nn.Linear)]
+    return (
+        (f"{names[0]}.{inside[0]}", names[1]) if len(inside) == 1 and given[:1] == (Value("child", names[0]),) else ()
+    )

@@ -1,0 +1,62 @@
+"""Loading a model: found, wrapped, and proved before it is handed out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from lostattn.model.load_module import load_module
+from lostattn.model.lvlm import LVLM
+
+
+def load(
+    model: str | Path | nn.Module,
+    *,
+    dtype: torch.dtype | str | None = None,
+    device_map: Any = None,
+    attn_implementation: str = "sdpa",
+    processor: Any = None,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    selftest: bool = True,
+    remote: bool = False,
+    **keywords: Any,
+) -> LVLM:
+    """Load a vision-language model, or a decoder of text alone.
+
+    A decoder of text (Llama, Qwen2, …) works as every model here does, on prompts without pictures: there are no image
+    positions and no vision points.
+
+    Args:
+        model: ``"tiny-llava"`` or ``"tiny-qwen2_5-vl"`` (bundled, trained on ``shapes``), a Hugging Face id, a folder,
+            or a model that is loaded already.
+        dtype: of the weights; default as they are stored.
+        device_map: where to put them, as transformers takes it (``"auto"``, ``"cuda"``, …).
+        attn_implementation: the kernel; every hook point works under all that transformers has. Where a part beside
+            the decoder does not support it, that part runs eager attention, with a warning.
+        processor: a processor to use instead of the checkpoint's own (a tokenizer for a decoder of text). With a loaded
+            model and none given, it is looked up under the model's ``name_or_path``; where there is none, prompts are
+            made of ready inputs only.
+        revision: of a Hugging Face id.
+        trust_remote_code: off unless asked for.
+        selftest: prove the hook points on a small picture before handing the model out (skipped without a processor).
+        remote: describe the model without its weights, for calls with ``remote=True``: names, shapes, token maps and
+            plans are made here, passes run there. The self-test is run on request: ``model.selftest(remote=True)``.
+        keywords: passed on to ``from_pretrained``.
+
+    Raises:
+        UnknownName: no bundled model, folder or hub model is called that.
+        UnsupportedModel: the model's parts cannot be found, or one of them fails the self-test.
+        InputError: a setting cannot be meant; a kernel that transformers does not run this decoder with.
+    """
+    module, found, name = load_module(
+        model, processor, dtype, device_map, attn_implementation, revision, trust_remote_code, keywords, remote
+    )
+    wrapped = LVLM(module.eval(), found, name)
+    wrapped.nn.revision = revision
+    if selftest and found is not None and not wrapped.is_described_only:
+        wrapped.selftest()
+    return wrapped

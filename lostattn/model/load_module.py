@@ -1,0 +1,144 @@
+"""Finding a model and its processor: bundled, on the hub, in a folder, or loaded already."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from lostattn.checkpoint.attention_choice import Choice, with_kernel
+from lostattn.checkpoint.kinds import check_kind, class_of, is_text_only, loader
+from lostattn.checkpoint.processors import load_processor
+from lostattn.checkpoint.text_processor import as_processor, load_text_processor
+from lostattn.errors import InputError, UnknownName, nearest
+from lostattn.zoo import names, path
+
+
+def load_module(
+    model: str | Path | nn.Module,
+    processor: Any,
+    dtype: torch.dtype | str | None,
+    device_map: Any,
+    attn_implementation: str,
+    revision: str | None,
+    trust_remote_code: bool,
+    keywords: dict[str, Any],
+    described: bool = False,
+) -> tuple[nn.Module, Any, str]:
+    """The Hugging Face model, its processor (``None`` where a loaded model names none), and a name for it.
+
+    ``described`` builds its modules without their weights, from the config alone.
+
+    Raises:
+        UnknownName: nothing is called that.
+        InputError: the folder holds no readable checkpoint; a setting of loading is given for a loaded model.
+        UnsupportedModel: there is such a checkpoint, but it is neither an image-text-to-text model nor a decoder of
+            text.
+    """
+    if isinstance(model, nn.Module):
+        settings = {"dtype": dtype, "device_map": device_map, "revision": revision, **keywords}
+        name = getattr(model, "name_or_path", "") or type(model).__name__
+        _check_loaded(model, name, settings, attn_implementation)
+        found = as_processor(processor) if processor is not None else _processor_of_loaded(model, name)
+        return model, found, name
+    source, name = _source(str(model))
+    from transformers import AutoConfig
+
+    known: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
+    try:
+        config = AutoConfig.from_pretrained(source, **known)
+    except OSError as error:
+        if Path(source).is_dir():
+            raise InputError(f"{source} holds no checkpoint that can be read: {str(error).splitlines()[0]}") from error
+        raise UnknownName(
+            f"no model is called {name!r}: not among the bundled {list(names())}, no folder, and not found on the hub "
+            f"({str(error).splitlines()[0]}).{nearest(name, names())}"
+        ) from error
+    check_kind(config, name)
+    _check_settings(dtype, attn_implementation)
+    if described:
+        given = {} if dtype is None or dtype == "auto" else {"dtype": dtype}
+
+        def make(kernel: Choice) -> Any:
+            return _described(copy.deepcopy(config), source, {"attn_implementation": kernel, **given})
+
+    else:
+        options = {"dtype": "auto" if dtype is None else dtype, **keywords}
+        if device_map is not None:
+            options["device_map"] = device_map
+
+        def make(kernel: Choice) -> Any:
+            return loader(config).from_pretrained(source, **known, attn_implementation=kernel, **options)
+
+    loaded = with_kernel(make, class_of(config), config, attn_implementation)
+    found = as_processor(processor) if processor is not None else _processor_of(config, source, known)
+    return loaded, found, name
+
+
+def _described(config: Any, source: str, options: dict[str, Any]) -> Any:
+    """The modules of a checkpoint on the meta device."""
+    kind = loader(config)
+    with torch.device("meta"):
+        make = kind.from_config if hasattr(kind, "from_config") else kind._from_config
+        module = make(config, **options)
+    module.name_or_path = source
+    return module
+
+
+def _check_settings(dtype: torch.dtype | str | None, attn_implementation: str) -> None:
+    """A dtype that torch has, and a kernel that transformers has (or may fetch, for a name with a slash)."""
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    if isinstance(dtype, str) and dtype != "auto" and not isinstance(getattr(torch, dtype, None), torch.dtype):
+        raise InputError(f"dtype is {dtype!r}; expected a torch dtype, its name such as 'bfloat16', or 'auto'.")
+    kernels = ["eager", *ALL_ATTENTION_FUNCTIONS.valid_keys()]
+    if attn_implementation not in kernels and "/" not in attn_implementation:
+        raise InputError(
+            f"attn_implementation is {attn_implementation!r}; transformers has {', '.join(kernels)}."
+            f"{nearest(attn_implementation, kernels)}"
+        )
+
+
+def _check_loaded(model: Any, name: str, settings: dict[str, Any], attn_implementation: str) -> None:
+    """What cannot be meant for a model that is loaded already: another kind of model, and settings of loading."""
+    from transformers import PreTrainedConfig
+
+    config = getattr(model, "config", None)
+    if hasattr(config, "model_type"):
+        check_kind(config, name)
+    decoder: Any = config.get_text_config(decoder=True) if isinstance(config, PreTrainedConfig) else None
+    if attn_implementation not in ("sdpa", *(getattr(c, "_attn_implementation", None) for c in (config, decoder))):
+        settings = {**settings, "attn_implementation": attn_implementation}
+    given = [setting for setting, value in settings.items() if value is not None]
+    if given:
+        raise InputError(
+            f"{given[0]}={settings[given[0]]!r} is for loading a model, but {name!r} is loaded already. "
+            "Load it that way yourself, or give its name or folder."
+        )
+
+
+def _source(name: str) -> tuple[str, str]:
+    """Where to load from: the package's own folder for a bundled model, else the name itself."""
+    if name in names():
+        return str(path(name)), name
+    if not name.strip():
+        raise InputError("the model's name is empty; give 'tiny-llava', a Hugging Face id or a folder.")
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise InputError(f"{folder} has no config.json; expected a folder that save_pretrained wrote.")
+        return str(folder), folder.name
+    return name, name
+
+
+def _processor_of(config: Any, source: str, known: dict[str, Any]) -> Any:
+    """A checkpoint's processor, or its tokenizer as one."""
+    return (load_text_processor if is_text_only(config) else load_processor)(source, **known)
+
+
+def _processor_of_loaded(model: Any, name: str) -> Any:
+    """The processor that lies beside a loaded model's weights, if any does."""
+    return _processor_of(getattr(model, "config", None), name, {}) if Path(name).is_dir() else None

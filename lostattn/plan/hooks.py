@@ -1,0 +1,84 @@
+"""TransformerLens' ``fwd_hooks``: pairs of a name (or filter) and a function, as edits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from lostattn.errors import InputError
+from lostattn.kernels.edits import call_hook, call_rows
+from lostattn.plan.program import Edit
+from lostattn.points.names import split_block
+from lostattn.points.reach import check_reached, reached
+from lostattn.points.sites import Sites
+
+if TYPE_CHECKING:
+    from lostattn.prompt.batch import Prompt
+
+HookFunction = Callable[..., Tensor | None]
+FwdHook = tuple[str | Callable[[str], bool], HookFunction]
+
+
+class HookPoint:
+    """What a hook function is told about where it is: ``hook.name``, ``hook.layer()``, and a ``ctx`` of its own."""
+
+    ctx: dict[str, Any]
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.ctx = {}
+
+    def layer(self) -> int:
+        """The layer that this point lies in.
+
+        Raises:
+            InputError: it lies in none.
+        """
+        inside = split_block(self.name)
+        if inside is None:
+            raise InputError(f"{self.name!r} lies in no layer.")
+        return inside[1]
+
+    def __repr__(self) -> str:
+        return f"HookPoint({self.name!r})"
+
+
+def hook_edits(sites: Sites, fwd_hooks: Sequence[FwdHook | Any], prompt: Prompt) -> list[Edit]:
+    """The edits that ``fwd_hooks`` mean. A filter takes every point that it accepts and that can be edited here.
+
+    Raises:
+        InputError: a pair of another form, or a named point that cannot be edited or that the prompt does not reach.
+        UnknownName: a name that nothing answers to, or a filter that accepts nothing.
+    """
+    edits = []
+    for pair in fwd_hooks:
+        if not (
+            isinstance(pair, tuple | list)
+            and len(pair) == 2
+            and (isinstance(pair[0], str) or callable(pair[0]))
+            and callable(pair[1])
+        ):
+            raise InputError(f"fwd_hooks holds {pair!r}; expected pairs (name or filter, function).")
+        chosen, function = pair
+        names = [sites.editable(chosen)] if isinstance(chosen, str) else _accepted(sites, chosen, prompt)
+        check_reached(prompt, names)
+        for name in names:
+            at_boundary = name.endswith(("attn.hook_pattern", "attn.hook_attn_scores"))
+            params = {"function": function, "hook": HookPoint(name)}
+            edits.append(Edit(name, call_rows if at_boundary else call_hook, params))
+    return edits
+
+
+def _accepted(sites: Sites, accepts: Callable[[str], bool], prompt: Prompt) -> list[str]:
+    accepted = [name for name in reached(prompt, sites.names) if accepts(name)]
+    editable = []
+    for name in accepted:
+        try:
+            editable.append(sites.editable(name))
+        except InputError:
+            continue
+    if not editable:
+        raise InputError(f"a filter in fwd_hooks accepts {len(accepted)} points, of which none can be edited.")
+    return editable

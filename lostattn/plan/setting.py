@@ -1,0 +1,201 @@
+"""What an intervention is compiled against: one model, one prompt, one call."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from lostattn.checkpoint.kinds import is_text_only
+from lostattn.errors import InputError
+from lostattn.plan.checks import Layers, checked_layers
+from lostattn.plan.program import Positions
+from lostattn.points.sites import Sites
+from lostattn.prompt.batch import Prompt
+from lostattn.prompt.picture_inputs import takes_pictures
+
+CROSS = "cross"  # every key of cross-attention, whatever it is made of
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A model's hook points and a prompt, with the few questions that interventions ask of them."""
+
+    sites: Sites
+    model: Any
+    prompt: Prompt
+    place: tuple[int, ...] = ()  # of a part in its composition: keeps the memories of two equal parts apart
+    boundary: str = ""  # the attention that a source is asked about, such as "blocks.3.attn"
+    keys: Positions | None = None  # the keys chosen there; None for all of them
+    memo: dict[str, Any] = field(default_factory=dict, compare=False)  # what is worked out once for all layers
+
+    def numbered(self, i: int) -> Setting:
+        """The setting of the ``i``-th part of a composition."""
+        return replace(self, place=(*self.place, i))
+
+    def over(self, name: str, keys: Positions | None) -> Setting:
+        """The setting of one attention, by a hook point of it, whose chosen keys are these."""
+        return replace(self, boundary=name.rpartition(".")[0], keys=keys)
+
+    @property
+    def crossing(self) -> bool:
+        """Whether the attention at hand looks at another sequence."""
+        return self.boundary.endswith(".cross_attn") or self.crosses(int(self.boundary.split(".")[1]))
+
+    @property
+    def key_mask(self) -> Any:
+        """The keys chosen of the attention at hand, ``Bool[Tensor, "batch key"]`` over those of the prompt's pass.
+
+        Raises:
+            InputError: it is every key of cross-attention, and how many there are is known in the pass alone.
+        """
+        if self.keys is None:
+            raise InputError(
+                f"keys={CROSS!r} does not say how many keys there are, which this source must know before the pass; "
+                "expected keys='image', or a mask over the keys."
+            )
+        if len(self.keys) == 3 and self.keys[2].any():
+            raise InputError(
+                "these keys are an encoder's and stand behind the positions; this source is laid onto positions alone. "
+                "Expected keys among those of the decoder, or another source."
+            )
+        return self.keys[0]
+
+    @property
+    def drawn_for(self) -> tuple[str, ...]:
+        """What tells the draws of two attentions of one layer apart."""
+        return ("cross",) if self.boundary.endswith(".cross_attn") else ()
+
+    def slot(self, name: str) -> str:
+        """A key for what an edit remembers during a generation, its own even where two equal parts are composed."""
+        return ".".join([*map(str, self.place), name])
+
+    def layers(self, layers: Layers, point: str = "") -> list[int]:
+        """The layers meant, as indices from 0; negative ones count from the end.
+
+        ``None`` means all that have the hook point ``point`` (a model may have layers without attention). A layer
+        that is named and lacks it is refused later, with the reason.
+
+        Raises:
+            InputError: a layer is out of range, or no layer has the point.
+        """
+        indices = _in_range("layer", layers, len(self.sites.architecture.stack.blocks))
+        if layers is not None or not point:
+            return indices
+        having = [i for i in indices if f"blocks.{i}.{point}" in self.sites.names]
+        if not having:
+            raise InputError(f"no layer of this model has {point!r}, so there is nothing to act on.")
+        return having
+
+    def heads(self, heads: Layers) -> tuple[int, ...] | None:
+        """The heads meant; ``None`` for all.
+
+        Raises:
+            InputError: a head is out of range.
+        """
+        return None if heads is None else tuple(_in_range("head", heads, self.sites.architecture.stack.n_heads))
+
+    def positions(self, spec: Any) -> Positions:
+        """A choice of positions as a mask over the prompt, and whether generated tokens belong to it.
+
+        Raises:
+            InputError: a mask of the wrong shape, or a choice that nothing answers to (image keys of a prompt without
+                an image): an edit of nothing is never let pass.
+        """
+        token_map = self.prompt.token_map
+        extends = token_map.extends(spec)
+        chosen = token_map.resolve(spec)
+        if not extends and not chosen.any():
+            if "image" in repr(spec) and is_text_only(self.model.config):
+                kind = self.model.config.model_type
+                raise InputError(
+                    f"{spec!r} names no position: {kind!r} is a decoder of text, whose prompts hold no image."
+                )
+            if "image" in repr(spec) and not takes_pictures(self.model):
+                kind = self.model.config.model_type
+                raise InputError(f"{spec!r} names no position: {kind!r} takes no picture.")
+            token_map.resolve(spec, need=True)
+        return chosen, extends
+
+    def keyed(self, spec: Any, layers: Layers, point: str) -> list[tuple[str, int, Positions | None]]:
+        """The attentions meant that have keys of this choice: ``(hook name of the point, layer, keys)``.
+
+        A decoder that reads pictures through cross-attention has them as keys of that and nowhere else: there
+        ``"image"`` (``"image:0"``, ``"all"``, a mask over the keys) names those, and in self-attention positions.
+        ``"cross"`` is every key of cross-attention, whatever it is (keys are ``None``), and none of self-attention.
+
+        Raises:
+            InputError: as `positions`; no layer that was asked for has a key of this choice.
+        """
+        there = _in_range("layer", layers, len(self.sites.architecture.stack.blocks))
+        beside = [i for i in there if f"blocks.{i}.cross_attn.{point}" in self.sites.names]
+        meant = self.layers(layers, f"attn.{point}")
+        crossing = {f"blocks.{i}.attn.{point}": i for i in meant if self.crosses(i)}
+        crossing |= {f"blocks.{i}.cross_attn.{point}": i for i in beside}
+        own = {f"blocks.{i}.attn.{point}": i for i in meant if not self.crosses(i)}
+        out: list[tuple[str, int, Positions | None]] = []
+        cross = self.prompt.token_map.cross
+        if isinstance(spec, str) and spec == CROSS:
+            out = [(name, i, None) for name, i in crossing.items()]
+        elif cross is None:
+            positions = self.positions(spec)
+            return [(name, i, positions) for name, i in own.items()]
+        else:
+            keys = cross.chosen(spec)
+            out = [(name, i, (keys, None)) for name, i in crossing.items() if keys.any()]
+            if not _over_keys(spec, keys.shape[-1]):
+                positions = (self.prompt.token_map.resolve(spec), self.prompt.token_map.extends(spec))
+                behind = (*positions, keys)
+                for name, i in own.items():
+                    merged = self.merges(i)
+                    if positions[0].any() or positions[1] or (merged and keys.any()):
+                        out.append((name, i, behind if merged else positions))
+        if not out:
+            every = range(len(self.sites.architecture.stack.blocks))
+            names = self.sites.names
+            where = [i for i in every if self.crosses(i) or f"blocks.{i}.cross_attn.hook_pattern" in names]
+            reads = "reads pictures through cross-attention: " if where else "has no cross-attention: "
+            raise InputError(
+                f"keys={spec!r} names no key in layers {there}. This model {reads}"
+                f"image keys are in layers {where}, and all others are positions of text."
+            )
+        return sorted(out, key=lambda one: self.sites.names.index(one[0]))
+
+    def crosses(self, layer: int) -> bool:
+        """Whether a layer's one attention looks at a picture rather than at the sequence."""
+        return self.sites.architecture.stack.blocks[layer].crosses
+
+    def merges(self, layer: int) -> bool:
+        """Whether the encoder's keys stand behind the positions in a layer's one softmax (T5Gemma 2)."""
+        block = self.sites.architecture.stack.blocks[layer]
+        if block.attn is None or block.crosses or "cross_attn" in block.attentions:
+            return False
+        return (
+            "encoder_hidden_states" in inspect.signature(self.model.get_submodule(block.attn.path).forward).parameters
+        )
+
+    def seeds(self, seed: int, *parts: Any) -> list[int]:
+        """One seed for each item of the batch, from its identity and ``parts``, whatever its batch mates are."""
+        return [stable_seed(seed, item, *parts) for item in self.prompt.ids]
+
+
+def _over_keys(spec: Any, n_keys: int) -> bool:
+    """Whether a choice is a mask over the keys of cross-attention, which says nothing about positions."""
+    return getattr(spec, "shape", ())[-1:] == (n_keys,)
+
+
+def stable_seed(*parts: Any) -> int:
+    """A non-negative 62-bit seed that is the same on every machine and in every process."""
+    digest = hashlib.sha256("\x1f".join(map(repr, parts)).encode()).digest()
+    return int.from_bytes(digest[:8], "little") >> 2
+
+
+def _in_range(what: str, asked: Layers, n: int) -> list[int]:
+    indices = checked_layers(asked, f"{what}s")
+    if indices is None:
+        return list(range(n))
+    bad = [i for i in indices if not -n <= i < n]
+    if bad:
+        raise InputError(f"{what} {bad[0]} is out of range: the model has {n} {what}s (0 to {n - 1}, or negative).")
+    return list(dict.fromkeys(i % n for i in indices))  # an edit named twice still acts once

@@ -1,0 +1,133 @@
+"""HookedModel: a Hugging Face model with its hook points, prompts and inputs; what every pass is run on."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import warnings
+from typing import Any
+
+import nnsight
+from torch import Tensor
+
+from lostattn.architecture.config import Config, config_of
+from lostattn.architecture.resolve import resolve
+from lostattn.checkpoint.kinds import is_text_only
+from lostattn.checkpoint.no_processor import NoProcessor
+from lostattn.errors import InputError, UnsupportedModel
+from lostattn.points.sites import Sites, served
+from lostattn.prompt.batch import Prompt
+from lostattn.prompt.build import build_prompt
+from lostattn.prompt.identity import check_maker
+
+
+class HookedModel:
+    """A Hugging Face model whose hook points are known; the calls on it are those of :class:`lostattn.LVLM`.
+
+    ``cfg`` holds the sizes under TransformerLens' names, ``hf`` the Hugging Face model, ``nn`` the nnsight model around
+    it, ``processor`` the processor, ``sites`` where every hook point is, ``hook_names`` their names.
+    """
+
+    def __init__(self, module: Any, processor: Any, name: str) -> None:
+        self.hf = module
+        self.processor = processor
+        self.architecture = resolve(module)
+        self.sites = Sites(self.architecture)
+        with warnings.catch_warnings():
+            # nnsight serves a submodule called "output" under another name; nothing of ours goes by it.
+            warnings.filterwarnings("ignore", message=".*has a submodule named.*")
+            self.nn = nnsight.TransformersModel(
+                module,
+                task="text-generation" if is_text_only(module.config) else "image-text-to-text",
+                **({"device": "meta"} if self.is_described_only else {}),
+                **_preprocessors(processor),
+            )
+        self.operations = _operations(self)
+        self.name = name
+
+    @property
+    def cfg(self) -> Config:
+        """The model's sizes, dtype, device and kernel as they are now."""
+        return config_of(self.hf, self.architecture, self.name)
+
+    @property
+    def is_described_only(self) -> bool:
+        """Whether the model was loaded with ``remote=True``: its structure without its weights."""
+        return next(self.hf.parameters()).is_meta
+
+    @property
+    def hook_names(self) -> tuple[str, ...]:
+        """Every hook point of this model, in forward order."""
+        return self.sites.names
+
+    def __repr__(self) -> str:
+        c = self.cfg
+        return (
+            f"LVLM {self.name!r}: {type(self.hf).__name__}, {c.n_layers} layers of {c.n_heads} heads "
+            f"({c.n_key_value_heads} key/value), d_model {c.d_model}, {c.n_vision_layers} vision layers; "
+            f"{c.attn_implementation}, {str(c.dtype).removeprefix('torch.')} on {c.device}; "
+            f"{len(self.hook_names)} hook points"
+        )
+
+    def prompt(self, question: Any = None, images: Any = None, **keywords: Any) -> Prompt:
+        """A prompt of this model: from a question, a text with ``images=[…]``, lists of them, or ``inputs=``.
+
+        See :func:`lostattn.prompt.build_prompt` for everything that it takes and refuses.
+        """
+        if self.processor is None and keywords.get("inputs") is None:
+            raise InputError(
+                "this model was loaded without a processor, so a prompt can only be made of inputs that are ready: "
+                "model.prompt(inputs=…). Or load it with processor=."
+            )
+        processor = self.processor or NoProcessor()
+        return build_prompt(processor, self.hf.config, question, images, module=self.hf, **keywords)
+
+    def _prompted(self, prompt: Any) -> Prompt:
+        if not isinstance(prompt, Prompt):
+            return self.prompt(prompt)
+        check_maker(prompt, self.processor, self.hf.config, self.name)
+        return prompt
+
+    def _inputs(self, prompt: Prompt) -> dict[str, Any]:
+        device = "cpu" if self.is_described_only else next(self.hf.parameters()).device
+        dtype = self.hf.dtype
+        moved = {}
+        for name, value in prompt.inputs.items():
+            if isinstance(value, Tensor):
+                value = value.to(device, dtype if value.is_floating_point() else None)
+            moved[name] = value
+        return moved | self._positions(moved)
+
+    def _positions(self, inputs: dict[str, Any]) -> dict[str, Tensor]:
+        """Position ids that count real tokens, for a padded batch; as the Hugging Face ``generate`` makes them.
+
+        A plain forward counts padding too. Families with positions in several dimensions (mRoPE) look at the mask
+        themselves.
+        """
+        mask = inputs.get("attention_mask")
+        known = inspect.signature(self.hf.forward).parameters
+        if mask is None or bool(mask.all()) or "position_ids" in inputs or "position_ids" not in known:
+            return {}
+        if any(hasattr(module, "get_rope_index") for module in (self.hf, self.hf.base_model)):
+            return {}
+        return {"position_ids": (mask.long().cumsum(-1) - 1).masked_fill(mask == 0, 0)}
+
+
+def _preprocessors(processor: Any) -> dict[str, Any]:
+    given = NoProcessor() if processor is None else processor
+    # A pipeline of text sets its tokenizer's padding side: it gets a copy, so that the caller's own stays as it is.
+    return {"processor": given, "tokenizer": copy.copy(given.tokenizer)}
+
+
+def _operations(model: HookedModel) -> dict[str, str]:
+    """nnsight's name of the attention call of every attention module, read from its instrumented source."""
+    architecture = model.architecture
+    stacks = [architecture.stack, *([architecture.vision.stack] if architecture.vision else [])]
+    found = {}
+    for stack in stacks:
+        for path in (attn.path for block in stack.blocks for attn in block.attentions.values()):
+            names = [n for n in model.nn.get(served(path)).source.names if n.startswith("attention_interface_")]
+            if not names:
+                raise UnsupportedModel(f"{path}: nnsight sees no call of attention_interface in its forward.")
+            found[path] = names[-1]
+    return found

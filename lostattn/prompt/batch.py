@@ -1,0 +1,154 @@
+"""A batch of prompts: the processor's inputs whole, and what every token of them is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from lostattn.errors import InputError
+from lostattn.pictures.videos import Video
+from lostattn.prompt.html import Row, prompt_html
+from lostattn.prompt.rows import BY_PICTURE, cut_decoder, cut_items, per_image, trim_padding, trim_tiles
+from lostattn.prompt.token_map import TokenMap
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Prompt:
+    """What a model is run on, as made by `build_prompt`.
+
+    Attributes:
+        inputs: the processor's output, whole, ready for ``model(**prompt.inputs)``.
+        token_map: what every position is; see `TokenMap`.
+        texts: the question of each item (of inputs made elsewhere: as far as it can be told from the ids).
+        images: the pictures of each item, as RGB PIL images; empty where only their tensor is known.
+        ids: the identity of each item: the question's id, or a hash of its text and pixels. Random
+            interventions are seeded with it, so that what is drawn for an item does not depend on its batch
+            mates.
+        str_tokens: for each item, the text of the token at each position; ``"<image>"`` for an image's.
+        maker: the processor that it was made with, by its class, the size of its vocabulary, and the pictures that the
+            model takes; empty where there was none. A model refuses a prompt of another's.
+        videos: the videos of each item; empty where there are none, or only their tensor is known.
+
+    `prompt[i]`, `prompt[1:3]` and `prompt[[0, 2]]` are prompts of those items, without the padding that the
+    others needed; iterating gives one prompt an item.
+    """
+
+    inputs: dict[str, Tensor]
+    token_map: TokenMap
+    texts: tuple[str, ...]
+    images: tuple[tuple[Image.Image, ...], ...]
+    ids: tuple[str, ...]
+    str_tokens: tuple[tuple[str, ...], ...]
+    maker: str = ""
+    videos: tuple[tuple[Video, ...], ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.videos:
+            object.__setattr__(self, "videos", ((),) * len(self.images))
+
+    def source(self, item: int, image: int) -> Image.Image | Video | None:
+        """The picture or video of ``token_map.grids[item][image]``; None where only its tensor is known.
+
+        Raises:
+            IndexError: there is no such item or image.
+        """
+        grids = self.token_map.grids[item]
+        moving = grids[image].is_video
+        place = sum(grid.is_video == moving for grid in grids[:image])
+        held = self.videos[item] if moving else self.images[item]
+        return held[place] if place < len(held) else None
+
+    @property
+    def batch(self) -> int:
+        """The number of items."""
+        return int(self.token_map.part.shape[0])
+
+    @property
+    def n_pos(self) -> int:
+        """The number of positions, padding included."""
+        return int(self.token_map.part.shape[1])
+
+    def __len__(self) -> int:
+        return self.batch
+
+    def __iter__(self) -> Iterator[Prompt]:
+        return (self[i] for i in range(len(self)))
+
+    def __getitem__(self, items: int | slice | Sequence[int]) -> Prompt:
+        """Raises `IndexError` out of range, `InputError` where the inputs cannot be taken apart by item."""
+        chosen = range(len(self))[items] if isinstance(items, (int, slice)) else [range(len(self))[i] for i in items]
+        rows = [chosen] if isinstance(chosen, int) else list(chosen)
+        if not rows:
+            raise InputError(f"No item is chosen by {items!r} from a prompt of {len(self)}.")
+        columns = self.token_map.real[rows].any(0).nonzero().flatten()
+        cut = slice(int(columns[0]), int(columns[-1]) + 1)
+        return replace(
+            self,
+            inputs=self._inputs_of(rows, cut),
+            token_map=self.token_map.select(rows, cut),
+            texts=tuple(self.texts[i] for i in rows),
+            images=tuple(self.images[i] for i in rows),
+            videos=tuple(self.videos[i] for i in rows),
+            ids=tuple(self.ids[i] for i in rows),
+            str_tokens=tuple(self.str_tokens[i][cut] for i in rows),
+        )
+
+    def to(self, device: torch.device | str) -> Prompt:
+        """The same prompt with its tensors on another device."""
+        moved = {name: value.to(device) for name, value in self.inputs.items()}
+        return replace(self, inputs=moved, token_map=self.token_map.to(device))
+
+    def _inputs_of(self, items: list[int], columns: slice) -> dict[str, Tensor]:
+        counts, own = self.token_map.n_images, self.token_map.part.shape
+        starts = [sum(counts[:i]) for i in range(len(counts))]
+        wanted = [starts[i] + k for i in items for k in range(counts[i])]
+        if "decoder_input_ids" in self.inputs and ("input_ids" not in self.inputs or self.token_map.cross is not None):
+            return cut_decoder(self.inputs, items, columns, wanted, sum(counts))
+        if items == list(range(len(self))):  # nothing is left out, so nothing need be told apart
+            return {n: v[:, columns] if v.shape[:2] == own else v for n, v in self.inputs.items()}
+        by_image = per_image(self.inputs, self.token_map.grids)
+        tiled = {} if "pixel_values" in by_image else cut_items(self.inputs, items)
+        out = {}
+        for name, value in self.inputs.items():
+            if name in tiled:
+                out[name] = tiled[name]
+            elif name in BY_PICTURE:  # [item, position, image, …]
+                if "pixel_values" in tiled:
+                    out[name] = value[items][:, columns, : tiled["pixel_values"].shape[1]]
+            elif name in by_image:
+                pieces = value.split(by_image[name])
+                cut = torch.cat([value[:0], *(pieces[k] for k in wanted)])
+                if len(cut):  # An input of no image is left out: a model takes its presence for a picture.
+                    if name == "pixel_values":
+                        sizes = self.inputs.get("image_sizes")
+                        its = None if sizes is None or len(sizes) != sum(counts) else sizes[wanted]
+                        cut = trim_tiles(cut) if cut.ndim == 5 else trim_padding(cut, its)
+                    out[name] = cut
+            elif value.shape[:2] == own:
+                out[name] = value[items][:, columns]
+        return out
+
+    def __repr__(self) -> str:
+        lines = [f"Prompt(batch={self.batch}, n_pos={self.n_pos}, inputs={', '.join(self.inputs)})"]
+        for i, text in enumerate(self.texts[:3]):
+            counts = ", ".join(f"{n} {name}" for name, n in self.token_map.counts(i).items())
+            lost = "" if self.token_map.located[i] else "; question not located"
+            lines.append(f"  {self.ids[i]}: {_short(text)!r} ({counts}{lost})")
+        return "\n".join(lines + [f"  and {self.batch - 3} more"] * (self.batch > 3))
+
+    def _repr_html_(self) -> str:
+        return prompt_html(map(self._row, range(self.batch)), self.batch, self.n_pos)
+
+    def _row(self, i: int) -> Row:
+        """What a notebook shows of an item."""
+        found = self.token_map
+        return Row(self.ids[i], self.images[i], self.videos[i], found.n_images[i], self.texts[i], found.counts(i))
+
+
+def _short(text: str, limit: int = 60) -> str:
+    one_line = " ".join(text.split())
+    return one_line if len(one_line) <= limit else one_line[: limit - 3] + "..."

@@ -1,0 +1,168 @@
+"""A `Prompt` of a processor's output that was made elsewhere: its texts are read back from the ids."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from itertools import groupby
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lostattn.errors import InputError
+from lostattn.pictures.loading import load_pictures
+from lostattn.pictures.videos import load_videos
+from lostattn.prompt.assemble import PICTURE, assemble, check_pictures, placeholder, real_positions
+from lostattn.prompt.batch import Prompt
+from lostattn.prompt.encoder_decoder import OWN, encoder_config, of_decoder
+from lostattn.prompt.identity import inputs_id
+from lostattn.prompt.input_checks import check_inputs
+from lostattn.prompt.layouts.crossed import beside
+from lostattn.prompt.layouts.of_items import layouts_of
+from lostattn.prompt.layouts.videos import video_token_id
+from lostattn.prompt.picture_inputs import holds_picture
+from lostattn.prompt.rendering import recover
+from lostattn.prompt.token_ids import MASKED, audio_token_id, image_token_id, mark_id, marked, shown_id
+from lostattn.prompt.video_arguments import video_placeholder
+
+
+def from_inputs(
+    processor: Any,
+    config: Any,
+    inputs: Mapping[str, Any],
+    given: Any = None,
+    images: Any = None,
+    module: nn.Module | None = None,
+    videos: Any = None,
+    fps: float | int | None = None,
+) -> Prompt:
+    """A prompt of a processor's output that was made elsewhere, with everything that can be known from it.
+
+    The question is what stands where the chat template puts one. The original pictures are not in the inputs:
+    without `images` the grids have no pixel boxes.
+
+    Args:
+        processor: the model's processor.
+        config: the model's config.
+        inputs: the processor's whole output, as tensors.
+        given: the text of each item, where known.
+        images: the pictures of each item, where known.
+        module: the model, which of an encoder of patches alone knows how many keys it makes.
+        videos, fps: the videos of each item, where known: the frames that the processor was given.
+
+    Raises:
+        InputError: inputs that are no processor's output; texts, images or videos for another number of items.
+    """
+    tensors = _tensors(inputs)
+    if getattr(config, "is_encoder_decoder", False):
+        own = {name: value for name, value in tensors.items() if not name.startswith(OWN)}
+        if "bbox" in own:  # the pictures of an encoder that lays patches over words are none of its text's tokens
+            own = {name: value for name, value in own.items() if not name.startswith("pixel")}
+        reads = "input_ids" in own and ("bbox" in own or image_token_id(processor, config) is not None)
+        read = _read(processor, encoder_config(config), own, given, images, videos, fps) if reads else None
+        return of_decoder(processor, config, tensors, read, module, images)
+    return _read(processor, config, tensors, given, images, videos, fps)
+
+
+def _read(
+    processor: Any,
+    config: Any,
+    tensors: dict[str, Tensor],
+    given: Any,
+    images: Any,
+    videos: Any,
+    fps: float | int | None,
+) -> Prompt:
+    """:func:`from_inputs` of what reads a text: a decoder, or the encoder before one.
+
+    Raises:
+        InputError: as there.
+    """
+    if "input_ids" not in tensors:
+        raise InputError(_NO_IDS.format(f"missing among {', '.join(tensors) or 'nothing'}"))
+    n = len(tensors["input_ids"])
+    texts = [given] if isinstance(given, str) else [None] * n if given is None else list(given)
+    images, clips = _by_item(images, n), [videos] if n == 1 else _by_item(videos, n)
+    if len(texts) != n or len(images) != n or len(clips) != n:
+        raise InputError(
+            f"inputs= hold {n} items, but {len(texts)} texts, images for {len(images)} and videos for {len(clips)} were"
+            " given."
+        )
+    pictures = [load_pictures(p, i) for i, p in enumerate(images)]
+    moving = [load_videos(v, i, fps) for i, v in enumerate(clips)]
+    check_pictures(config, pictures)
+    image_id, video_id = shown_id(processor, config, tensors), video_token_id(config, tensors)
+    marks = (image_id, video_id, mark_id(processor, config), audio_token_id(config, tensors))
+    check_inputs(processor, config, tensors, {token for token in marks if token is not None})
+    seen = holds_picture(tensors) and beside(tensors, config) is None  # a picture that is among the tokens
+    mark = PICTURE if image_id == MASKED else placeholder(processor, config) if seen or image_id is not None else ""
+    real = real_positions(tensors)
+    rows = [row[own].tolist() for row, own in zip(marked(tensors), real, strict=True)]
+    layouts = layouts_of(processor, config, tensors, image_id, real, pictures, moving)
+    rendered = []
+    for row, own, text in zip(rows, layouts, texts, strict=True):
+        shown = row if image_id is None else [image_id if token == video_id else token for token in row]
+        decoded = _decode_collapsed(processor.tokenizer, shown, image_id, [m.tokens for m in own])
+        n_videos = sum(one.grid.is_video for one in own)
+        ends = _around_images(processor.tokenizer, shown, image_id)
+        counts = (len(own) - n_videos, n_videos)
+        rendered.append(recover(processor, decoded, text, counts, mark, video_placeholder(processor), ends))
+    told = [r.text[slice(*(r.question or (0, None)))] if t is None else t for t, r in zip(texts, rendered, strict=True)]
+    prompt = assemble(processor, config, tensors, rendered, told, pictures, [""] * n, moving)
+    return replace(prompt, ids=tuple(inputs_id(prompt, i) for i in range(n)))
+
+
+def _tensors(inputs: Mapping[str, Any]) -> dict[str, Tensor]:
+    tensors = {}
+    for name, value in inputs.items():
+        try:
+            tensors[name] = value if isinstance(value, Tensor) else torch.as_tensor(value)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise InputError(f"inputs[{name!r}] is no tensor; call the processor with return_tensors='pt'.") from error
+    ids = tensors.get("input_ids")
+    if ids is not None and (ids.ndim != 2 or 0 in ids.shape):
+        raise InputError(_NO_IDS.format(f"of shape {tuple(ids.shape)}"))
+    return tensors
+
+
+_NO_IDS = "inputs= needs input_ids [batch, pos], but they are {}; give a processor's whole output."
+
+
+def _by_item(given: Any, n: int) -> list[Any]:
+    """The pictures of each item, where those of one item alone may be given by themselves."""
+    if given is None:
+        return [None] * n
+    if n == 1 and not (isinstance(given, (list, tuple)) and given and isinstance(given[0], (list, tuple))):
+        return [given]
+    return list(given)
+
+
+def _decode_collapsed(tokenizer: Any, row: list[int], image_id: int | None, counts: list[int]) -> str:
+    """The text of an item with each image, all that stands among its tokens included, written as one placeholder."""
+    if image_id == MASKED:
+        pieces = [(key, list(group)) for key, group in groupby(row, lambda token: token == MASKED)]
+        return "".join(PICTURE if picture else tokenizer.decode(ids) for picture, ids in pieces)
+    kept, seen, left = [], 0, list(counts)
+    for token in row:
+        if token == image_id:
+            kept += [token] * (seen == 0 and bool(left))
+            seen += 1
+            if left and seen >= left[0]:
+                left.pop(0)
+                seen = 0
+        elif not seen:
+            kept.append(token)
+    return str(tokenizer.decode(kept, skip_special_tokens=False, clean_up_tokenization_spaces=False))
+
+
+def _around_images(tokenizer: Any, row: list[int], image_id: int | None) -> tuple[str, str] | None:
+    """The text of an item before the first token of an image and behind the last; None where it has none."""
+    if image_id is None or image_id not in row:
+        return None
+    first, last = row.index(image_id), len(row) - row[::-1].index(image_id)
+    head, tail = (
+        tokenizer.decode(part, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        for part in (row[:first], row[last:])
+    )
+    return str(head), str(tail)

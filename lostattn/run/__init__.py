@@ -1,0 +1,1 @@
+"""A call written down, run here, and what it gives read back."""

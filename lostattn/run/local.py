@@ -1,0 +1,114 @@
+"""Running a call on the model in this process: a forward pass, a generation, or several passes as one session."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import nnsight
+import torch
+from torch import Tensor
+
+from lostattn.errors import InputError
+from lostattn.kernels.passes import leaving, one_pass, one_step
+from lostattn.plan.program import Edit
+from lostattn.points.hooked_model import HookedModel
+from lostattn.prompt.batch import Prompt
+from lostattn.run.calls import Raw, Reading
+from lostattn.run.make_calls import pass_call
+
+
+def check_weights(model: HookedModel) -> None:
+    """Refuse to run a model here that is only described.
+
+    Raises:
+        InputError: with what to do instead.
+    """
+    if model.is_described_only:
+        raise InputError(
+            f"{model.name!r} is described without its weights, so nothing can run here: pass remote=True, "
+            "or load it with its weights: la.load(id)."
+        )
+
+
+def run_here(root: Any, call: dict[str, Any], session: dict[str, Any] | None = None) -> Raw:
+    """Run one plain call on the model in this process."""
+    with warnings.catch_warnings(), torch.no_grad():
+        # The open loop over steps ends by design when the model stops producing them.
+        warnings.filterwarnings("ignore", message=".*was never reached.*")
+        if call["generation"] is None:
+            return open_forward(root, call, {} if session is None else session)
+        if not call["program"]:  # nothing to see or to change: the model's own generate gives the same, and at no cost
+            return {"sequences": root._module.generate(**call["inputs"], **call["generation"]), "steps": []}
+        return open_generation(root, call)
+
+
+def open_forward(root: Any, call: dict[str, Any], session: dict[str, Any], backend: Any = None) -> Any:
+    """One forward pass as one trace. What it gives, or ``None`` where the backend brings that back some other way."""
+    sent = None
+    program, logits, slope = call["program"], call["logits"], call["slope"]
+    travels = backend is not None
+    with root.trace(call["inputs"], use_cache=False, backend=backend) as tracer:
+        found = one_pass(root, tracer, program, logits, session, slope)
+        sent = nnsight.save(leaving(found) if travels else found)
+    return sent
+
+
+def open_generation(root: Any, call: dict[str, Any], backend: Any = None) -> Any:
+    """One generation as one trace: the program runs at the prompt's pass and at each step after it."""
+    sent = None
+    program, until = call["program"], call["until"]
+    travels = backend is not None
+    memory: dict[str, Any] = {"session": {}, "steps": [], "n_prompt": call["n_prompt"]}
+    with root.generate(**call["generation"], backend=backend) as tracer:
+        if program:
+            with tracer.invoke(call["inputs"]):
+                for step in tracer.iter[:until]:
+                    one_step(root, tracer, program, memory, step)
+            with tracer.invoke():
+                found = {"sequences": tracer.result, "steps": memory["steps"]}
+                sent = nnsight.save(leaving(found) if travels else found)
+        else:
+            with tracer.invoke(call["inputs"]):
+                sent = nnsight.save({"sequences": tracer.result, "steps": []})
+    return sent
+
+
+def open_session(root: Any, calls: Sequence[dict[str, Any]], backend: Any) -> Any:
+    """Several passes as one job, which shares what its passes remember; what each gives, in order."""
+    sent = None
+    with root.session(backend=backend):
+        sent = nnsight.save([])
+        session = {}  # type: ignore[var-annotated]
+        for call in calls:
+            program, logits = call["program"], call["logits"]
+            if call["generation"] is None:
+                with root.trace(call["inputs"], use_cache=False) as tracer:
+                    found = one_pass(root, tracer, program, logits, session)
+            else:
+                memory = {"session": session, "steps": [], "n_prompt": call["n_prompt"]}
+                until = call["until"]
+                with root.generate(**call["generation"]) as tracer:
+                    if program:
+                        with tracer.invoke(call["inputs"]):
+                            for step in tracer.iter[:until]:
+                                one_step(root, tracer, program, memory, step)
+                        with tracer.invoke():
+                            found = {"sequences": tracer.result, "steps": memory["steps"]}
+                    else:
+                        with tracer.invoke(call["inputs"]):
+                            found = {"sequences": tracer.result, "steps": []}
+            if call["remember"]:
+                session.update(found["kept"])
+                found = {}
+            sent.append(leaving(found))
+    return sent
+
+
+def run_edits(
+    model: HookedModel, prompt: Prompt, names: Sequence[str], edits: Sequence[Edit]
+) -> tuple[Tensor, dict[str, Any]]:
+    """One pass under edits that are compiled already: its logits and what was kept of the points, by name."""
+    raw = run_here(model.nn, pass_call(model, prompt, Reading("cache", tuple(names)), names, edits).plain())
+    return raw["logits"], raw["kept"]

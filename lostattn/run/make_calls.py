@@ -1,0 +1,179 @@
+"""The calls of :class:`LVLM`, written down: each takes what the method takes and gives the :class:`Call` it means."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from lostattn.errors import InputError
+from lostattn.plan.compiling import compiled
+from lostattn.plan.hooks import FwdHook, hook_edits
+from lostattn.plan.intervention import Intervention
+from lostattn.plan.program import Edit, Reduction, last_step, write
+from lostattn.points.hooked_model import HookedModel
+from lostattn.points.reach import check_reached, reached
+from lostattn.points.sites import NamesFilter
+from lostattn.prompt.batch import Prompt
+from lostattn.run.calls import Call, Reading
+
+RESULT = "attn.hook_result"
+
+
+def cache_call(
+    model: HookedModel,
+    prompt: Prompt | Any,
+    names_filter: NamesFilter = None,
+    interventions: Intervention | None = None,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | None = None,
+) -> Call:
+    """:meth:`LVLM.run_with_cache`."""
+    prompt = model._prompted(prompt)
+    names = kept_names(model, prompt, names_filter)
+    reading = Reading("cache", names, *_place(device, dtype), interventions=interventions)
+    return pass_call(model, prompt, reading, names, compiled(model, interventions, prompt))
+
+
+def _place(device: str | torch.device | None, dtype: torch.dtype | None) -> tuple[str | None, str | None]:
+    """Where and how to keep a cache, as words."""
+    return None if device is None else str(device), None if dtype is None else str(dtype).removeprefix("torch.")
+
+
+def kept_names(model: HookedModel, prompt: Prompt, names_filter: NamesFilter) -> tuple[str, ...]:
+    """The points that a ``names_filter`` keeps of a pass on this prompt.
+
+    Of a model without its weights, per-head results are made in the pass and travel; they count as kept where they are
+    asked for, not where everything is: each takes as many times the room of z as there are heads.
+    """
+    names = model.sites.match(names_filter)
+    if names_filter is None or callable(names_filter):
+        names = reached(prompt, names)
+    check_reached(prompt, names)
+    if model.is_described_only and names_filter is None:
+        names = tuple(name for name in names if not name.endswith(RESULT))
+    return names
+
+
+def made_there(model: HookedModel, names: Iterable[str]) -> list[str]:
+    """Per-head results that the pass itself must make: those of a model without its weights."""
+    return [name for name in names if name.endswith(RESULT)] if model.is_described_only else []
+
+
+def hooks_call(
+    model: HookedModel,
+    prompt: Prompt | Any,
+    fwd_hooks: Sequence[FwdHook | Any] = (),
+    interventions: Intervention | None = None,
+) -> Call:
+    """:meth:`LVLM.run_with_hooks`."""
+    prompt = model._prompted(prompt)
+    edits = [*compiled(model, interventions, prompt), *hook_edits(model.sites, fwd_hooks, prompt)]
+    return pass_call(model, prompt, Reading("logits"), (), edits)
+
+
+def measure_call(
+    model: HookedModel,
+    prompt: Prompt | Any,
+    reductions: Sequence[Reduction],
+    interventions: Intervention | None = None,
+    logits: bool | str | None = None,
+) -> Call:
+    """:meth:`LVLM.measure` of one prompt; with ``logits`` (a bool, or ``"last"``) it gives those beside the numbers."""
+    if not all(isinstance(reduction, Reduction) for reduction in reductions):
+        raise InputError(f"reductions is {reductions!r}; expected reductions, as lostattn.reductions makes them.")
+    prompt = model._prompted(prompt)
+    edits = compiled(model, interventions, prompt)
+    if logits is None:
+        return pass_call(model, prompt, Reading("numbers"), (), edits, reductions)
+    return replace(pass_call(model, prompt, Reading("measures"), (), edits, reductions), logits=logits)
+
+
+def generate_call(
+    model: HookedModel,
+    prompt: Prompt | Any,
+    interventions: Intervention | None = None,
+    max_new_tokens: int = 20,
+    names_filter: NamesFilter = None,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | None = None,
+    **keywords: Any,
+) -> Call:
+    """:meth:`LVLM.generate`.
+
+    Raises:
+        InputError: fewer than one token asked for, or beams (their reordering would mix up the items).
+    """
+    prompt = model._prompted(prompt)
+    names = () if names_filter is None else kept_names(model, prompt, names_filter)
+    crossing = [name for name in names if model.sites.crosses(name)]
+    if crossing:
+        raise InputError(
+            f"names_filter asks for {crossing[0]!r}, a point of cross-attention, whose keys do not grow with the text: "
+            "keep other points, or use run_with_cache."
+        )
+    edits = compiled(model, interventions, prompt)
+    caches = _setting(model, keywords, "use_cache", True) is not False
+    program = write(model.sites, model.operations, names, edits, (), True, made_there(model, names), caches)
+    if "mm_encoder_outputs" in inspect.signature(model.hf.forward).parameters:
+        # transformers then looks at the pictures before the prompt's pass begins, so before anything is embedded.
+        program = sorted(program, key=lambda event: not event["once"] or event.get("elsewhere", False))
+    if not isinstance(max_new_tokens, int) or max_new_tokens < 1:
+        raise InputError(f"max_new_tokens is {max_new_tokens!r}; expected at least 1.")
+    if keywords.get("num_beams", 1) != 1:
+        raise InputError(f"num_beams is {keywords['num_beams']}; interventions are defined for one beam only.")
+    if program and keywords.get("cache_implementation") not in (None, "dynamic", "static"):
+        raise InputError(
+            f"cache_implementation is {keywords['cache_implementation']!r}; interventions are proved with a growing "
+            "cache ('dynamic') and one of fixed length ('static'): leave it out, or take one of them."
+        )
+    settings = {"do_sample": False, "max_new_tokens": max_new_tokens, **keywords}
+    if "hook_unembed" in names:
+        settings["logits_to_keep"] = 0  # of all positions, where transformers would make the last one's alone
+    where = _place(device, dtype)
+    ends = _ends(model, keywords)
+    reading = Reading("generation", names, *where, prompt.n_pos, len(prompt), ends, interventions)
+    until = last_step(program, edits) if program else None
+    return Call(model._inputs(prompt), program, reading, generation=settings, until=until, prompt=prompt)
+
+
+def _ends(model: HookedModel, keywords: dict[str, Any]) -> tuple[int, ...]:
+    """The ids that end a generation under these settings."""
+    found = _setting(model, keywords, "eos_token_id", None)
+    return () if found is None else (found,) if isinstance(found, int) else tuple(int(one) for one in found)
+
+
+def _setting(model: HookedModel, keywords: dict[str, Any], name: str, default: Any) -> Any:
+    """A setting of a generation: as it is given, or as the model has it."""
+    holder = keywords.get("generation_config") or model.hf.generation_config
+    return keywords.get(name, getattr(holder, name, default))
+
+
+def pass_call(
+    model: HookedModel,
+    prompt: Prompt,
+    reading: Reading,
+    names: Sequence[str],
+    edits: Sequence[Edit],
+    reductions: Sequence[Reduction] = (),
+) -> Call:
+    """One forward pass: taps, edits and reductions; the logits come along unless numbers alone are wanted."""
+    if edits and all(edit.steps[0] > 0 for edit in edits):
+        raise InputError(
+            "these interventions act at decoding steps alone, and a single pass has none, so nothing would be changed: "
+            "use model.generate, or steps='all'."
+        )
+    program = write(model.sites, model.operations, names, edits, reductions, False, made_there(model, names))
+    return Call(model._inputs(prompt), program, reading, logits=reading.kind != "numbers", prompt=prompt)
+
+
+# What may be sent without waiting, by the method's name.
+CALLS: dict[str, Callable[..., Call]] = {
+    "run_with_cache": cache_call,
+    "run_with_hooks": hooks_call,
+    "generate": generate_call,
+    "measure": measure_call,
+}

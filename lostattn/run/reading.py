@@ -1,0 +1,58 @@
+"""What came back of a call, read: logits, numbers, a cache or a generation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from lostattn.cache.activation_cache import ActivationCache
+from lostattn.points.hooked_model import HookedModel
+from lostattn.prompt.batch import Prompt
+from lostattn.run.calls import Raw, Reading
+from lostattn.run.generation import Generation, before_the_end
+from lostattn.run.generation_passes import extended, joined
+
+
+def read(reading: Reading, model: HookedModel, raw: Raw, prompt: Prompt | None) -> Any:
+    """What a call's caller asked for, of the plain values that the pass gave.
+
+    The prompt is only needed for what a cache tells about positions.
+    """
+    if reading.kind == "logits":
+        return raw["logits"]
+    if reading.kind == "numbers":
+        return raw["kept"]
+    if reading.kind == "measures":
+        return raw["kept"], raw.get("logits")
+    if reading.kind == "raw":
+        return raw
+    if reading.kind == "generation":
+        return _generation(reading, model, raw, prompt)
+    under = reading.interventions
+    cache = ActivationCache(raw["kept"], reading.names, model.sites, model.hf, prompt, interventions=under)
+    return raw["logits"], _moved(reading, cache)
+
+
+def _moved(reading: Reading, cache: ActivationCache) -> ActivationCache:
+    """A cache on the device and in the dtype that were asked for."""
+    if reading.device is None and reading.dtype is None:
+        return cache
+    return cache.to(reading.device, getattr(torch, reading.dtype) if reading.dtype else None)
+
+
+def _generation(reading: Reading, model: HookedModel, raw: Raw, prompt: Prompt | None) -> Generation:
+    """What a model generated after ``reading.n_pos`` positions of ``reading.n_items`` prompts."""
+    sequences = raw["sequences"]
+    tokens = sequences[:, reading.n_pos :]
+    decoder = getattr(model.processor, "tokenizer", None)
+    text = tuple(decoder.batch_decode(tokens, skip_special_tokens=True)) if decoder else ("",) * reading.n_items
+    texts = tuple(tuple(decoder.decode([i]) if decoder else "" for i in own) for own in tokens.tolist())
+    alive = before_the_end(tokens, reading.ends)
+    cache = None
+    if reading.names:
+        fed = None if prompt is None else extended(prompt, tokens[:, :-1], alive[:, :-1], texts)
+        kept = joined(raw["steps"], tokens.shape[1])
+        under = reading.interventions
+        cache = _moved(reading, ActivationCache(kept, reading.names, model.sites, model.hf, fed, interventions=under))
+    return Generation(tuple(t.strip() for t in text), tokens, sequences, cache, alive, texts)

@@ -1,0 +1,1 @@
+"""Which patches of a vision tower an image token is made of."""

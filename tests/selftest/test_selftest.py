@@ -1,0 +1,201 @@
+"""The proof at load: what it reports, and that a model which would be edited in vain is refused by point."""
+
+from __future__ import annotations
+
+import inspect
+import re
+
+import numpy as np
+import pytest
+import torch
+from tiny import FAMILIES, INPUTS, MAKERS, batched, text_inputs, unequal, wrapped
+from transformers import AttentionInterface
+from transformers.masking_utils import AttentionMaskInterface, eager_mask
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.models.llama.modeling_llama import LlamaAttention, apply_rotary_pos_emb
+
+import lostattn as la
+from lostattn.errors import InputError, UnsupportedModel
+from lostattn.selftest.local_proof import sample_picture
+from lostattn.selftest.report import Check, Report
+
+# What every layer of a plain decoder is held to.
+KEPT = (
+    "pattern @ v = z",
+    "pattern @ v = what the kernel gave",
+    "resid_pre + Δattn + Δmlp = resid_post",
+    "resid_pre + Δattn = resid_mid",
+)
+
+
+def load(module, family="llava"):
+    model = la.load(module, selftest=False)
+    return model, model.prompt(inputs=INPUTS[family]())
+
+
+@pytest.mark.parametrize("kernel", ["sdpa", "eager"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_report_of_a_sound_model(family, kernel):
+    model = wrapped(family, kernel)
+    report = model.selftest(model.prompt(inputs=INPUTS[family]()))
+    assert report.passed and report.failed == ()
+    c, read = model.cfg, model.architecture.vision.n_read
+    names = [check.name for check in report.checks]
+    assert names[0] == "the untouched pass is the bare model's"
+    assert re.fullmatch(r"identity at \d+ points", names[1]) and int(names[1].split()[2]) > 110
+    moved = [check for check in report.checks if check.name.startswith("a perturbed ")]
+    assert len(moved) == c.n_layers + read and all(check.measured > 1e-4 for check in moved)
+    prefix = model.architecture.vision.stack.prefix
+    assert f"a perturbed {prefix}.{read - 1}.attn.hook_pattern moves the logits" in names
+    assert f"rows of blocks.{c.n_layers - 1}.attn.hook_pattern sum to one" in names
+    assert f"{prefix}.{read - 1}: pattern @ v = z" in names
+    assert {f"blocks.{i}: {kept}" for i in range(c.n_layers) for kept in KEPT} <= set(names)
+    assert len(set(names)) == len(names)
+    assert all(check.measured < 1e-5 for check in report.checks if check not in moved)
+    assert repr(report) == f"self-test of {model.name}: {len(names)} of {len(names)} checks passed"
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_padded_batch_and_half_precision_pass_too(family):
+    model = wrapped(family)
+    assert model.selftest(model.prompt(inputs=batched(family, unequal(family)))).passed
+    half = la.load(MAKERS[family](dtype=torch.bfloat16), selftest=False)
+    assert half.selftest(half.prompt(inputs=INPUTS[family]())).passed
+
+
+def test_trained_models_pass_on_a_picture_of_its_own_and_on_questions(tiny_model, shapes_questions):
+    assert tiny_model.selftest().passed
+    assert tiny_model.selftest(shapes_questions[3]).passed
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_prompt_without_a_picture_proves_the_decoder(family):
+    model = wrapped(family)
+    report = model.selftest(model.prompt(inputs=text_inputs(family)))
+    assert report.passed and len(report.checks) > 4 * model.cfg.n_layers
+    assert not any("vision" in check.name for check in report.checks)
+    # The tower's points are not taken for absent because this prompt did not reach them.
+    assert any(name.startswith("vision") for name in model.hook_names)
+
+
+def test_the_picture_has_no_two_patches_alike():
+    picture = torch.from_numpy(np.array(sample_picture())).reshape(8, 8, 8, 8, 3).transpose(1, 2).reshape(64, -1)
+    assert len({tuple(patch.tolist()) for patch in picture}) == 64
+
+
+def test_it_needs_a_prompt():
+    with pytest.raises(InputError, match=re.escape("the self-test needs a prompt: model.selftest(model.prompt(inputs")):
+        wrapped("llava").selftest()
+
+
+def test_a_report_of_failures():
+    report = Report("some model", (Check("one", 0.0, True), Check("two", 0.25, False)))
+    assert not report.passed and report.failed == (report.checks[1],)
+    assert repr(report) == "self-test of some model: 1 of 2 checks passed\n  FAILED two: 0.25"
+
+
+class InVain(LlamaAttention):
+    """Calls the attention interface and then uses something else: what TransformerLens does on some families."""
+
+    def forward(self, hidden_states, position_embeddings=None, attention_mask=None, past_key_values=None, **kwargs):
+        shape = (*hidden_states.shape[:-1], -1, self.head_dim)
+        query = self.q_proj(hidden_states).view(shape).transpose(1, 2)
+        key = self.k_proj(hidden_states).view(shape).transpose(1, 2)
+        value = self.v_proj(hidden_states).view(shape).transpose(1, 2)
+        query, key = apply_rotary_pos_emb(query, key, *position_embeddings)
+        attention_interface = ALL_ATTENTION_FUNCTIONS.get_interface("sdpa", None)
+        _, weights = attention_interface(self, query, key, value, attention_mask, scaling=self.scaling, dropout=0.0)
+        mean = value.transpose(1, 2).cumsum(1) / torch.arange(1, value.shape[2] + 1)[:, None, None]
+        return self.o_proj(mean.flatten(-2)), weights
+
+
+def capped(module, query, key, value, attention_mask, scaling, **keywords):
+    """Attention whose scores are capped: softmax(q k / √d) is not its pattern."""
+    key = key.repeat_interleave(query.shape[1] // key.shape[1], dim=1)
+    value = value.repeat_interleave(query.shape[1] // value.shape[1], dim=1)
+    scores = torch.tanh(query @ key.transpose(-1, -2) * scaling)
+    if attention_mask is not None:
+        scores = scores + attention_mask
+    pattern = torch.softmax(scores, dim=-1)
+    return (pattern @ value).transpose(1, 2).contiguous(), pattern
+
+
+AttentionInterface.register("capped", capped)
+AttentionMaskInterface.register("capped", eager_mask)
+
+
+def refused(model, prompt):
+    with pytest.raises(UnsupportedModel) as caught:
+        model.selftest(prompt)
+    message = str(caught.value)
+    assert message.endswith("This model would be edited in vain; load with selftest=False to look on.")
+    return re.findall(r"FAILED (.*): [^:]*$", message, flags=re.MULTILINE)
+
+
+def test_a_pattern_that_is_computed_but_not_used():
+    module = MAKERS["llava"]()
+    module.model.language_model.layers[2].self_attn.__class__ = InVain
+    assert "attention_interface(" in inspect.getsource(InVain.forward)
+    assert refused(*load(module)) == ["a perturbed blocks.2.attn.hook_pattern moves the logits"]
+
+
+@pytest.mark.parametrize(
+    ("family", "path", "failed"),
+    [
+        ("llava", "model.language_model.layers.1.self_attn.o_proj", "blocks.1.attn.hook_pattern"),
+        ("llava", "model.vision_tower.encoder.layers.1.self_attn.out_proj", "vision_encoder.encoder_layers.1.attn.ho"),
+        ("qwen", "model.visual.blocks.2.attn.proj", "vision_encoder.blocks.2.attn.hook_pattern"),
+        ("qwen", "model.language_model.layers.2.self_attn.o_proj", "blocks.2.attn.hook_pattern"),
+    ],
+)
+def test_an_attention_that_writes_nothing(family, path, failed):
+    module = MAKERS[family]()
+    with torch.no_grad():
+        module.get_submodule(path).weight.zero_()
+    (only,) = refused(*load(module, family))
+    assert only.startswith(f"a perturbed {failed}") and only.endswith(" moves the logits")
+
+
+def test_a_stream_that_is_changed_behind_the_modules():
+    """A hook that somebody left on a layer: its output is no longer the sum of the updates."""
+    module = MAKERS["llava"]()
+    layer = module.model.language_model.layers[0]
+    layer.register_forward_hook(
+        lambda _, args, out: 0.5 * out if isinstance(out, torch.Tensor) else (0.5 * out[0], *out[1:])
+    )
+    assert refused(*load(module)) == ["blocks.0: resid_pre + Δattn + Δmlp = resid_post"]
+
+
+def test_a_kernel_that_is_no_plain_softmax():
+    module = MAKERS["qwen"](attn_implementation="capped")
+    failed = refused(*load(module, "qwen"))
+    assert {f"blocks.{i}: pattern @ v = z" for i in range(3)} < set(failed)
+    assert {f"vision_encoder.blocks.{i}: pattern @ v = z" for i in range(4)} < set(failed)
+    assert all("pattern @ v" in name for name in failed)
+
+
+def test_a_model_that_is_not_the_same_twice():
+    """Something random in the forward pass, here dropout left on by a faulty module: nothing could be told from it."""
+    module = MAKERS["llava"]()
+    layer = module.model.language_model.layers[3].mlp
+    layer.register_forward_hook(lambda module, args, out: torch.nn.functional.dropout(out, 0.1, training=True))
+    assert "the untouched pass is the bare model's" in refused(*load(module))
+
+
+def test_values_that_are_not_numbers():
+    module = MAKERS["llava"]()
+    with torch.no_grad():
+        module.model.language_model.layers[1].mlp.down_proj.weight[0, 0] = float("nan")
+    failed = refused(*load(module))
+    assert "the untouched pass is the bare model's" in failed
+
+
+def test_load_refuses_what_the_selftest_refuses(tiny_llava):
+    module = MAKERS["llava"]()
+    broken = la.load("tiny-llava", selftest=False).hf
+    with torch.no_grad():
+        broken.model.language_model.layers[4].self_attn.o_proj.weight.zero_()
+    with pytest.raises(UnsupportedModel, match="FAILED a perturbed blocks.4.attn.hook_pattern moves the logits: 0"):
+        la.load(broken, processor=tiny_llava.processor)
+    assert la.load(broken, processor=tiny_llava.processor, selftest=False).hf is broken
+    assert la.load(module).hf is module  # without a processor there is no prompt to test with
