@@ -47,10 +47,11 @@ test-ndif: env ## Run every remote call against a real NDIF on the loopback inte
 test-weights: env $(WEIGHTS_STAMP) ## Test on weights that bitsandbytes, torchao, quanto and PEFT make
 	$(BIN)/pytest tests/weights -p no:xdist
 
-lint: env ## Check style, format and types
+lint: env ## Check style, format, types, and that rooms import rooms below them alone
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 docs: env ## Build the documentation into site/, warnings as errors
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
