@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from lostattn.checkpoint.attention_choice import Choice, with_kernel
+from lostattn.checkpoint.extra_packages import missing
 from lostattn.conformance.exceptions import CONFIG_CHANGES, GIVEN
-from lostattn.conformance.extra_packages import missing
 from lostattn.conformance.shrink import shrunk
 from lostattn.errors import UnknownName, nearest
 
@@ -50,7 +50,7 @@ def build(family: str, attn_implementation: str = "eager", seed: int = 0) -> nn.
 
     Raises:
         UnknownName: no such family.
-        ImportError: a package that the family needs is missing; see :mod:`lostattn.conformance.extra_packages`.
+        ImportError: a package that the family needs is missing; see :mod:`lostattn.checkpoint.extra_packages`.
         ValueError: what transformers raises where it cannot make one (a kernel that it refuses).
     """
     import transformers

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 
-from lostattn.conformance.extra_packages import FOLDER
+from lostattn.checkpoint.extra_packages import FOLDER
 from lostattn.conformance.judge import Verdict, judge
 from lostattn.conformance.table import markdown
 
@@ -19,7 +19,7 @@ Job = tuple[str, str, int]  # family, kernel and seed
 # What packages there are is looked up when transformers is first imported, so the folder comes before anything else.
 _WORKER = """
 import sys
-from lostattn.extra_packages import use
+from lostattn.checkpoint.extra_packages import use
 use(sys.argv[1])
 from lostattn.conformance.scan import main
 main()
@@ -40,7 +40,7 @@ def scan(
         kernels: attention implementations, such as ``"eager"`` and ``"sdpa"``.
         limit: seconds that one family may take under one kernel before it is given up.
         seed: of weights and pictures.
-        packages: the folder of packages that single families need; see :mod:`lostattn.conformance.extra_packages`.
+        packages: the folder of packages that single families need; see :mod:`lostattn.checkpoint.extra_packages`.
     """
     todo: list[Job] = [(family, kernel, seed) for kernel in kernels for family in families]
     while todo:

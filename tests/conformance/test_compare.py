@@ -151,7 +151,7 @@ def test_a_scale_that_is_a_little_off_is_seen_in_the_patterns_but_not_in_the_ide
         return scores * 1.001, visible
 
     monkeypatch.setattr("lostattn.kernels.walker.attention_scores", off)
-    monkeypatch.setattr("lostattn.kernels.attention.attention_scores", off)
+    monkeypatch.setattr("lostattn.cache.activation_cache.attention_scores", off)
     assert patterns(gemma)[0].failed
     assert identity(gemma)[0].passed
     assert uniform(gemma)[0].failed

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lostattn.conformance.extra_packages import PACKAGES
+from lostattn.checkpoint.extra_packages import PACKAGES
 from lostattn.conformance.judge import Verdict
 from lostattn.conformance.scan import scan, write_table
 from lostattn.conformance.table import in_page, markdown, summary
@@ -64,7 +64,7 @@ def test_packages_of_a_folder_are_found_though_torchvision_cannot_load_its_libra
         "import torch\ntorch.library.register_fake('torchvision::nms')(lambda *boxes: None)\n"
     )
     code = (
-        "from lostattn.conformance.extra_packages import missing, use\n"
+        "from lostattn.checkpoint.extra_packages import missing, use\n"
         f"assert use({str(tmp_path)!r}) and not use({str(tmp_path / 'none')!r}) and not use('')\n"
         "import torchvision; print(*missing(), torchvision.__file__)"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import edit_reference as reference
 import pytest
 import torch
 from vision_priors import PRIORS

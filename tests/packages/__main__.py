@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from lostattn.conformance.extra_packages import FOLDER, missing, use
+from lostattn.checkpoint.extra_packages import FOLDER, missing, use
 
 use(FOLDER)
 if missing():

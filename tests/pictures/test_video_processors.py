@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 WORKER = """
 import runpy
 import sys
-runpy.run_path("lostattn/extra_packages.py")["use"](sys.argv[1])
+runpy.run_path("lostattn/checkpoint/extra_packages.py")["use"](sys.argv[1])
 import pytest
 sys.exit(pytest.main(sys.argv[2:]))
 """

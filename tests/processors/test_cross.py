@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from painting import TEXT, noise
-from test_views import drawn
+from panels import panels_of
 
 import lostattn as la
 from lostattn.errors import InputError
@@ -82,7 +82,7 @@ def test_image_keys_where_there_are_none(model, prompt):
 
 def test_attention_is_drawn_in_the_tiles(model, prompt):
     _, cache = model.run_with_cache(prompt, ["blocks.1.attn.hook_pattern"])
-    ((title, boxes, values),) = drawn(attention_on_image(cache, prompt, 1, heads=1))
+    ((title, boxes, values),) = panels_of(attention_on_image(cache, prompt, 1, heads=1))
     row, keys = cache["pattern", 1][0, 1, -1], prompt.token_map.cross
     mine = (keys.image_index[0] == 0) & (keys.patch_index[0] >= 0)
     np.testing.assert_allclose(values, row[mine], rtol=1e-5)

@@ -4,30 +4,18 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from matplotlib.collections import PolyCollection
 from painting import noise, prompt
+from panels import panels_of
 
 from lostattn.view.image import overlay
 from lostattn.view.reading import token_labels
-
-
-def drawn(figure) -> list[tuple[str, np.ndarray, np.ndarray]]:
-    """Of each panel with patches: title, boxes, values."""
-    out = []
-    for axes in figure.axes:
-        for patches in axes.collections:
-            if isinstance(patches, PolyCollection) and axes.get_label() != "<colorbar>":
-                corners = np.array([path.vertices for path in patches.get_paths()])
-                boxes = np.concatenate([corners.min(axis=1), corners.max(axis=1)], axis=1)
-                out.append((axes.get_title(), boxes, np.asarray(patches.get_array())))
-    return out
 
 
 def test_tiles_are_drawn_where_they_lie_and_the_thumbnail_on_a_picture_of_its_own():
     given = prompt("internvl", noise(500, 300))
     (grid,) = given.token_map.grids[0]
     values = torch.arange(float(len(grid)))
-    tiles, thumbnail = drawn(overlay(given.images[0][0], values, grid))
+    tiles, thumbnail = panels_of(overlay(given.images[0][0], values, grid))
     assert tiles[0] == "tiles, 1536 patches" and thumbnail[0] == "thumbnail, 256 patches"
     np.testing.assert_allclose(np.concatenate([tiles[1], thumbnail[1]]), grid.boxes(), atol=1e-3)
     np.testing.assert_array_equal(np.concatenate([tiles[2], thumbnail[2]]), values)
