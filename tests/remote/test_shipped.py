@@ -218,8 +218,10 @@ def test_the_tables_cover_every_call():
 
 
 def is_its_own(function: Any, module: Any) -> bool:
-    """Whether a module defines a function, or hands it on under its ``__all__``; what it merely imports is not its own."""
-    return hasattr(module, "__all__") or inspect.unwrap(function).__module__ == module.__name__
+    """Whether a module defines a function, or hands it on under its ``__all__``; what it imports is not its own."""
+    return inspect.isfunction(function) and (
+        hasattr(module, "__all__") or inspect.unwrap(function).__module__ == module.__name__
+    )
 
 
 def takes(call: Any, argument: str) -> bool:
