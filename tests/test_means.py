@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import bounds
 import pytest
 import torch
 from safetensors.torch import save_file
-from torch.testing import assert_close
 
 from lostattn.errors import InputError
 from lostattn.interventions.steering import Steer
@@ -24,6 +24,7 @@ def collected(tiny_qwen, shapes_questions):
 
 def test_streaming_means_are_the_means_of_everything(tiny_qwen, shapes_questions, collected: Means) -> None:
     rows: dict[str, list[torch.Tensor]] = {name: [] for name in collected.mean}
+    share = bounds.passes(tiny_qwen.hf, tiny_qwen.prompt(shapes_questions[0]).inputs)
     for question in shapes_questions[:11]:
         prompt = tiny_qwen.prompt(question)
         _, cache = tiny_qwen.run_with_cache(prompt, list(rows))
@@ -33,8 +34,10 @@ def test_streaming_means_are_the_means_of_everything(tiny_qwen, shapes_questions
     for name, found in rows.items():
         whole = torch.cat(found)
         assert collected.count == len(whole)
-        assert_close(collected[name].double(), whole.mean(0), rtol=1e-4, atol=1e-5)
-        assert_close(collected.variance[name].double(), whole.var(0, correction=0), rtol=1e-3, atol=1e-5)
+        # Passes of a batch against passes alone, and sums over all rows; a square is off by twice as much.
+        off = share + bounds.sums(len(whole))
+        bounds.close(collected[name].double(), whole.mean(0), off, size=whole)
+        bounds.close(collected.variance[name].double(), whole.var(0, correction=0), 2 * off, size=whole.square())
     assert collected["z", 4].shape == (tiny_qwen.cfg.n_heads, tiny_qwen.cfg.d_head)
 
 
@@ -58,13 +61,13 @@ def test_means_are_kept_and_used_to_ablate(tiny_qwen, shapes_questions, collecte
     back = Means.load(collected.save(tmp_path / "means"))
     assert back.count == collected.count and back.meta == collected.meta
     for name in collected.mean:
-        assert_close(back[name], collected[name], rtol=0, atol=0)
+        assert torch.equal(back[name], collected[name])
     prompt = tiny_qwen.prompt(shapes_questions[0])
     _, cache = tiny_qwen.run_with_cache(prompt, interventions=back.ablate("attn", [1, 4]) + back.ablate("head", 1, 3))
     for layer in (1, 4):
         mean = collected["attn_out", layer]
-        assert_close(cache["attn_out", layer][0], mean.expand(prompt.n_pos, -1), rtol=0, atol=0)
-    assert_close(cache["z", 1][0, :, 3], collected["z", 1][3].expand(prompt.n_pos, -1), rtol=0, atol=0)
+        assert torch.equal(cache["attn_out", layer][0], mean.expand(prompt.n_pos, -1))
+    assert torch.equal(cache["z", 1][0, :, 3], collected["z", 1][3].expand(prompt.n_pos, -1))
     with pytest.raises(InputError, match="no mean of 'blocks.2.hook_attn_out' was collected"):
         back.ablate("attn", 2)
     with pytest.raises(InputError, match="what is 'heads'; expected one of"):
@@ -80,7 +83,8 @@ def test_a_difference_of_means_points_from_one_set_to_the_other(tiny_llava, shap
         means.append(torch.stack(rows).double().mean(0))
     name = "blocks.2.hook_resid_post"
     assert found.counts == (5, 7)
-    assert_close(found.vectors[name].double(), means[0] - means[1], rtol=1e-3, atol=1e-5)
+    share = bounds.passes(tiny_llava.hf, tiny_llava.prompt(a).inputs)
+    bounds.close(found.vectors[name].double(), means[0] - means[1], 2 * share, size=torch.stack(means))
     edit = found.steer(2, scale=-1.5, positions="last")
     assert edit.parts == (Steer(found.vectors[name], 2, -1.5, "last", "resid_post"),)
     with pytest.raises(InputError, match="no direction was made for layer 3"):
@@ -104,8 +108,8 @@ def test_what_cannot_be_averaged_is_refused(tiny_llava, shapes_questions, tmp_pa
 def test_sums_come_back_from_where_the_model_is(tiny_llava, shapes_questions) -> None:
     here = collect_means(tiny_llava, shapes_questions[:4], "z", 2, "image", batch_size=3)
     there = collect_means(tiny_llava, shapes_questions[:4], "z", 2, "image", batch_size=3, remote="local")
-    assert_close(there["z", 2], here["z", 2], rtol=0, atol=0)
+    assert torch.equal(there["z", 2], here["z", 2])
     edit = Steer(torch.ones(tiny_llava.cfg.d_model), 2, 0.5, "last")
     prompt = tiny_llava.prompt(shapes_questions[0])
     shipped = tiny_llava.run_with_hooks(prompt, interventions=edit, remote="local")
-    assert_close(shipped, tiny_llava.run_with_hooks(prompt, interventions=edit), rtol=0, atol=0)
+    assert torch.equal(shipped, tiny_llava.run_with_hooks(prompt, interventions=edit))

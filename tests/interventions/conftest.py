@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import bounds
 import edit_reference as reference
 import jaxtyping
 import pytest
@@ -18,6 +19,7 @@ class Pair:
     hf: Any
     prompt: Any  # one question on one picture
     batch: Any  # four questions, one of them on two pictures, padded on the left
+    share: float  # how far two passes over the batch may lie apart, of the largest logit
 
 
 @pytest.fixture
@@ -58,6 +60,5 @@ def _pair(model, hf, questions):
     ones = [i for i, q in enumerate(questions) if len(q.images) == 1][:3]
     lengths = {model.prompt(questions[i]).n_pos for i in [two, *ones]}
     assert len(lengths) > 1, "the batch needs padding"
-    return Pair(
-        model, hf, model.prompt(questions[ones[0]]), model.prompt([questions[i] for i in (ones[0], two, *ones[1:])])
-    )
+    batch = model.prompt([questions[i] for i in (ones[0], two, *ones[1:])])
+    return Pair(model, hf, model.prompt(questions[ones[0]]), batch, bounds.passes(hf, batch.inputs))

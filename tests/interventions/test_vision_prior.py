@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bounds
 import edit_reference as reference
 import pytest
 import torch
@@ -21,10 +22,13 @@ def test_the_weights_that_are_put_in(pair, which, layer):
     laid = torch.zeros(len(prompt), prompt.n_pos)
     laid[prompt.token_map["image"]] = prior
     edit = la.ReplaceAttention(la.VisionPrior(layer), layers=3, keep_mass=False)
-    _, cache = pair.model.run_with_cache(prompt, "blocks.3.attn.hook_pattern", edit)
+    tower = f"{pair.model.architecture.vision.stack.prefix}.{layer % n_read}.attn.hook_attn_scores"
+    _, cache = pair.model.run_with_cache(prompt, ["blocks.3.attn.hook_pattern", tower], edit)
     row = cache["pattern", 3][:, :, -1]
     image = prompt.token_map["image"][:, None, :].expand_as(row)
-    torch.testing.assert_close(row[image], laid[:, None].expand_as(row)[image], atol=1e-6, rtol=1e-4)
+    # Means of weights of a softmax, each of which is off by a share of itself that its scores are off by.
+    scores = cache[tower][cache[tower].isfinite()]
+    bounds.close(row[image], laid[:, None].expand_as(row)[image], pair.share, size=prior.max() * scores.abs().max())
 
 
 def test_the_batch_has_pictures_of_several_sizes(qwen):
@@ -44,7 +48,7 @@ def test_one_number_a_token_and_its_mass(pair):
         la.ReplaceAttention(la.VisionPrior(), layers=0, keep_mass=False),
     )
     total = float(cache["pattern", 0][0, 0, -1][pair.prompt.token_map["image"][0]].sum())
-    assert 0.01 < total <= 1 + 1e-5
+    assert 0.01 < total <= 1 + bounds.sums(pair.prompt.n_pos)
 
 
 def test_with_the_mass_kept_it_moves_the_logits_as_by_hand(pair):
@@ -64,8 +68,8 @@ def test_with_the_mass_kept_it_moves_the_logits_as_by_hand(pair):
 
     got = pair.model.run_with_hooks(prompt, interventions=la.ReplaceAttention(la.VisionPrior()))[:, -1]
     want = reference.logits(pair.hf, prompt, weights=by_hand)[:, -1]
-    torch.testing.assert_close(got, want, atol=5e-5, rtol=1e-4)
-    assert (got - pair.model(prompt)[:, -1]).abs().max() > 2e-4
+    bounds.close(got, want, pair.share)
+    assert bounds.moved(got, pair.model(prompt)[:, -1], pair.share)
 
 
 @pytest.mark.parametrize("layer", [4, -5])
@@ -95,4 +99,4 @@ def test_one_picture_of_two(pair):
     _, edited = pair.model.run_with_cache(prompt, name, la.ReplaceAttention(la.VisionPrior(), layers=2, keys="image:1"))
     second = prompt.token_map["image:1"][0]
     assert torch.equal(plain[name][..., ~second], edited[name][..., ~second])
-    assert (plain[name] - edited[name])[0, :, -1][:, second].abs().max() > 1e-5
+    assert bounds.moved(edited[name][0, :, -1][:, second], plain[name][0, :, -1][:, second], pair.share, times=100)

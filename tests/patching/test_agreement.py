@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bounds
 import numpy as np
 import pytest
 
@@ -26,9 +27,15 @@ def test_it_correlates_the_sweep_with_its_estimates(tiny_llava, shapes_questions
     heads = true.point == "z"
     row = table[(table.id == clean[1].id) & (table.point == "z") & (table.method == "along the node")]
     expected = np.corrcoef(true.effect[heads], estimate.effect[heads])[0, 1]
-    assert row.correlation.tolist() == pytest.approx([expected], abs=1e-6)
-    assert row.error.tolist() == pytest.approx([(true.effect - estimate.effect)[heads].abs().max()], abs=1e-5)
-    assert row.largest.tolist() == pytest.approx([true.effect[heads].abs().max()], abs=1e-5)
+    # The same sweep of the same pair, in passes of other sizes: effects are off as logits are.
+    logits = tiny_llava(one)[:, -1]
+    share = bounds.passes(tiny_llava.hf, one.inputs)
+    gap = (true.effect - estimate.effect)[heads].abs().max()
+    bounds.close(row.error.item(), gap, 2 * share, size=logits)
+    bounds.close(row.largest.item(), true.effect[heads].abs().max(), share, size=logits)
+    # A correlation moves by at most twice what its variables move by, as a share of their spread.
+    spread = min(true.effect[heads].std(), estimate.effect[heads].std())
+    bounds.close(row.correlation.item(), expected, 2 * share, size=logits / spread)
     with pytest.raises(InputError, match="clean holds 2 questions, corrupted 1"):
         patching.agreement(tiny_llava, clean, corrupted[:1])
 

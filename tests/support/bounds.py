@@ -16,10 +16,12 @@ Bits are compared (``torch.equal``) only where both sides are the same operation
 
 from __future__ import annotations
 
+import copy
 import weakref
 from collections.abc import Callable
 from typing import Any
 
+import numpy
 import torch
 from torch import Tensor, nn
 
@@ -64,7 +66,9 @@ def passes(hf: Any, inputs: dict[str, Tensor]) -> float:
     and for points where the largest value is nearer to the others than that of the logits is.
     """
     if hf not in _twins:
-        twin = type(hf)._from_config(hf.config, dtype=torch.float64).eval()
+        # Not eager: it takes the softmax of a row that sees nothing in single precision, where the mask is infinite.
+        config = copy.deepcopy(hf.config)
+        twin = type(hf)._from_config(config, dtype=torch.float64, attn_implementation="sdpa").eval()
         twin.load_state_dict(hf.state_dict())
         _twins[hf] = twin
     exact = {name: value.double() if value.is_floating_point() else value for name, value in inputs.items()}
@@ -89,6 +93,17 @@ def felt(function: Callable[..., Any], share: float, *states: Tensor) -> float:
     return MEASURED * most
 
 
+def slope(of: Callable[[float], float], step: float, noise: float) -> tuple[float, float]:
+    """The derivative of a function of one number at zero by central differences, and how far off it may be.
+
+    Two steps, the narrow one half of the wide: the error of the narrow difference is a third of what the two differ by
+    (Richardson), which is taken out; what is left goes with the fourth power of the step and is allowed as much as the
+    two differ by. ``noise`` is how far off a value of the function may be by rounding.
+    """
+    wide, narrow = ((of(h) - of(-h)) / (2 * h) for h in (step, step / 2))
+    return narrow + (narrow - wide) / 3, abs(narrow - wide) + 4 * noise / step
+
+
 def sized_by(name: str) -> str:
     """The hook point whose largest value says how far a point's values may be off: its own, but for a pattern.
 
@@ -110,14 +125,17 @@ def close(found: Any, expected: Any, share: float, size: Any = None, of: str = "
     torch.testing.assert_close(found, expected, rtol=0, atol=allowed, msg=lambda text: f"{of}: {text}" if of else text)
 
 
-def moved(found: Any, other: Any, share: float, times: float = 10.0) -> bool:
+def moved(found: Any, other: Any, share: float, times: float = 10.0, size: Any = None) -> bool:
     """Whether something made a difference: ``times`` what ``close`` lets pass, so that it could not miss it."""
     found, other = _double(found), _double(other)
-    return float((found - other).abs().max()) > times * share * _largest(other)
+    return float((found - other).abs().max()) > times * share * _largest(other if size is None else _double(size))
 
 
 def _double(value: Any) -> Tensor:
-    return torch.as_tensor(value).detach().double()
+    """Of a tensor, an array, a column of a table, a list or a number."""
+    if isinstance(value, Tensor):
+        return value.detach().double()
+    return torch.from_numpy(numpy.array(value, dtype=numpy.float64))
 
 
 def _largest(value: Tensor) -> float:

@@ -207,7 +207,11 @@ def positioned(family: str, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
 
 @functools.cache
 def rounding(family: str) -> float:
-    """How far two single-precision passes of this model may lie apart, as a share of the largest value."""
+    """How far two single-precision passes of this model may lie apart, as a share of the largest value.
+
+    In double precision too, where norms (and the softmax of eager attention) work in single precision whatever they are
+    given: a last bit that differs on the way in may turn a rounding there.
+    """
     return bounds.passes(bare(family), positioned(family, batched(family, unequal(family))))
 
 
