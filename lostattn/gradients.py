@@ -22,7 +22,7 @@ from lostattn.plan.compiling import compiled
 from lostattn.plan.intervention import Intervention
 from lostattn.plan.program import Edit
 from lostattn.points.hooked_model import HookedModel
-from lostattn.points.names import get_act_name
+from lostattn.points.names import get_act_name, is_square
 from lostattn.points.reach import check_reached
 from lostattn.points.sites import NamesFilter
 from lostattn.prompt.batch import Prompt
@@ -31,8 +31,6 @@ from lostattn.remote.session import run_there
 from lostattn.run.calls import Call, Raw, Reading, Remote
 from lostattn.run.local import check_weights, open_forward
 from lostattn.run.make_calls import hooks_call, kept_names, pass_call
-
-SQUARE = ("attn.hook_pattern", "attn.hook_attn_scores")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -119,7 +117,7 @@ def run_with_gradients(
     names = kept_names(model, prompt, names_filter)
     keys, refusals = [], []
     for name in names:
-        if names_filter is None and name.endswith(SQUARE):
+        if names_filter is None and is_square(name):
             continue  # a [query, key] matrix a head and layer, which keeping everything never costs
         try:
             keys.append(model.sites.editable(name))
@@ -143,7 +141,7 @@ def _pass_and_back(
     """One pass that keeps ``names``, and the gradients of ``keys``."""
     if not callable(metric):
         raise InputError(f"the metric is {metric!r}; expected a function of the logits, such as la.answers.metric(…).")
-    probing = [Edit(name, add_probe_rows if name.endswith(SQUARE) else add_probe, {"name": name}) for name in keys]
+    probing = [Edit(name, add_probe_rows if is_square(name) else add_probe, {"name": name}) for name in keys]
     edits = [*compiled(model, interventions, prompt), *probing]
     call = pass_call(model, prompt, Reading("raw"), names, edits)
     if remote is False:

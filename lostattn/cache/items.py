@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lostattn.errors import InputError
 from lostattn.pictures.patch_grid import PatchGrid
+from lostattn.points.names import is_square
 from lostattn.points.sites import Sites
 from lostattn.prompt.batch import Prompt
 from lostattn.prompt.rows import per_image
@@ -60,7 +61,7 @@ class Cut:
         point = name.removesuffix("_grad")
         if point.endswith(("hook_k", "hook_v", "hook_rot_k")):
             return value
-        if point.endswith(("hook_pattern", "hook_attn_scores", "geometry")):
+        if is_square(point) or point.endswith("geometry"):
             return value[:, :, self.columns] if value.dim() == 4 and value.shape[2] == self.size[1] else value
         return value[:, self.columns]
 
@@ -77,11 +78,7 @@ class Cut:
                 return value[self.images]
             parts = value.split(self.frames)
             return torch.cat([parts[k] for k in self.images])
-        axes = (
-            (2, 3)
-            if name.removesuffix("_grad").endswith(("hook_pattern", "hook_attn_scores"))
-            else (int(value.shape[0] == 1),)
-        )
+        axes = (2, 3) if is_square(name.removesuffix("_grad")) else (int(value.shape[0] == 1),)
         for axis in axes:
             lengths = self.patches if value.shape[axis] == sum(self.patches) else self.merged
             parts = value.split(lengths, axis)

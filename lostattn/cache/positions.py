@@ -9,6 +9,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from lostattn.errors import InputError
+from lostattn.points.names import is_square
 
 if TYPE_CHECKING:
     from lostattn.prompt.batch import Prompt
@@ -84,7 +85,7 @@ def choose(
     by_key: bool = False,
 ) -> Tensor:
     """See :meth:`lostattn.cache.ActivationCache.at`."""
-    square = name.endswith(("hook_pattern", "hook_attn_scores"))
+    square = is_square(name)
     by_head = name.rpartition(".")[0].endswith("attn") and not square
     if name.startswith("vision"):
         raise InputError(f"{name!r} goes by patch; positions of the sequence choose among decoder points.")

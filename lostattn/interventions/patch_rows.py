@@ -13,13 +13,12 @@ from lostattn.errors import InputError
 from lostattn.kernels.workbench import put_cells, put_rows
 from lostattn.plan.checks import Layers, checked_layers
 from lostattn.plan.program import Edit
-from lostattn.points.names import get_act_name, split_block
+from lostattn.points.names import get_act_name, is_square, split_block
 from lostattn.points.sites import Sites
 from lostattn.prompt.parts import PARTS
 from lostattn.prompt.token_map import TokenMap
 
-SQUARE = ("attn.hook_pattern", "attn.hook_attn_scores")
-BY_HEAD = ("attn.hook_q", "attn.hook_z", "attn.hook_rot_q", *SQUARE)
+BY_HEAD = ("attn.hook_q", "attn.hook_z", "attn.hook_rot_q", "attn.hook_pattern", "attn.hook_attn_scores")
 BY_KV_HEAD = ("attn.hook_k", "attn.hook_v", "attn.hook_rot_k")
 
 
@@ -34,7 +33,7 @@ def row_edit(
 ) -> Edit:
     """The edit that puts rows of values at places of items; ``mask [batch, pos]`` holds them all."""
     params = {"items": items, "places": places, "values": values, "base": base, "heads": heads}
-    square = name.endswith(SQUARE)
+    square = is_square(name)
     return Edit(name, put_cells if square else put_rows, params, (0, 1), (mask, False) if square else None)
 
 
@@ -68,7 +67,7 @@ def point_names(sites: Sites, points: str | Iterable[str], layers: Layers = None
 
 def by_query(name: str, value: Tensor) -> Tensor:
     """A point with its positions on the second axis: patterns as ``[batch, query, head, key]``."""
-    return value.transpose(1, 2) if name.endswith(SQUARE) else value
+    return value.transpose(1, 2) if is_square(name) else value
 
 
 def layout_of(token_map: TokenMap) -> Int[Tensor, "batch pos"]:

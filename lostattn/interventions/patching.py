@@ -12,7 +12,6 @@ from torch import Tensor
 from lostattn.cache.activation_cache import ActivationCache
 from lostattn.errors import InputError
 from lostattn.interventions.patch_rows import (
-    SQUARE,
     by_query,
     head_mask,
     layout_of,
@@ -25,6 +24,7 @@ from lostattn.plan.checks import Layers, checked_layers, choice, normalise
 from lostattn.plan.intervention import Intervention
 from lostattn.plan.program import Edit
 from lostattn.plan.setting import Setting
+from lostattn.points.names import is_square
 
 REDUCTIONS = ("none", "mean")
 
@@ -124,7 +124,7 @@ class Patch(Intervention):
         flat_items, flat_places, flat_rows = torch.cat(items), torch.cat(places), torch.cat(rows)
         out = []
         for name, values in self.values.items():
-            if name.endswith(SQUARE):
+            if is_square(name):
                 same_keys(self.layout, layout_of(target), name)
             new = self._reduced(values, counts)[flat_rows]
             heads = head_mask(setting.sites, name, self.heads, len(new))

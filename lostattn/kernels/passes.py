@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from lostattn.kernels.point_names import is_square
 from lostattn.kernels.walker import run_pass, weightless
 
 
@@ -49,7 +50,7 @@ def one_step(root, tracer, program, memory, step: int):
     for name in list(kept):
         if name.startswith("vision"):
             continue
-        if name.endswith(("attn.hook_attn_scores", "attn.hook_pattern")):
+        if is_square(name):
             kept[name] = kept[name][..., :reach]
         if name.endswith("attn.hook_rot_k"):
             boundary, keys = name[: -len("hook_rot_k")], kept[name]

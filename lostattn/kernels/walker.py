@@ -16,6 +16,8 @@ edit says at which ``steps`` of a generation it acts: ``(first, last + 1 or None
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 import torch
 
 from lostattn.kernels.attention import (
@@ -32,8 +34,26 @@ from lostattn.kernels.attention import (
     wanted_rows,
 )
 
+if TYPE_CHECKING:  # names of types alone: what is sent to a server holds none of them
+    from collections.abc import Sequence
 
-def acts(item, step: int) -> bool:
+    from lostattn.kernels.program import (
+        Action,
+        AttentionEvent,
+        Boundary,
+        BoundEdit,
+        EditBehind,
+        EditSum,
+        EditValue,
+        LengthsEvent,
+        Program,
+        ProofEvent,
+        TensorEvent,
+        WindowsEvent,
+    )
+
+
+def acts(item: BoundEdit, step: int) -> bool:
     """Whether an edit, or whatever else carries ``steps``, acts at this step."""
     first, end = item["steps"]
     return first <= step and (end is None or step < end)
@@ -100,42 +120,44 @@ def by_head(module, z):
     return written[..., :-1, :] - written[..., -1:, :]
 
 
-def perform(actions, value, out, here):
+def perform(actions: Sequence[Action], value: Any, out: dict[str, Any], here: dict[str, Any]) -> Any:
     """Run the actions of one event on its tensor. Returns the tensor, the same object where nothing was edited."""
     for action in actions:
-        verb = action["verb"]
-        if verb == "tap":
+        if action["verb"] == "tap":
             out[action["name"]] = seen_by(value, action["view"], here)
-        elif verb == "by_head":
+        elif action["verb"] == "by_head":
             out[action["name"]] = by_head(here["module"], seen_by(value, action["view"], here))
-        elif verb == "hold":
+        elif action["verb"] == "hold":
             here["held"][action["name"]] = seen_by(value, action["view"], here)
-        elif verb == "reduce":
+        elif action["verb"] == "reduce":
             out[action["name"]] = action["kernel"](here["held"], here, **action["params"])
-        elif verb == "add_behind":
+        elif action["verb"] == "add_behind":
             if action["held"] in here["held"]:
                 value = value + here["held"].pop(action["held"])
         elif acts(action, here["step"]):
-            if verb == "edit_behind":
-                after = action["kernel"](value, here, **action["params"]).to(value.dtype)
-                here["held"][action["held"]] = after - value + here["held"].get(action["held"], 0.0)
-                value = after
-            elif verb == "edit":
-                before = seen_by(value, action["view"], here)
-                after = action["kernel"](before, here, **action["params"])
-                if action["view"][0] == "between":
-                    # What is not edited stays to the last bit; what is, is added to the held stream as written.
-                    written = held_stream(action["view"], value, here) + after.to(value.dtype)
-                    value = torch.where(after == before, value + (after - before).to(value.dtype), written)
-                elif after is not before:
-                    value = unviewed(value, action["view"], after)
-            elif verb == "edit_sum":
-                stream = here["held"][action["held"]] + value * action["factor"]
-                value = value + (action["kernel"](stream, here, **action["params"]) - stream) / action["factor"]
+            value = replaced(action, value, here)
     return value
 
 
-def visit_tensor(root, event, out, here):
+def replaced(action: EditValue | EditBehind | EditSum, value: Any, here: dict[str, Any]) -> Any:
+    """A value after one edit; the same object where the edit gave back what it was given."""
+    if action["verb"] == "edit_behind":
+        after = action["kernel"](value, here, **action["params"]).to(value.dtype)
+        here["held"][action["held"]] = after - value + here["held"].get(action["held"], 0.0)
+        return after
+    if action["verb"] == "edit_sum":
+        stream = here["held"][action["held"]] + value * action["factor"]
+        return value + (action["kernel"](stream, here, **action["params"]) - stream) / action["factor"]
+    before = seen_by(value, action["view"], here)
+    after = action["kernel"](before, here, **action["params"])
+    if action["view"][0] == "between":
+        # What is not edited stays to the last bit; what is, is added to the held stream as written.
+        written = held_stream(action["view"], value, here) + after.to(value.dtype)
+        return torch.where(after == before, value + (after - before).to(value.dtype), written)
+    return value if after is before else unviewed(value, action["view"], after)
+
+
+def visit_tensor(root: Any, event: TensorEvent, out: dict[str, Any], here: dict[str, Any]) -> None:
     """Read a module's input or output, act on it, and write it back where an edit replaced it."""
     envoy = root.get(event["path"])
     here["module"] = envoy
@@ -154,7 +176,7 @@ def visit_tensor(root, event, out, here):
         envoy.output = rewrapped(raw, edited)
 
 
-def active(edits, step: int):
+def active(edits: Sequence[BoundEdit], step: int) -> list[BoundEdit]:
     """The edits of a list that act at this step."""
     return [edit for edit in edits if acts(edit, step)]
 
@@ -164,7 +186,7 @@ def moved_heads(value):
     return value.transpose(1, 2)
 
 
-def boundary_call(operation, event, here):
+def boundary_call(operation: Any, event: Boundary, here: dict[str, Any]) -> tuple[Any, Any]:
     """One call of the attention interface: what it was given, and a way to give it another query and key.
 
     In a sandbox the interface's own arguments cannot be read: the first of them is the module with its weights. There
@@ -195,7 +217,7 @@ def give_boundary(given, query, key, here):
     operation.inputs = ((query, key.repeat_interleave(spread, dim=1), *arguments[2:]), keywords)
 
 
-def rows_once(edits, n_queries: int, device, here):
+def rows_once(edits: Sequence[BoundEdit], n_queries: int, device: Any, here: dict[str, Any]) -> Any:
     """``wanted_rows``, worked out once in a pass for all layers whose edits name the same queries."""
     key = (n_queries, device, *(id(edit["queries"]) for edit in edits))
     if key not in here["wanted"]:
@@ -226,7 +248,14 @@ def spares_kernel(given, before, after, here):
     return getattr(config, "_attn_implementation", None) == "sdpa" and bool((after != before).any(-1).all())
 
 
-def visit_attention(root, event, out, here):
+def whole_mask(mask, query, key):
+    """A call's mask as a tensor; that of flex attention is a table of blocks."""
+    if mask is None or isinstance(mask, torch.Tensor):
+        return mask
+    return of_blocks(mask, torch.arange(query.shape[2], device=query.device), key.shape[2])
+
+
+def visit_attention(root: Any, event: AttentionEvent, out: dict[str, Any], here: dict[str, Any]) -> None:
     """At one call of the attention interface: taps of q and k, then edited rows added to the kernel's output."""
     operation = getattr(root.get(event["path"]).source, event["operation"])
     (query, key, value, mask, scaling, causal), given = boundary_call(operation, event, here)
@@ -238,12 +267,8 @@ def visit_attention(root, event, out, here):
             give_boundary(given, query, key, here)
     extras = None if here["weightless"] else call_extras(given[1], given[2])
     if event["geometry"] is not None:
-        if mask is not None and not isinstance(mask, torch.Tensor):
-            rows = torch.arange(query.shape[2], device=query.device)
-            geometry = {"mask": of_blocks(mask, rows, key.shape[2])}
-        else:
-            geometry = {"mask": mask}
-        geometry |= {"causal": causal, "scaling": scaling, "lengths": None}
+        seen = whole_mask(mask, query, key)
+        geometry = {"mask": seen, "causal": causal, "scaling": scaling, "lengths": None}
         more = {name: value for name, value in (extras or {}).items() if value is not None}
         out[event["geometry"]] = {**geometry, **more}
     score_edits = active(event["scores"], here["step"])
@@ -275,7 +300,7 @@ def visit_attention(root, event, out, here):
             operation.output = (edited, *raw[1:])
 
 
-def visit_proof(root, event, out):
+def visit_proof(root: Any, event: ProofEvent, out: dict[str, Any]) -> None:
     """Recompute one call of the attention interface from what it was given, and compare it with what it gave."""
     operation = getattr(root.get(event["path"]).source, event["operation"])
     arguments, keywords = operation.inputs
@@ -298,13 +323,13 @@ def keep(taps, scores, pattern, out):
         out[name] = scores if what == "scores" else pattern
 
 
-def visit_lengths(root, event, here):
+def visit_lengths(root: Any, event: LengthsEvent, here: dict[str, Any]) -> None:
     """Remember how a windowed attention module cuts its sequence: the lengths of its windows."""
     bounds = root.get(event["path"]).inputs[1]["cu_seqlens"]
     here["lengths"] = bounds[1:] - bounds[:-1]
 
 
-def visit_windows(root, tracer, event, out, here):
+def visit_windows(root: Any, tracer: Any, event: WindowsEvent, out: dict[str, Any], here: dict[str, Any]) -> None:
     """A tower that calls its attention once per window: collect the windows, then edit before the output map.
 
     The windows are laid end to end again, so a pattern is one ``[1, head, patch, patch]`` matrix whose windows
@@ -350,14 +375,14 @@ def weightless(root):
     return False
 
 
-def prepare(root, program):
+def prepare(root: Any, program: Program) -> None:
     """Open the modules whose calls will be read while none of them has begun: a forward that runs stays closed."""
     for event in program:
-        if "operation" in event:
+        if event["kind"] != "tensor" and event["kind"] != "lengths":
             getattr(root.get(event["path"]).source, event["operation"])
 
 
-def run_pass(root, tracer, program, memory, step: int):
+def run_pass(root: Any, tracer: Any, program: Program, memory: dict[str, Any], step: int) -> dict[str, Any]:
     """One forward pass of a program: step 0 is the prefill. Returns what was kept, by name."""
     out = {}
     here = {"step": step, "held": {}, "memory": memory, "weightless": weightless(root), "wanted": {}, "sights": {}}
@@ -366,15 +391,14 @@ def run_pass(root, tracer, program, memory, step: int):
     for event in program:
         if step > 0 and event["once"]:
             continue
-        kind = event["kind"]
-        if kind == "tensor":
+        if event["kind"] == "tensor":
             visit_tensor(root, event, out, here)
-        elif kind == "attention":
+        elif event["kind"] == "attention":
             visit_attention(root, event, out, here)
-        elif kind == "proof":
+        elif event["kind"] == "proof":
             visit_proof(root, event, out)
-        elif kind == "lengths":
+        elif event["kind"] == "lengths":
             visit_lengths(root, event, here)
-        elif kind == "windows":
+        else:
             visit_windows(root, tracer, event, out, here)
     return out

@@ -20,7 +20,7 @@ from torch import Tensor
 from lostattn.cache.activation_cache import ActivationCache
 from lostattn.errors import InputError
 from lostattn.gradients import gradients
-from lostattn.interventions.patch_rows import SQUARE, by_query, layout_of, matched, point_names, row_edit, same_keys
+from lostattn.interventions.patch_rows import by_query, layout_of, matched, point_names, row_edit, same_keys
 from lostattn.model.lvlm import LVLM
 from lostattn.patching.copies import Cell, Metric, Rows, measured
 from lostattn.patching.sweeps import both_runs, cells_of, groups_of, result_row, same_number, single
@@ -28,6 +28,7 @@ from lostattn.plan.checks import Layers
 from lostattn.plan.intervention import Intervention
 from lostattn.plan.program import Edit
 from lostattn.plan.setting import Setting
+from lostattn.points.names import is_square
 from lostattn.prompt.batch import Prompt
 from lostattn.run.calls import Remote
 
@@ -165,7 +166,7 @@ class _Slopes:
         """A point ``alpha`` of the way from the corrupted to the clean run, token by token."""
         new, old = by_query(name, self.source[name]), by_query(name, self.base[name])
         here, there = layout_of(self.corrupted.token_map), layout_of(self.clean.token_map)
-        if name.endswith(SQUARE):
+        if is_square(name):
             same_keys(there, here, name)
         a, b = self.clean.token_map.real.cpu(), self.corrupted.token_map.real.cpu()
         items, places, values = [], [], []

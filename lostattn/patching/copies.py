@@ -12,12 +12,13 @@ from torch import Tensor
 
 from lostattn.cache.activation_cache import ActivationCache
 from lostattn.errors import InputError
-from lostattn.interventions.patch_rows import SQUARE, by_query, layout_of, matched, n_heads_of, row_edit, same_keys
+from lostattn.interventions.patch_rows import by_query, layout_of, matched, n_heads_of, row_edit, same_keys
 from lostattn.model.lvlm import LVLM
 from lostattn.patching.encoded import encoded
 from lostattn.plan.intervention import Intervention
 from lostattn.plan.program import Edit
 from lostattn.plan.setting import Setting
+from lostattn.points.names import is_square
 from lostattn.prompt.batch import Prompt
 from lostattn.remote.dispatch import carry_out
 from lostattn.remote.session import Session
@@ -86,7 +87,7 @@ class Rows:
         """The places, the values and the base of one item."""
         name = setting.name
         if name not in self._made:
-            if name.endswith(SQUARE):
+            if is_square(name):
                 same_keys(self.clean, self.corrupted, name)
             self._made[name] = by_query(name, self.source[name]), by_query(name, self.base[name])
         new, old = self._made[name]

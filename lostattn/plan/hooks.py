@@ -10,7 +10,7 @@ from torch import Tensor
 from lostattn.errors import InputError
 from lostattn.kernels.edits import call_hook, call_rows
 from lostattn.plan.program import Edit
-from lostattn.points.names import split_block
+from lostattn.points.names import is_square, split_block
 from lostattn.points.reach import check_reached, reached
 from lostattn.points.sites import Sites
 
@@ -65,7 +65,7 @@ def hook_edits(sites: Sites, fwd_hooks: Sequence[FwdHook | Any], prompt: Prompt)
         names = [sites.editable(chosen)] if isinstance(chosen, str) else _accepted(sites, chosen, prompt)
         check_reached(prompt, names)
         for name in names:
-            at_boundary = name.endswith(("attn.hook_pattern", "attn.hook_attn_scores"))
+            at_boundary = is_square(name)
             params = {"function": function, "hook": HookPoint(name)}
             edits.append(Edit(name, call_rows if at_boundary else call_hook, params))
     return edits

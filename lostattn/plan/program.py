@@ -1,8 +1,8 @@
 """The plan: everything that one call wants from a forward pass, written down before the pass runs.
 
 Edits, taps and reductions are put into the slots of the model in forward order; at each point the edits come
-first, in the order given, then the taps. The result is a *program* of plain dicts that
-:mod:`lostattn.kernels.walker` executes inside one nnsight trace, here or on a remote server.
+first, in the order given, then the taps. The result is a *program* of plain dicts (:mod:`lostattn.kernels.program`)
+that :mod:`lostattn.kernels.walker` executes inside one nnsight trace, here or on a remote server.
 """
 
 from __future__ import annotations
@@ -11,13 +11,22 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from lostattn.kernels.program import (
+    Action,
+    AttentionEvent,
+    Boundary,
+    BoundEdit,
+    Event,
+    InputAction,
+    LengthsEvent,
+    Positions,
+    Program,
+    TensorEvent,
+    View,
+    WindowsEvent,
+)
+from lostattn.points.names import is_square
 from lostattn.points.sites import Sites, Slot, of_mid, served
-
-_PATTERN = ("attn.hook_pattern", "attn.hook_attn_scores")
-
-# A mask [batch, prompt], and whether generated tokens belong to it; None with a mask over cross-attention's own keys.
-# Of keys, a third may be a mask over an encoder's that stand behind the positions.
-Positions = tuple[Any, bool | None] | tuple[Any, bool | None, Any]
 
 
 @dataclass(frozen=True)
@@ -39,6 +48,18 @@ class Edit:
     reads_input: bool = False
     needs: tuple[str, ...] = ()  # earlier points whose values the kernel finds in ``here["held"]``
 
+    def bound(self) -> BoundEdit:
+        """The edit as it travels."""
+        return {
+            "kernel": self.kernel,
+            "params": dict(self.params),
+            "steps": self.steps,
+            "queries": self.queries,
+            "keys": self.keys,
+            "heads": self.heads,
+            "reads_input": self.reads_input,
+        }
+
 
 @dataclass(frozen=True)
 class Reduction:
@@ -51,9 +72,6 @@ class Reduction:
     needs: tuple[str, ...]
     kernel: Callable[..., Any]
     params: Mapping[str, Any] = field(default_factory=dict)
-
-
-Program = list[dict[str, Any]]
 
 
 def write(
@@ -83,45 +101,14 @@ def write(
     """
     results = {sites.derived[name].needs[0]: name for name in by_head}  # by the z that they are made of
     asked = set(taps) - set(results.values())
-    telling = (*_PATTERN, "attn.hook_rot_k") if generates else _PATTERN
-    edited_boundaries = {_boundary(e.name) for e in edits if e.name.endswith(telling)}
-    direct = {name for name in asked if _of_pattern(name) and _boundary(name) in edited_boundaries}
-    kept = {name for name in asked if name in sites.at}
-    geometries = set()
-    for name in asked - kept - direct:
-        kept.update(sites.derived[name].needs)
-        if sites.derived[name].kind in ("attn_scores", "pattern"):
-            geometries.add(_boundary(name))
+    wanted = _Wanted(sites, asked, edits, reductions, generates, results)
     program: Program = []
-    held = {need for reduction in reductions for need in reduction.needs}
-    held |= {need for edit in edits for need in edit.needs}
-    last_need = {r.name: max(sites.at[need] for need in r.needs) for r in reductions}
-    edited = {e.name for e in edits}
-    held |= {slot.added_to for slot in sites.slots if slot.stream in edited}
-    before = _before(sites, kept | held | {e.name for e in edits})
-    behind = {f"{slot.behind}.hook_resid_post": f"{slot.behind} behind" for slot in sites.slots if slot.behind
-              and any(e.name == f"{slot.behind}.hook_resid_mid" for e in edits)}  # fmt: skip
     for index, slot in enumerate(sites.slots):
-        due = [r for r in reductions if last_need[r.name] == index]
-        if slot.kind == "tensor":
-            actions = _tensor_actions(slot, kept, edits, held, before, behind, due, results)
-            if actions:
-                needs_input = any(action.get("reads_input") for action in actions)
-                program.append(
-                    {
-                        "kind": "tensor",
-                        "path": slot.served,
-                        "port": slot.port,
-                        "actions": actions,
-                        "needs_input": needs_input,
-                        "once": slot.once and (caches or not slot.elsewhere),
-                        "elsewhere": slot.elsewhere,
-                    }
-                )
-        elif slot.kind in ("attention", "windows"):
-            event = _attention_event(slot, operations[slot.path], kept, direct, edits, geometries)
-            if event is not None:
-                program.append({**event, **_heads(sites, slot)})
+        event: Event | None = wanted.of_tensor(slot, index, caches) if slot.kind == "tensor" else None
+        if slot.kind in ("attention", "windows"):
+            event = wanted.of_attention(slot, operations[slot.path])
+        if event is not None:
+            program.append(event)
     return _with_lengths(program)
 
 
@@ -134,52 +121,132 @@ def last_step(program: Program, edits: Sequence[Edit]) -> int | None:
     return None if kept or None in acting else max((end for end in acting if end is not None), default=1)
 
 
-def _keeps(event: dict[str, Any]) -> bool:
+def _keeps(event: Event) -> bool:
     """Whether an event leaves something of its pass behind."""
-    actions = event.get("actions", [])
-    if event["kind"] == "attention":
-        inputs = event["inputs"] or {"query": [], "key": []}
-        actions = [*inputs["query"], *inputs["key"]]
-        if event["taps"] or event["geometry"]:
-            return True
-    return any(action["verb"] == "tap" for action in actions)
+    if event["kind"] == "tensor":
+        return any(action["verb"] == "tap" for action in event["actions"])
+    if event["kind"] != "attention":
+        return False
+    if event["taps"] or event["geometry"]:
+        return True
+    inputs = event["inputs"]
+    return inputs is not None and any(action["verb"] == "tap" for action in (*inputs["query"], *inputs["key"]))
 
 
-def _tensor_actions(
-    slot: Slot,
-    kept: set[str],
-    edits: Sequence[Edit],
-    held: set[str],
-    before: Mapping[str, str],
-    behind: Mapping[str, str],
-    due: Sequence[Reduction],
-    results: Mapping[str, str],
-) -> list[dict[str, Any]]:
-    actions: list[dict[str, Any]] = []
-    for name, view in slot.views.items():
-        if view[0] == "between":
-            view = ("between", before.get(str(view[1]), ""))
-        if slot.behind:
-            late = {"verb": "edit_behind", "held": f"{slot.behind} behind"}
-            actions += [{**late, **_edit(e)} for e in edits if e.name == name]
-        if name in behind:
-            actions.append({"verb": "add_behind", "held": behind[name]})
-        here = [e for e in edits if e.name == name and (slot.port == "output" or not of_mid(name))]
-        actions += [{"verb": "edit", "view": view, **_edit(e)} for e in here]
-        if name in kept:
-            actions.append({"verb": "tap", "name": name, "view": view})
-        if name in results:
-            actions.append({"verb": "by_head", "name": results[name], "view": view})
-        if name in held:
-            actions.append({"verb": "hold", "name": name, "view": view})
-        if name in before:
-            actions.append({"verb": "hold", "name": before[name], "view": view})
-    if slot.stream:
+class _Wanted:
+    """What a call wants, sorted by what the walker must do for it."""
+
+    def __init__(
+        self,
+        sites: Sites,
+        asked: set[str],
+        edits: Sequence[Edit],
+        reductions: Sequence[Reduction],
+        generates: bool,
+        results: Mapping[str, str],
+    ) -> None:
+        self.sites, self.edits, self.reductions, self.results = sites, edits, reductions, results
+        names = {edit.name for edit in edits}
+        edited = {_boundary(n) for n in names if is_square(n) or (generates and n.endswith("attn.hook_rot_k"))}
+        # Where a pattern is edited, the pass itself must show it: q and k no longer tell it.
+        self.direct = {name for name in asked if is_square(name) and _boundary(name) in edited}
+        self.kept = {name for name in asked if name in sites.at}
+        self.geometries: set[str] = set()
+        for name in asked - self.kept - self.direct:
+            self.kept.update(sites.derived[name].needs)
+            if sites.derived[name].kind in ("attn_scores", "pattern"):
+                self.geometries.add(_boundary(name))
+        self.held = {need for reduction in reductions for need in reduction.needs}
+        self.held |= {need for edit in edits for need in edit.needs}
+        self.held |= {slot.added_to for slot in sites.slots if slot.stream in names}
+        self.last_need = {r.name: max(sites.at[need] for need in r.needs) for r in reductions}
+        self.before = _before(sites, self.kept | self.held | names)
+        gated = [slot.behind for slot in sites.slots if f"{slot.behind}.hook_resid_mid" in names and slot.behind]
+        self.behind = {f"{block}.hook_resid_post": f"{block} behind" for block in gated}
+
+    def at(self, name: str) -> list[Edit]:
+        """The edits of one point, in the order given."""
+        return [edit for edit in self.edits if edit.name == name]
+
+    def of_tensor(self, slot: Slot, index: int, caches: bool) -> TensorEvent | None:
+        """What is done at a module's input or output; ``None`` for nothing."""
+        actions = [action for name, view in slot.views.items() for action in self._of_view(slot, name, view)]
         # The stream after attention exists in no module's output: it is edited where its second summand is.
-        added = {"verb": "edit_sum", "held": slot.added_to, "factor": slot.factor}
-        actions += [{**added, **_edit(e)} for e in edits if e.name == slot.stream]
-    actions += [{"verb": "reduce", "name": r.name, "kernel": r.kernel, "params": dict(r.params)} for r in due]
-    return actions
+        for edit in self.at(slot.stream) if slot.stream else ():
+            actions.append({"verb": "edit_sum", "held": slot.added_to, "factor": slot.factor, **edit.bound()})
+        for r in self.reductions:
+            if self.last_need[r.name] == index:
+                actions.append({"verb": "reduce", "name": r.name, "kernel": r.kernel, "params": dict(r.params)})
+        if not actions:
+            return None
+        reading = any(edit.reads_input for name in (*slot.views, slot.stream) for edit in self.at(name))
+        return {
+            "kind": "tensor",
+            "path": slot.served,
+            "port": slot.port,
+            "actions": actions,
+            "needs_input": reading,
+            "once": slot.once and (caches or not slot.elsewhere),
+            "elsewhere": slot.elsewhere,
+        }
+
+    def _of_view(self, slot: Slot, name: str, view: View) -> list[Action]:
+        """What is done with a value under one of its names: edits first, then what reads it."""
+        if view[0] == "between":
+            view = ("between", self.before.get(str(view[1]), ""))
+        actions: list[Action] = []
+        if slot.behind:
+            for edit in self.at(name):
+                actions.append({"verb": "edit_behind", "held": f"{slot.behind} behind", **edit.bound()})
+        if name in self.behind:
+            actions.append({"verb": "add_behind", "held": self.behind[name]})
+        if slot.port == "output" or not of_mid(name):
+            for edit in self.at(name):
+                actions.append({"verb": "edit", "view": view, **edit.bound()})
+        if name in self.kept:
+            actions.append({"verb": "tap", "name": name, "view": view})
+        if name in self.results:
+            actions.append({"verb": "by_head", "name": self.results[name], "view": view})
+        if name in self.held:
+            actions.append({"verb": "hold", "name": name, "view": view})
+        if name in self.before:
+            actions.append({"verb": "hold", "name": self.before[name], "view": view})
+        return actions
+
+    def of_attention(self, slot: Slot, operation: str) -> AttentionEvent | WindowsEvent | None:
+        """What is done at a call of the attention interface; ``None`` for nothing."""
+        at = _boundary(next(iter(slot.views)))
+        query, key = self._of_input(f"{at}.hook_rot_q"), self._of_input(f"{at}.hook_rot_k")
+        heads, kv_heads = _heads(self.sites, slot)
+        named = {"scores": f"{at}.hook_attn_scores", "pattern": f"{at}.hook_pattern"}
+        boundary: Boundary = {
+            "path": slot.served,
+            "operation": operation,
+            "inputs": {"query": query, "key": key, "edits": _edits(query) or _edits(key)} if query or key else None,
+            "scores": [edit.bound() for edit in self.at(named["scores"])],
+            "patterns": [edit.bound() for edit in self.at(named["pattern"])],
+            "taps": [(name, what) for what, name in named.items() if name in self.direct],
+            "geometry": f"{at}.geometry" if at in self.geometries else None,
+            "out": served(slot.out),
+            "once": slot.once,
+            "heads": heads,
+            "kv_heads": kv_heads,
+        }
+        if not any(boundary[what] for what in ("inputs", "scores", "patterns", "taps", "geometry")):
+            return None
+        if slot.kind == "windows":
+            return {"kind": "windows", **boundary}
+        return {"kind": "attention", **boundary}
+
+    def _of_input(self, name: str) -> list[InputAction]:
+        acts: list[InputAction] = [{"verb": "edit", "view": ("plain",), **edit.bound()} for edit in self.at(name)]
+        if name in self.kept:
+            acts.append({"verb": "tap", "name": name, "view": ("plain",)})
+        return acts
+
+
+def _edits(actions: Sequence[InputAction]) -> bool:
+    return any(action["verb"] == "edit" for action in actions)
 
 
 def _before(sites: Sites, names: set[str]) -> dict[str, str]:
@@ -191,50 +258,12 @@ def _before(sites: Sites, names: set[str]) -> dict[str, str]:
     return {str(view[1]): f"{view[1]} before" for view in slots if view[0] == "between"}
 
 
-def _attention_event(
-    slot: Slot,
-    operation: str,
-    kept: set[str],
-    direct: set[str],
-    edits: Sequence[Edit],
-    geometries: set[str],
-) -> dict[str, Any] | None:
-    rot_q = next(iter(slot.views))
-    boundary = _boundary(rot_q)
-    names = {what: f"{boundary}.hook_{what}" for what in ("rot_q", "rot_k", "attn_scores", "pattern")}
-
-    def inputs(name: str) -> list[dict[str, Any]]:
-        acts: list[dict[str, Any]] = [{"verb": "edit", "view": ("plain",), **_edit(e)} for e in edits if e.name == name]
-        return acts + ([{"verb": "tap", "name": name, "view": ("plain",)}] if name in kept else [])
-
-    query, key = inputs(names["rot_q"]), inputs(names["rot_k"])
-    scores = [_edit(e) for e in edits if e.name == names["attn_scores"]]
-    patterns = [_edit(e) for e in edits if e.name == names["pattern"]]
-    taps = [(names[k], short) for k, short in (("attn_scores", "scores"), ("pattern", "pattern")) if names[k] in direct]
-    geometry = f"{boundary}.geometry" if boundary in geometries else None
-    if not (query or key or scores or patterns or taps or geometry):
-        return None
-    rewritten = any(action["verb"] == "edit" for action in (*query, *key))
-    return {
-        "kind": slot.kind,
-        "path": slot.served,
-        "operation": operation,
-        "inputs": {"query": query, "key": key, "edits": rewritten} if query or key else None,
-        "scores": scores,
-        "patterns": patterns,
-        "taps": taps,
-        "geometry": geometry,
-        "out": served(slot.out),
-        "once": slot.once,
-    }
-
-
-def _heads(sites: Sites, slot: Slot) -> dict[str, int]:
+def _heads(sites: Sites, slot: Slot) -> tuple[int, int]:
     """How many heads of queries and of keys meet at an attention call; layers of one stack may differ."""
     vision = sites.architecture.vision
     blocks = (*sites.architecture.stack.blocks, *(vision.stack.blocks if vision is not None else ()))
     attn = next(attn for block in blocks for attn in block.attentions.values() if attn.path == slot.path)
-    return {"heads": attn.n_heads, "kv_heads": attn.n_key_value_heads}
+    return attn.n_heads, attn.n_key_value_heads
 
 
 def _with_lengths(program: Program) -> Program:
@@ -249,25 +278,10 @@ def _with_lengths(program: Program) -> Program:
             at = len(complete)
             while at and complete[at - 1]["path"].startswith(inside):
                 at -= 1
-            complete.insert(at, {"kind": "lengths", "path": event["path"], "once": True})
+            lengths: LengthsEvent = {"kind": "lengths", "path": event["path"], "once": True}
+            complete.insert(at, lengths)
         complete.append(event)
     return complete
-
-
-def _edit(edit: Edit) -> dict[str, Any]:
-    return {
-        "kernel": edit.kernel,
-        "params": dict(edit.params),
-        "steps": edit.steps,
-        "queries": edit.queries,
-        "keys": edit.keys,
-        "heads": edit.heads,
-        "reads_input": edit.reads_input,
-    }
-
-
-def _of_pattern(name: str) -> bool:
-    return name.endswith(_PATTERN)
 
 
 def _boundary(name: str) -> str:

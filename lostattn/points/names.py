@@ -29,6 +29,8 @@ from __future__ import annotations
 
 import re
 
+from lostattn.kernels.point_names import is_square as is_square
+
 # What an attention offers.
 ATTENTION = ("q", "k", "v", "rot_q", "rot_k", "attn_scores", "pattern", "z", "result")
 

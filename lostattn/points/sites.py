@@ -13,9 +13,9 @@ from dataclasses import dataclass, field, replace
 
 from lostattn.architecture.structure import Architecture, Attention, Block, Stack, Update, Vision
 from lostattn.errors import InputError, UnknownName, nearest
+from lostattn.kernels.program import View
 from lostattn.points.names import ATTENTION, BLOCK_HOOKS, ONE_OF_SEVERAL_READERS, canonical, split_block
 
-View = tuple[str | int, ...]
 NamesFilter = str | Iterable[str] | Callable[[str], bool] | None
 
 

@@ -12,9 +12,8 @@ from torch import Tensor
 
 from lostattn.cache.activation_cache import ActivationCache, Key
 from lostattn.errors import InputError
+from lostattn.points.names import is_square
 from lostattn.run.generated_attention import GeneratedAttention, generated_attention
-
-_SQUARE = ("attn.hook_pattern", "attn.hook_attn_scores")
 
 
 @dataclass(frozen=True)
@@ -108,7 +107,7 @@ class Step:
         name = self.cache.name_of(key)
         if name.startswith("vision"):
             raise InputError(f"{name!r} was computed at the prompt alone; read it of generation.cache.")
-        if not name.endswith(_SQUARE):
+        if not is_square(name):
             return self.cache[name][:, self.row]
         return self.cache.rows(name, [self.row])[:, :, 0, : self.row + 1]
 

@@ -12,11 +12,10 @@ from torch import Tensor
 
 from lostattn.errors import InputError
 from lostattn.kernels.attention import visible_keys
+from lostattn.points.names import is_square
 from lostattn.points.reach import of_vision
 from lostattn.prompt.batch import Prompt
 from lostattn.prompt.parts import PARTS
-
-_SQUARE = ("attn.hook_pattern", "attn.hook_attn_scores")
 
 
 def extended(
@@ -82,7 +81,7 @@ def joined(steps: Sequence[Mapping[str, Any]], n_tokens: int) -> dict[str, Any]:
             if key not in known:
                 known[key] = _joined_geometry(parts)
             out[name] = {**known[key], "scaling": first["scaling"]}
-        elif name.endswith(_SQUARE):
+        elif is_square(name):
             out[name] = _joined_square(parts, 0.0 if name.endswith("hook_pattern") else float("-inf"))
         else:
             out[name] = torch.cat(parts, 1)

@@ -120,7 +120,9 @@ def generate_call(
     program = write(model.sites, model.operations, names, edits, (), True, made_there(model, names), caches)
     if "mm_encoder_outputs" in inspect.signature(model.hf.forward).parameters:
         # transformers then looks at the pictures before the prompt's pass begins, so before anything is embedded.
-        program = sorted(program, key=lambda event: not event["once"] or event.get("elsewhere", False))
+        program = sorted(
+            program, key=lambda event: not event["once"] or (event["kind"] == "tensor" and event["elsewhere"])
+        )
     if not isinstance(max_new_tokens, int) or max_new_tokens < 1:
         raise InputError(f"max_new_tokens is {max_new_tokens!r}; expected at least 1.")
     if keywords.get("num_beams", 1) != 1:

@@ -22,9 +22,11 @@ from lostattn.architecture.structure import Attention, Block, Update
 from lostattn.checkpoint.kinds import is_text_only
 from lostattn.errors import InputError, UnsupportedModel
 from lostattn.kernels.attention import mixed_values
+from lostattn.kernels.program import Program
 from lostattn.kernels.proof import rotated_rows, unchanged, unchanged_rows
 from lostattn.plan.program import Edit
 from lostattn.points.hooked_model import HookedModel
+from lostattn.points.names import is_square
 from lostattn.points.reach import reached
 from lostattn.points.stream_updates import INSIDE, added_by
 from lostattn.prompt.assemble import placeholder
@@ -94,7 +96,7 @@ def identity_edits(model: HookedModel, prompt: Prompt) -> list[Edit]:
             model.sites.editable(name)
         except InputError:
             continue
-        rows = name.endswith(("attn.hook_pattern", "attn.hook_attn_scores"))
+        rows = is_square(name)
         edits.append(Edit(name, unchanged_rows if rows else unchanged))
     return edits
 
@@ -149,7 +151,7 @@ def _patterns(model: HookedModel, prompt: Prompt) -> list[Check]:
 def _kernels(model: HookedModel, prompt: Prompt) -> list[Check]:
     """Every call of the attention interface recomputed from what it was given."""
     places = _boundaries(model, prompt)
-    program = []
+    program: Program = []
     for slot in model.sites.slots:
         name = next(iter(slot.views), "").removesuffix(".hook_rot_q")
         if slot.kind == "attention" and name in places:
