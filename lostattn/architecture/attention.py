@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from torch import nn
 
 from lostattn.architecture.call_order import attention_in_comprehension, calls_attention, forward_calls
-from lostattn.architecture.dataflow import ATTENTION_CALL, OTHER, Flow, Value, flow, source_of
+from lostattn.architecture.dataflow import ATTENTION_CALL, OTHER, Call, Flow, Value, flow, source_of
 from lostattn.architecture.structure import Attention
 
 FUSED_QKV = ("qkv", "qkv_proj", "c_attn", "Wqkv")  # rows of all queries, then all keys, then all values
@@ -57,43 +57,60 @@ def attention_of(path: str, module: Any, n_heads: int, n_kv: int, outer: str | N
     read = flow(module)
     names = [call.child for call in read.calls]
     where = max((i for i, name in enumerate(names) if name == ATTENTION_CALL), default=len(names))
-    n_heads = next((v for n in ("num_heads", "num_attention_heads", "n_heads") if (v := _own(module, n))), n_heads)
-    groups = _own(module, "num_key_value_groups")
-    n_kv = _own(module, "num_key_value_heads") or (n_heads // groups if groups else min(n_kv, n_heads))
-    head = _own(module, "head_dim") or _own(module, "attention_head_size")
-    before = [n for n in dict.fromkeys(names[:where]) if n != ATTENTION_CALL]
-    found: dict[str, str] = {}
-    for name in before:
-        letter = SEPARATE.get(name.rpartition(".")[2])
-        width = getattr(module.get_submodule(name), "out_features", None)
-        heads = n_heads if letter == "q" else n_kv
-        if letter and width and width % heads == 0 and (head is None or width == heads * head):
-            found[letter] = f"{path}.{name}"
-    fused = next((n for n in before if n in FUSED_QKV and _thirds(module.get_submodule(n), n_heads)), None)
-    after = [c for c in read.calls[where + 1 :] if isinstance(module.get_submodule(c.child), nn.Linear)]
-    output = next((c for c in after if c.given and c.given[0].known and c.given[0].kind != "input"), None)
+    n_heads, n_kv = _counts(module, n_heads, n_kv)
+    before = [name for name in dict.fromkeys(names[:where]) if name != ATTENTION_CALL]
+    found = _projections(module, before, n_heads, n_kv)
+    output = _output_map(module, read.calls[where + 1 :])
     mixed = output.given[0] if output else read.result if outer else OTHER
     calls = [name for name, _ in forward_calls(module) if name == ATTENTION_CALL]
-    projected = Value("child", found["v"].removeprefix(f"{path}.")) if "v" in found else None
+    values = Value("child", found["v"]) if "v" in found else None
+    at = {letter: f"{path}.{name}" for letter, name in found.items()}
     return Attention(
         path=path,
         # nnsight numbers the binding `attention_interface = …` as 0 and the calls from 1; the last call is
         # the one that ordinary kernels take (flash attention has a branch of its own before it).
         operation=f"{ATTENTION_CALL}_{len(calls)}",
         windows=attention_in_comprehension(module),
-        q=found.get("q"),
-        k=found.get("k"),
-        v=found.get("v"),
-        qkv=f"{path}.{fused}" if fused else None,
-        order=tuple(f"{path}.{n}" for n in before if f"{path}.{n}" in found.values() or n == fused),
+        q=at.get("q"),
+        k=at.get("k"),
+        v=at.get("v"),
+        qkv=at.get("qkv"),
+        order=tuple(f"{path}.{name}" for name in before if name in found.values()),
         o=f"{path}.{output.child}" if output else outer,
         n_heads=n_heads,
         n_key_value_heads=n_kv,
         gives_o=outer is not None if output is None else read.result == Value("child", output.child),
         z_is_kernels=mixed == Value("child", ATTENTION_CALL),
         keeps_keys=_keeps_keys(module),
-        v_is_values=projected is not None and where < len(names) and projected in read.calls[where].given,
+        v_is_values=values is not None and where < len(names) and values in read.calls[where].given,
     )
+
+
+def _counts(module: Any, n_heads: int, n_kv: int) -> tuple[int, int]:
+    """Heads of queries, and of keys and values: as the module says, or as the model does."""
+    n_heads = next((v for n in ("num_heads", "num_attention_heads", "n_heads") if (v := _own(module, n))), n_heads)
+    groups = _own(module, "num_key_value_groups")
+    return n_heads, _own(module, "num_key_value_heads") or (n_heads // groups if groups else min(n_kv, n_heads))
+
+
+def _projections(module: Any, before: list[str], n_heads: int, n_kv: int) -> dict[str, str]:
+    """The children that make q, k and v, or all three (``"qkv"``), among those that run before the attention call."""
+    head = _own(module, "head_dim") or _own(module, "attention_head_size")
+    found: dict[str, str] = {}
+    for name in before:
+        letter = SEPARATE.get(name.rpartition(".")[2])
+        width = getattr(module.get_submodule(name), "out_features", None)
+        heads = n_heads if letter == "q" else n_kv
+        if letter and width and width % heads == 0 and (head is None or width == heads * head):
+            found[letter] = name
+    fused = next((n for n in before if n in FUSED_QKV and _thirds(module.get_submodule(n), n_heads)), None)
+    return {**found, "qkv": fused} if fused else found
+
+
+def _output_map(module: Any, after: Sequence[Call]) -> Call | None:
+    """The linear map that is given what the attention call gave."""
+    linear = (call for call in after if isinstance(module.get_submodule(call.child), nn.Linear))
+    return next((c for c in linear if c.given and c.given[0].known and c.given[0].kind != "input"), None)
 
 
 def _own(module: Any, name: str) -> int | None:

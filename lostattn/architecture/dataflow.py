@@ -258,17 +258,20 @@ class _Reader:
         if isinstance(node, ast.List | ast.Tuple | ast.Set):
             parts = [self._constant(part, names) for part in node.elts]
             return None if any(p is None for p in parts) else ([p[0] for p in parts if p],)
+        return self._constant_part(node, names) if isinstance(node, ast.Attribute | ast.Subscript) else None
+
+    def _constant_part(self, node: ast.Attribute | ast.Subscript, names: dict[str, Value]) -> tuple[Any] | None:
+        """An attribute or an element of a value that is known without running."""
+        owner = self._constant(node.value, names)
+        if owner is None:
+            return None
         if isinstance(node, ast.Attribute):
-            owner = self._constant(node.value, names)
-            if owner is not None and hasattr(owner[0], node.attr):
-                return (getattr(owner[0], node.attr),)
-        if isinstance(node, ast.Subscript):
-            owner, index = self._constant(node.value, names), self._constant(node.slice, names)
-            try:
-                return (owner[0][index[0]],) if owner and index else None
-            except (TypeError, KeyError, IndexError):
-                return None
-        return None
+            return (getattr(owner[0], node.attr),) if hasattr(owner[0], node.attr) else None
+        index = self._constant(node.slice, names)
+        try:
+            return (owner[0][index[0]],) if index else None
+        except (TypeError, KeyError, IndexError):
+            return None
 
     # Expressions
 
@@ -330,18 +333,26 @@ class _Reader:
         if isinstance(node.func, ast.Name) and node.func.id == ATTENTION_CALL:
             self.calls.append(Call(ATTENTION_CALL, every))
             return Value("child", ATTENTION_CALL)
-        helper = self._helper(node.func)
-        if helper is not None and self.depth < DEPTH:
-            return self.run(helper, given, named, self.depth + 1)
-        handed = self._helper(node.args[0]) if node.args and isinstance(node.func, ast.Name) else None
-        if handed is not None and self.depth < DEPTH:  # apply_chunking_to_forward(self.feed_forward_chunk, …, stream)
-            return self.run(handed, [value for value in given if value.known], {}, self.depth + 1)
+        followed = self._followed(node, given, named)
+        if followed is not None:
+            return followed
         if base is not None and base.known:
             return base  # a method of a tensor: view, to, float, reshape, …
         name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
-        if "dropout" in name or name in ("clamp", "maybe_autocast"):
-            return given[0] if given else OTHER
-        return OTHER
+        passes_on = "dropout" in name or name in ("clamp", "maybe_autocast")
+        return given[0] if passes_on and given else OTHER
+
+    def _followed(self, node: ast.Call, given: list[Value], named: dict[str, Value]) -> Value | None:
+        """What a helper method gives that is called, or handed to a function that calls it."""
+        if self.depth >= DEPTH:
+            return None
+        helper = self._helper(node.func)
+        if helper is not None:
+            return self.run(helper, given, named, self.depth + 1)
+        handed = self._helper(node.args[0]) if node.args and isinstance(node.func, ast.Name) else None
+        if handed is not None:  # apply_chunking_to_forward(self.feed_forward_chunk, …, stream)
+            return self.run(handed, [value for value in given if value.known], {}, self.depth + 1)
+        return None
 
     def _module(self, module: nn.Module, given: list[Value], named: dict[str, Value]) -> Value:
         every = (*given, *named.values())

@@ -19,27 +19,31 @@ def ffn_of(path: str, layer: nn.Module, calls: tuple[Call, ...]) -> dict[str, An
     if not names:
         return out
     first = layer.get_submodule(names[0])
-    if isinstance(first, nn.Linear):  # the maps of the FFN are the layer's own
-        linears, inner, last = [n for n in names if isinstance(layer.get_submodule(n), nn.Linear)], path, None
-    elif behind := _map_behind(layer, calls, names):
-        linears, inner, last = [*behind], path, None
-    else:
+    holder, linears, last = layer, [n for n in names if isinstance(layer.get_submodule(n), nn.Linear)], None
+    behind = _map_behind(layer, calls, names)
+    if behind and not isinstance(first, nn.Linear):
+        linears = [*behind]
+    elif not isinstance(first, nn.Linear):  # otherwise the maps of the FFN are the layer's own
         ffn = flow(first)
-        inner = f"{path}.{names[0]}"
+        holder, path = first, f"{path}.{names[0]}"
         linears = [call.child for call in ffn.calls if isinstance(first.get_submodule(call.child), nn.Linear)]
         last = ffn.result.child if ffn.result.kind == "child" and ffn.result.factor == 1.0 else ""
-        out["mlp"] = out["mlp_out"] = inner
+        out["mlp"] = out["mlp_out"] = path
         if any(not isinstance(m, nn.Linear) and list(m.children()) for m in first.children()):
             return out  # experts
     if len(linears) not in (2, 3) or (last is not None and last != linears[-1]) or len(set(linears)) != len(linears):
         return out
-    holder = first if out["mlp"] else layer
-    width = holder.get_submodule(linears[-1]).in_features
-    out["mlp_post"] = out["mlp_out"] = f"{inner}.{linears[-1]}"
-    if all(holder.get_submodule(n).out_features == width for n in linears[:-1]):
-        kinds = ("pre", "pre_linear")[: len(linears) - 1]
-        out["mlp_order"] = tuple(zip(kinds, (f"{inner}.{n}" for n in linears[:-1]), strict=True))
-    return out
+    return {**out, **_maps(path, holder, linears)}
+
+
+def _maps(path: str, holder: nn.Module, linears: list[str]) -> dict[str, Any]:
+    """The last of an FFN's linear maps as its output, and those before it where they give what it is given."""
+    *before, last = linears
+    width = holder.get_submodule(last).in_features
+    if any(holder.get_submodule(name).out_features != width for name in before):
+        return {"mlp_post": f"{path}.{last}", "mlp_out": f"{path}.{last}"}
+    order = tuple(zip(("pre", "pre_linear"), (f"{path}.{name}" for name in before), strict=False))
+    return {"mlp_post": f"{path}.{last}", "mlp_out": f"{path}.{last}", "mlp_order": order}
 
 
 def _map_behind(layer: nn.Module, calls: tuple[Call, ...], names: list[str]) -> tuple[str, ...]:

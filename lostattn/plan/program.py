@@ -147,6 +147,17 @@ class _Wanted:
     ) -> None:
         self.sites, self.edits, self.reductions, self.results = sites, edits, reductions, results
         names = {edit.name for edit in edits}
+        self._sort_taps(asked, names, generates)
+        self.held = {need for needs in (*(r.needs for r in reductions), *(e.needs for e in edits)) for need in needs}
+        self.held |= {slot.added_to for slot in sites.slots if slot.stream in names}
+        self.last_need = {r.name: max(sites.at[need] for need in r.needs) for r in reductions}
+        self.before = _before(sites, self.kept | self.held | names)
+        gated = [slot.behind for slot in sites.slots if f"{slot.behind}.hook_resid_mid" in names and slot.behind]
+        self.behind = {f"{block}.hook_resid_post": f"{block} behind" for block in gated}
+
+    def _sort_taps(self, asked: set[str], names: set[str], generates: bool) -> None:
+        """Part the points that are asked for into those that are read and those that are made of others later."""
+        sites = self.sites
         edited = {_boundary(n) for n in names if is_square(n) or (generates and n.endswith("attn.hook_rot_k"))}
         # Where a pattern is edited, the pass itself must show it: q and k no longer tell it.
         self.direct = {name for name in asked if is_square(name) and _boundary(name) in edited}
@@ -156,13 +167,6 @@ class _Wanted:
             self.kept.update(sites.derived[name].needs)
             if sites.derived[name].kind in ("attn_scores", "pattern"):
                 self.geometries.add(_boundary(name))
-        self.held = {need for reduction in reductions for need in reduction.needs}
-        self.held |= {need for edit in edits for need in edit.needs}
-        self.held |= {slot.added_to for slot in sites.slots if slot.stream in names}
-        self.last_need = {r.name: max(sites.at[need] for need in r.needs) for r in reductions}
-        self.before = _before(sites, self.kept | self.held | names)
-        gated = [slot.behind for slot in sites.slots if f"{slot.behind}.hook_resid_mid" in names and slot.behind]
-        self.behind = {f"{block}.hook_resid_post": f"{block} behind" for block in gated}
 
     def at(self, name: str) -> list[Edit]:
         """The edits of one point, in the order given."""

@@ -34,33 +34,37 @@ def per_image(inputs: Mapping[str, Tensor], grids: Sequence[Sequence[Grid]]) -> 
 
 def _of_stills(inputs: Mapping[str, Tensor], grids: Sequence[Sequence[Grid]]) -> dict[str, list[int]]:
     """`per_image` of a batch's inputs and grids without those of videos."""
+    whole = inputs["input_ids"].shape
+    beside = {*_by_item(inputs), *_BY_POSITION}
     rows: dict[str, list[int]] = {}
-    flat = [grid for own in grids for grid in own]
-    n_images, tiles = len(flat), [max(len(grid.tiles), 1) for grid in flat]
-    batch, n_pos = inputs["input_ids"].shape
-    by_item, local = _by_item(inputs), inputs.get("num_local_patches")
     for name, value in inputs.items():
-        if name in by_item or name in _BY_POSITION:
+        by_position = value.shape[:2] == whole and not name.startswith(("pixel", "image"))
+        if name in beside or by_position:
             continue
-        if value.shape[:2] == (batch, n_pos) and not name.startswith(("pixel", "image")):
-            continue
-        thw = inputs.get("image_grid_thw")
-        if name == "pixel_values" and thw is not None and int(thw.prod(-1).sum()) == len(value):
-            rows[name] = thw.prod(-1).tolist()
-        elif name == "pixel_values_local" and local is not None and int(local.sum()) == len(value):
-            rows[name] = local.tolist()
-        elif name.startswith(("pixel", "image", *_OF_PICTURES)) and value.ndim and len(value) == n_images:
-            rows[name] = [1] * n_images
-        elif name in ("pixel_values", *_OF_PIECES) and value.ndim > 1 and len(value) == sum(tiles):
-            rows[name] = tiles
-        elif name == "batch_num_images" and len(value) == sum(bool(own) for own in grids):
-            rows[name] = [int(k == 0) for own in grids for k in range(len(own))]  # one an item that has any
-        else:
+        found = next((count for fits, count in _counts(name, inputs, grids) if fits and sum(count) == len(value)), None)
+        if found is None:
             raise InputError(
                 f"The batch cannot be taken apart: how the rows of {name!r}, of shape {tuple(value.shape)}, belong"
                 " to its items is not known. Build a prompt of the items you want instead."
             )
+        rows[name] = found
     return rows
+
+
+def _counts(
+    name: str, inputs: Mapping[str, Tensor], grids: Sequence[Sequence[Grid]]
+) -> Iterable[tuple[bool, list[int]]]:
+    """How many rows of an input each image may have, the likeliest first, and whether that is meant for this input."""
+    flat = [grid for own in grids for grid in own]
+    axes = inputs[name].ndim
+    if (thw := inputs.get("image_grid_thw")) is not None:
+        yield name == "pixel_values", thw.prod(-1).tolist()
+    if (local := inputs.get("num_local_patches")) is not None:
+        yield name == "pixel_values_local", local.tolist()
+    yield bool(axes) and name.startswith(("pixel", "image", *_OF_PICTURES)), [1] * len(flat)
+    yield axes > 1 and name in ("pixel_values", *_OF_PIECES), [max(len(grid.tiles), 1) for grid in flat]
+    # One an item that has any.
+    yield name == "batch_num_images", [int(k == 0) for own in grids for k in range(len(own))]
 
 
 def _by_item(inputs: Mapping[str, Tensor]) -> set[str]:

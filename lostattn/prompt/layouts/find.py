@@ -86,17 +86,8 @@ def _parts_by_image(
 ) -> list[tuple[Size | None, Sequence[Shown | None], str | None]] | None:
     """For every image: its size, what each of its tensors shows (None: not known), and why that is not known."""
     sizes = batch.flat_sizes
-    if sizes is None or not sizes:
-        if batch.ids is None:
-            return [(None, [None], None)] * n
-        runs = batch.runs()
-        if any(run % each for run in runs) or sum(runs) != n * each:
-            return [(None, [None], None)] * n
-        # Tensors whose tokens follow one another without a break are one picture's, unless there is no more than one
-        # tensor to a placeholder, as in the families that do not cut pictures.
-        several = cuts_pictures(batch.processor)
-        counts = [run // each for run in runs] if several else [1] * n
-        return [(None, [None] * count, None) for count in counts]
+    if not sizes:
+        return [(None, [None] * count, None) for count in _counts_by_runs(batch, n, each)]
     for cut in (None, True, False):
         found = [shown_parts(batch.processor, size, n_own, cut) for size, n_own in sizes]
         if any(isinstance(one, str) for one in found):
@@ -108,6 +99,18 @@ def _parts_by_image(
     whole = [shown_parts(batch.processor, size, n_own) for size, n_own in sizes]
     notes = [one if isinstance(one, str) else "the processor's own sizes do not fit its tensors" for one in whole]
     return [(size, [None], note) for (size, _), note in zip(sizes, notes, strict=True)]
+
+
+def _counts_by_runs(batch: Batch, n: int, each: int) -> list[int]:
+    """How many of `n` tensors each image has, by the runs of its tokens: one, where these do not say.
+
+    Tensors whose tokens follow one another without a break are one picture's, unless there is no more than one tensor
+    to a placeholder, as in the families that do not cut pictures.
+    """
+    runs = batch.runs() if batch.ids is not None and cuts_pictures(batch.processor) else []
+    if any(run % each for run in runs) or sum(runs) != n * each:
+        return [1] * n
+    return [run // each for run in runs]
 
 
 _LAYOUTS = (

@@ -46,56 +46,76 @@ def layouts_of(
     if (without_tokens := beside(inputs, config)) is not None:
         return without_tokens
     rows = told_apart(config, inputs, real)
-    n_videos = [len(own) for own in videos] if any(videos) else None
-    moving = sum(row.count(VIDEO) for row in rows)
     sizes = [[p.size for p in own] for own in pictures]
     known = sizes if any(sizes) else None
-    counts = [len(own) for own in sizes] if known else None
     tokens = sum(row.count(image_id) for row in rows if image_id is not None)
     batch = Batch(inputs, config, processor, rows, image_id, known, tokens)
-    if n_videos is not None and kinds is not None and not moving:
+    if any(videos) and kinds is not None and not any(VIDEO in row for row in rows):
         return _framed(batch, videos, kinds)
     layouts = image_layouts(batch)
     if not layouts and not tokens and image_id is not None and len(pixels := inputs.get("pixel_values", ())):
         raise InputError(f"{len(pixels)} image(s) in the pixel values have no image tokens in the input ids.")
-    if moving:
-        flat = [video for own in videos for video in own] if n_videos else None
-        found = video_layouts(inputs, config, moving, processor, flat)
-        found = unknown_layouts(rows, n_videos) if found is None else found
-        if layouts is None:
-            layouts = [one for own in split_layouts(None, rows, image_id, counts) for one in own]
-        return woven(rows, image_id, VIDEO, layouts, found)
+    counts = [len(own) for own in sizes] if known else None
+    if any(VIDEO in row for row in rows):
+        return _with_videos(batch, rows, layouts, counts, videos)
     return split_layouts(layouts, rows, image_id, counts)
+
+
+def _with_videos(
+    batch: Batch,
+    rows: list[list[int]],
+    layouts: list[ImageLayout] | None,
+    counts: Sequence[int] | None,
+    videos: Videos,
+) -> list[list[ImageLayout]]:
+    """Of prompts whose videos have tokens of their own, beside pictures or alone."""
+    moving = sum(row.count(VIDEO) for row in rows)
+    flat = [video for own in videos for video in own] if any(videos) else None
+    found = video_layouts(batch.inputs, batch.config, moving, batch.processor, flat)
+    if found is None:
+        found = unknown_layouts(rows, [len(own) for own in videos] if flat else None)
+    if layouts is None:
+        layouts = [one for own in split_layouts(None, rows, batch.image_id, counts) for one in own]
+    return woven(rows, batch.image_id, VIDEO, layouts, found)
 
 
 def _framed(batch: Batch, videos: Videos, kinds: Sequence[Sequence[str]]) -> list[list[ImageLayout]]:
     """Of prompts whose videos are written as pictures, frame by frame, with an image's tokens (InternVL, SmolVLM)."""
-    pixels, name = batch.inputs["pixel_values"], type(batch.processor).__name__
-    if pixels.ndim == 5 and any("image" in order for order in kinds):
+    name = type(batch.processor).__name__
+    if batch.inputs["pixel_values"].ndim == 5 and any("image" in order for order in kinds):
         raise InputError(
             f"This prompt holds images and videos, and {name} puts the pixels of the one in the place of the other's."
             " Give the frames of the video as images, or images and videos in prompts of their own."
         )
     parted = [_parted(batch, i, own, kinds[i]) for i, own in enumerate(videos)]
-    flat = [part for parts in parted for part in parts]
-    each = next(runs[0] for video, runs in flat if video is not None)
-    clips = []
-    for video, runs in flat:
-        if video is not None:
-            found = framed_layouts(batch, runs, video)
-            clips += [found] if found is not None else unknown_layouts([[VIDEO] * sum(runs)], [1])
     # The pictures alone, as if there were no videos.
     rows = [
         _marked(row, batch.image_id, [video is not None for video, runs in parts for _ in runs])
         for row, parts in zip(batch.ids or (), parted, strict=True)
     ]
+    flat = [part for parts in parted for part in parts]
+    return woven(rows, batch.image_id, VIDEO, _pictures_of(batch, flat, rows), _clips_of(batch, flat))
+
+
+def _clips_of(batch: Batch, parts: Sequence[_Part]) -> list[ImageLayout]:
+    """The layouts of the videos among the parts of a batch."""
+    clips: list[ImageLayout] = []
+    for video, runs in parts:
+        if video is not None:
+            found = framed_layouts(batch, runs, video)
+            clips += [found] if found is not None else unknown_layouts([[VIDEO] * sum(runs)], [1])
+    return clips
+
+
+def _pictures_of(batch: Batch, parts: Sequence[_Part], rows: list[list[int]]) -> list[ImageLayout]:
+    """The layouts of the pictures among the parts of a batch; ``rows`` are the ids without those of videos."""
     tokens = sum(row.count(batch.image_id) for row in rows if batch.image_id is not None)
-    images: list[ImageLayout] = []
-    if tokens:
-        own = [video is None for video, runs in flat for _ in range(sum(runs) // each)]
-        inputs = {**batch.inputs, "pixel_values": pixels[torch.tensor(own)]}
-        images = image_layouts(replace(batch, inputs=inputs, ids=rows, tokens=tokens)) or []
-    return woven(rows, batch.image_id, VIDEO, images, clips)
+    if not tokens:
+        return []
+    each = next(runs[0] for video, runs in parts if video is not None)
+    own = [video is None for video, runs in parts for _ in range(sum(runs) // each)]
+    inputs = {**batch.inputs, "pixel_values": batch.inputs["pixel_values"][torch.tensor(own)]}
+    return image_layouts(replace(batch, inputs=inputs, ids=rows, tokens=tokens)) or []
 
 
 _Part = tuple[Video | None, list[int]]

@@ -154,27 +154,30 @@ Tile = tuple[Shown | None, str, tuple[int, int] | None]
 
 def own_tiles(batch: Batch, item: int, row: Sequence[int], n: int) -> list[tuple[Size | None, list[Tile], str | None]]:
     """The pictures of an item of `n` tiles: size, tiles, and why their place in the picture is not known."""
-    if batch.sizes is not None and cuts_pictures(batch.processor):
-        sizes = batch.sizes[item]
-        for cut in (None, True, False):
-            parts = [shown_parts(batch.processor, size, len(sizes), cut) for size in sizes]
-            if sum(len(p) for p in parts if not isinstance(p, str)) == n:
-                return [
-                    (size, [(p, p.role, p.place) for p in own], None)
-                    for size, own in zip(sizes, parts, strict=True)
-                    if not isinstance(own, str)
-                ]
+    sizes = batch.sizes[item] if batch.sizes is not None else []
+    parts = _cut_into(batch, sizes, n) if batch.sizes is not None and cuts_pictures(batch.processor) else None
+    if parts is not None:
+        return [(size, [(p, p.role, p.place) for p in own], None) for size, own in zip(sizes, parts, strict=True)]
     marked = marked_pieces(batch, row)
     if marked is None or sum(len(own) for own in marked) != n:
-        count = len(batch.sizes[item]) if batch.sizes is not None else 0
-        shares = [1] * count if count == n else [n] * bool(n)
+        shares = [1] * n if len(sizes) == n else [n] * bool(n)
         marked = [[("whole" if m == 1 else "tile", None)] * m for m in shares]
-    held = batch.sizes[item] if batch.sizes is not None and len(batch.sizes[item]) == len(marked) else None
+    held = sizes if batch.sizes is not None and len(sizes) == len(marked) else None
     note = f"{type(getattr(batch.processor, 'image_processor', None)).__name__} prepares pictures in its own way"
     return [
         (held[k] if held else None, [(None, role, place) for role, place in own], note if held else None)
         for k, own in enumerate(marked)
     ]
+
+
+def _cut_into(batch: Batch, sizes: Sequence[Size], n: int) -> list[list[Shown]] | None:
+    """What the tiles of pictures of these sizes show, by the processor's own rule; None where it makes no `n` tiles."""
+    for cut in (None, True, False):
+        parts = [shown_parts(batch.processor, size, len(sizes), cut) for size in sizes]
+        known = [own for own in parts if not isinstance(own, str)]
+        if len(known) == len(parts) and sum(map(len, known)) == n:
+            return known
+    return None
 
 
 def tile_mask(pixels: Tensor) -> Tensor:
