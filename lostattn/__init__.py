@@ -14,11 +14,12 @@
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 __version__ = "0.1.0"
 
-# Where each export lives; modules are imported when they are first asked for.
+# Where each export lives; modules are imported when they are first asked for. `__init__.pyi` says the same to checkers
+# of types and to editors (tests/test_project.py holds the two together).
 _EXPORTS = {
     "LVLM": "lostattn.model",
     "load": "lostattn.model",
@@ -68,80 +69,7 @@ _MODULES = (
     "zoo",
 )
 
-if TYPE_CHECKING:
-    from lostattn import (
-        answers,
-        data,
-        experiments,
-        gradients,
-        interventions,
-        lenses,
-        means,
-        metrics,
-        patching,
-        pools,
-        reductions,
-        remote,
-        view,
-        zoo,
-    )
-    from lostattn.cache.activation_cache import ActivationCache
-    from lostattn.interventions.ablation import Ablate
-    from lostattn.interventions.attention import KnockOut, Released, ReplaceAttention, ScaleAttention
-    from lostattn.interventions.noise import NoiseUpdate, NoiseWeights
-    from lostattn.interventions.patching import Patch
-    from lostattn.interventions.picture_sources import Complexity, VisionPrior
-    from lostattn.interventions.rotary import RemoveRotary
-    from lostattn.interventions.sources import Dirichlet, Fixed, FromCache, Gaussian, Uniform
-    from lostattn.interventions.steering import Steer
-    from lostattn.model.load import load
-    from lostattn.model.lvlm import LVLM
-    from lostattn.pictures.videos import Video
-    from lostattn.plan.intervention import Composition, Intervention
-    from lostattn.prompt.batch import Prompt
-    from lostattn.prompt.token_map import TokenMap
-
-__all__ = [
-    "LVLM",
-    "Ablate",
-    "ActivationCache",
-    "Complexity",
-    "Composition",
-    "Dirichlet",
-    "Fixed",
-    "FromCache",
-    "Gaussian",
-    "Intervention",
-    "KnockOut",
-    "NoiseUpdate",
-    "NoiseWeights",
-    "Patch",
-    "Prompt",
-    "Released",
-    "RemoveRotary",
-    "ReplaceAttention",
-    "ScaleAttention",
-    "Steer",
-    "TokenMap",
-    "Uniform",
-    "Video",
-    "VisionPrior",
-    "answers",
-    "data",
-    "experiments",
-    "gradients",
-    "interventions",
-    "lenses",
-    "load",
-    "means",
-    "metrics",
-    "patching",
-    "pools",
-    "reductions",
-    "remote",
-    "view",
-    "zoo",
-]
+__all__ = sorted((*_EXPORTS, *_MODULES))
 
 
 def __getattr__(name: str) -> Any:

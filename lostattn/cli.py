@@ -1,4 +1,4 @@
-"""The ``lostattn`` command: the experiments from a shell.
+"""The ``lostattn`` command: its arguments, and how it ends; what it runs is in :mod:`lostattn.commands`.
 
 Arguments are checked before anything heavy is imported, and the place to write to before any model runs.
 What a caller can put right is printed as one line, with exit status 2; ``--debug`` shows where it arose.
@@ -9,14 +9,12 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from lostattn import __version__
 from lostattn.errors import LostAttnError
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 TINY_MODELS = ("tiny-llava", "tiny-qwen2_5-vl")
 SOURCES = ("gaussian", "dirichlet", "uniform", "vision", "complexity")
@@ -33,8 +31,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit status: 0 done, 2 something the caller can put right, 130 interrupted.
     """
     args = _parser().parse_args(argv)
+    from lostattn import commands  # torch, transformers: nothing that --help or a wrong argument should wait for
+
     try:
-        args.handler(args)
+        commands.COMMANDS[args.command](args)
     except LostAttnError as error:
         if args.debug:
             raise
@@ -46,126 +46,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"lostattn {args.command}: interrupted; no half-written file is left", file=sys.stderr)
         return 130
     return 0
-
-
-# The commands ---------------------------------------------------------------------------------------
-
-
-def _demo(args: argparse.Namespace) -> None:
-    from lostattn import demo
-    from lostattn.files import writable_folder
-
-    out = writable_folder(args.out)
-    demo.run(out, models=tuple(args.models), n=args.n, seed=args.seed)
-    print(f"wrote {out / 'report.html'}")
-
-
-def _decouple(args: argparse.Namespace) -> None:
-    import lostattn as la
-    from lostattn.files import writable_folder
-
-    writable_folder(args.out.parent)
-    model = la.load(args.model)
-    data = la.data.load(args.data, split=args.split, n=args.n, seed=args.seed)
-    _write(la.experiments.decouple(model, data, seed=args.seed), args)
-
-
-def _probe(args: argparse.Namespace) -> None:
-    import lostattn as la
-    from lostattn.files import writable_folder
-
-    writable_folder(args.out.parent)
-    sources: dict[str, Callable[[], Any]] = {
-        "gaussian": lambda: la.Gaussian(seed=args.seed),
-        "dirichlet": lambda: la.Dirichlet(seed=args.seed),
-        "uniform": lambda: la.Uniform(),
-        "vision": lambda: la.VisionPrior(),
-        "complexity": lambda: la.Complexity(),
-    }
-    model = la.load(args.model)
-    data = la.data.load(args.data, split=args.split, n=args.n, seed=args.seed)
-    conditions = {
-        name: la.ReplaceAttention(sources[name](), keys="image", queries=args.queries, layers=args.layers)
-        for name in args.sources
-    }
-    _write(la.experiments.probe(model, data, conditions), args)
-
-
-def _agreement(args: argparse.Namespace) -> None:
-    import pandas as pd
-
-    import lostattn as la
-    from lostattn.files import writable_folder
-
-    writable_folder(args.out.parent)
-    model = la.load(args.model)
-    data = la.data.load(args.data, split=args.split, n=max(40, 4 * args.n), seed=args.seed)
-    clean = [q for q in data if q.images][: args.n]
-    spoilt = {
-        "scene": [la.patching.another_scene(q, data, args.seed) for q in clean],
-        "noise": [la.patching.corrupt(q, "noise", seed=args.seed) for q in clean],
-    }
-    found = [la.patching.agreement(model, clean, those, progress=True).assign(how=how) for how, those in spoilt.items()]
-    table = pd.concat(found, ignore_index=True)
-    _write(table, args)
-    shown = table.pivot_table("correlation", ["how", "point"], "method", ["mean", "min"])
-    print(shown.round(2).to_string())
-
-
-def _train_tiny(args: argparse.Namespace) -> None:
-    from lostattn.files import writable_folder
-    from lostattn.zoo import train
-
-    out = writable_folder(args.out)
-    train.train(args.name, out, seed=args.seed)
-    print(f"wrote {out}")
-
-
-def _conformance(args: argparse.Namespace) -> None:
-    from lostattn.conformance.models import families
-    from lostattn.conformance.scan import scan, write_table
-    from lostattn.conformance.table import in_page, summary
-    from lostattn.errors import InputError, UnknownName, nearest
-    from lostattn.files import writable_folder
-
-    known = families()
-    for name in args.families:
-        if name not in known:
-            raise UnknownName(f"transformers has no family {name!r}.{nearest(name, list(known))}")
-    if args.out is not None:
-        writable_folder(args.out)
-    if args.page is not None:
-        if not args.page.is_file():
-            raise InputError(f"--page is {args.page}, which is no file; expected a page such as docs/models.md.")
-        in_page(args.page.read_text(encoding="utf-8"), [])  # it has a place for the table
-    verdicts = []
-    for verdict in scan(args.families or list(known), args.kernels, args.limit, args.seed, args.packages):
-        verdicts.append(verdict)
-        print(f"{verdict.family:24} {verdict.kernel:6} {verdict.outcome:10} {verdict.kinds} {verdict.remarks[:100]}")
-    print(summary(verdicts))
-    if args.out is not None:
-        print(f"wrote {', '.join(map(str, write_table(verdicts, args.out)))}")
-    if args.page is not None:
-        args.page.write_text(in_page(args.page.read_text(encoding="utf-8"), verdicts), encoding="utf-8")
-
-
-def _write(table: pd.DataFrame, args: argparse.Namespace) -> None:
-    """Show ``table``, and write it with what it takes to make it again."""
-    from lostattn.experiments.results import Results, environment
-
-    asked = {
-        name: str(value) if isinstance(value, Path) else value
-        for name, value in vars(args).items()
-        if name not in ("handler", "debug")
-    }
-    meta: dict[str, Any] = {
-        **{str(k): v for k, v in table.attrs.items()},
-        "arguments": asked,
-        "environment": environment(),
-    }
-    paths = Results(table, meta).save(args.out)
-    print(table.to_string(index=False, max_rows=40))
-    print(f"wrote {', '.join(map(str, paths.values()))}")
 
 
 # Reading arguments ----------------------------------------------------------------------------------
@@ -213,8 +93,6 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescrip
 
 
 def _parser() -> argparse.ArgumentParser:
-    from lostattn import __version__
-
     parser = argparse.ArgumentParser(
         prog="lostattn",
         description="Mechanistic interpretability for large vision-language models.",
@@ -234,9 +112,7 @@ def _parser() -> argparse.ArgumentParser:
 Commands = Any  # argparse keeps the type of its sub-parsers private
 
 
-def _add(
-    commands: Commands, name: str, handler: Callable[[argparse.Namespace], None], about: str, example: str
-) -> argparse.ArgumentParser:
+def _add(commands: Commands, name: str, about: str, example: str) -> argparse.ArgumentParser:
     """A sub-command with its description and examples, and the option that all of them have."""
     command: argparse.ArgumentParser = commands.add_parser(
         name,
@@ -246,7 +122,6 @@ def _add(
         formatter_class=_HelpFormatter,
     )
     command.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    command.set_defaults(handler=handler)
     return command
 
 
@@ -254,7 +129,6 @@ def _add_demo(commands: Commands) -> None:
     command = _add(
         commands,
         "demo",
-        _demo,
         "Run both experiments on the tiny models and write a report. The folder then holds report.html,\n"
         "which opens offline, the tables, the figures, and run.json, from which all can be drawn again.",
         "  lostattn demo\n  lostattn demo --out runs/first --models tiny-llava --n 50",
@@ -287,7 +161,6 @@ def _add_decouple(commands: Commands) -> None:
     command = _add(
         commands,
         "decouple",
-        _decouple,
         "Measure what attention and the FFN add to the residual stream. One row for each layer and update,\n"
         "with spectral change, subspace innovation, RID and MixIG, beside the noise controls.",
         "  lostattn decouple tiny-llava\n  lostattn decouple tiny-qwen2_5-vl --n 50 --out runs/qwen.csv",
@@ -299,7 +172,6 @@ def _add_probe(commands: Commands) -> None:
     command = _add(
         commands,
         "probe",
-        _probe,
         "Replace the attention to the image by predefined values and answer the questions again. One row\n"
         "for each source and kind of question, compared with the untouched run on the same questions.",
         "  lostattn probe tiny-llava\n  lostattn probe tiny-llava --sources gaussian vision --layers 2-5",
@@ -323,7 +195,6 @@ def _add_agreement(commands: Commands) -> None:
     command = _add(
         commands,
         "agreement",
-        _agreement,
         "Compare attribution patching with true patching. Each question is paired with itself about another\n"
         "scene and under noise; the effects of all cells of a sweep are correlated with their estimates.",
         "  lostattn agreement tiny-llava --n 8\n  lostattn agreement tiny-qwen2_5-vl --n 8 --out runs/agreement.csv",
@@ -335,7 +206,6 @@ def _add_train_tiny(commands: Commands) -> None:
     command = _add(
         commands,
         "train-tiny",
-        _train_tiny,
         "Train one of the tiny models again. Runs the recipe that made the bundled weights, on the CPU,\n"
         "and writes a folder in the layout of the public checkpoints.",
         "  lostattn train-tiny tiny-llava --out runs/tiny-llava --seed 1",
@@ -349,7 +219,6 @@ def _add_conformance(commands: Commands) -> None:
     command = _add(
         commands,
         "conformance",
-        _conformance,
         "Put every family of transformers to the self-test. A tiny random model of each is built from its own\n"
         "config class, resolved by its structure, and every hook point is proven on a picture.",
         "  lostattn conformance\n  lostattn conformance llava qwen3_vl gemma3 --kernels sdpa --out runs/models",

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import lostattn as la
+from lostattn.data import load as load_data
+from lostattn.data.question import Questions
 from lostattn.errors import InputError
 from lostattn.experiments.decoupling import METRICS, decouple_questions
 from lostattn.experiments.probing import attention_sources, probe_questions
@@ -16,6 +17,7 @@ from lostattn.experiments.results import Results, environment, mean_summary
 from lostattn.files import writable_folder, write_together
 from lostattn.interventions.attention import ReplaceAttention
 from lostattn.interventions.sources import Gaussian
+from lostattn.model.load import load
 from lostattn.plan.intervention import Intervention
 from lostattn.view.curves import accuracy_bars, layer_curves
 from lostattn.view.heads import attention
@@ -24,8 +26,6 @@ from lostattn.view.page import Page
 
 if TYPE_CHECKING:
     import pandas
-
-    from lostattn.data.question import Questions
 
 # The paper's Table 1, the mean over 15 models; its ε_RoPE is quoted beside every RID.
 PAPER = {
@@ -72,7 +72,7 @@ def run(
     if not models:
         raise InputError("models is empty; name at least one, such as 'tiny-llava'.")
     began = time.perf_counter()
-    questions = la.data.load(data, split="test", n=n, seed=seed)
+    questions = load_data(data, split="test", n=n, seed=seed)
     page = Page("What attention and the FFN do, and whether answers need learned attention")
     page.text(_introduction(models, n, data, seed))
     decoupled: dict[str, list[pandas.DataFrame]] = {"paper": [], "released": []}
@@ -80,7 +80,7 @@ def run(
     origins: list[dict[str, Any]] = []
     shown: list[tuple[str, Any, Any]] = []
     for name in models:
-        model = la.load(name)
+        model = load(name)
         few = questions[: max(n // 4, 1)]
         for convention, tables in decoupled.items():
             found = decouple_questions(model, few, convention=convention, seed=seed)

@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 
@@ -20,15 +20,13 @@ from lostattn.interventions.patch_rows import point_names
 from lostattn.interventions.steering import POINTS as STEERED
 from lostattn.interventions.steering import Steer
 from lostattn.kernels.workbench import sum_rows
+from lostattn.model.lvlm import LVLM
 from lostattn.plan.checks import Layers
 from lostattn.plan.intervention import Composition, Intervention
 from lostattn.plan.program import Reduction
 from lostattn.points.names import get_act_name, split_block
 from lostattn.run.batches import prompts_of
 from lostattn.run.calls import Remote
-
-if TYPE_CHECKING:
-    from lostattn.model.lvlm import LVLM
 
 FORMAT = "lostattn.Means/1"
 

@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -22,17 +22,15 @@ from lostattn.files import read_tensors, write_tensors
 from lostattn.interventions.ablation import POINTS, Ablate
 from lostattn.kernels.workbench import take_rows
 from lostattn.means import averaged_points
+from lostattn.model.lvlm import LVLM
 from lostattn.plan.checks import Layers
 from lostattn.plan.intervention import Composition, Intervention
 from lostattn.plan.program import Reduction
 from lostattn.plan.setting import stable_seed
 from lostattn.points.names import get_act_name
+from lostattn.prompt.batch import Prompt
 from lostattn.run.batches import prompts_of
 from lostattn.run.calls import Remote
-
-if TYPE_CHECKING:
-    from lostattn.model.lvlm import LVLM
-    from lostattn.prompt.batch import Prompt
 
 FORMAT = "lostattn.Pool/1"
 

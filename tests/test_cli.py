@@ -8,7 +8,7 @@ import sys
 import pandas as pd
 import pytest
 
-from lostattn import cli
+from lostattn import cli, commands
 from lostattn.errors import InputError
 
 COMMANDS = ("demo", "decouple", "probe", "agreement", "train-tiny", "conformance")
@@ -110,7 +110,7 @@ def test_an_unknown_model_is_one_line_and_status_2(command, tmp_path, capsys):
 def test_a_folder_that_cannot_be_written_to_is_said_first(argv, tmp_path, capsys, monkeypatch):
     # A file where a folder should be: the one kind of unwritable folder that root meets too.
     (tmp_path / "file").write_text("")
-    monkeypatch.setattr("lostattn.load", None, raising=False)  # a model is never reached
+    monkeypatch.setattr(commands, "load", None)  # a model is never reached
     out = tmp_path / "file" / "folder" / "table.csv"
     assert cli.main([*argv, "--out", str(out)]) == 2
     message = capsys.readouterr().err
@@ -126,7 +126,7 @@ def _interrupt(args):
 
 
 def test_an_error_is_one_line_unless_debug(capsys, monkeypatch):
-    monkeypatch.setattr(cli, "_demo", _fail)
+    monkeypatch.setitem(commands.COMMANDS, "demo", _fail)
     assert cli.main(["demo"]) == 2
     assert capsys.readouterr().err == "lostattn demo: one thing is wrong\n"
     with pytest.raises(InputError, match="one thing"):
@@ -134,7 +134,7 @@ def test_an_error_is_one_line_unless_debug(capsys, monkeypatch):
 
 
 def test_an_interrupt_is_status_130(capsys, monkeypatch):
-    monkeypatch.setattr(cli, "_demo", _interrupt)
+    monkeypatch.setitem(commands.COMMANDS, "demo", _interrupt)
     assert cli.main(["demo"]) == 130
     assert "interrupted" in capsys.readouterr().err
 
@@ -144,7 +144,7 @@ def test_a_table_is_written_with_what_was_asked(suffix, tmp_path, capsys):
     table = pd.DataFrame({"layer": [0, 1, 2], "rid": [0.5, 0.25, 0.125]})
     table.attrs["revision"] = "abc"
     path = tmp_path / f"table{suffix}"
-    cli._write(table, cli._parser().parse_args(["probe", "tiny-llava", "--layers=1-2", f"--out={path}"]))
+    commands.write(table, cli._parser().parse_args(["probe", "tiny-llava", "--layers=1-2", f"--out={path}"]))
     pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "table.csv"), table, check_flags=False)
     meta = json.loads((tmp_path / "table.json").read_text())
     assert meta["revision"] == "abc" and meta["environment"]["lostattn"]

@@ -84,7 +84,7 @@ def test_noise_by_thirds_of_the_layers():
 
 def test_a_folder_that_cannot_be_written_is_refused_before_any_model_runs(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
-    monkeypatch.setattr(la, "load", lambda *a, **k: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(demo, "load", lambda *a, **k: pytest.fail("a model was loaded"))
     with pytest.raises(InputError, match="Cannot write to the folder"):
         demo.run(tmp_path / "file" / "out")
     with pytest.raises(InputError, match="models is empty"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import importlib
 import importlib.metadata
 import re
 import runpy
@@ -128,3 +130,18 @@ def test_no_tracked_file_holds_a_path_of_somebody_s_machine():
             if pattern.search(line):
                 found.append(f"{name}:{number}: {line.strip()[:100]}")
     assert found == []
+
+
+@pytest.mark.parametrize("package", ["lostattn", "lostattn.view"])
+def test_the_stub_of_a_lazy_package_names_what_it_exports_and_from_where(package):
+    module = importlib.import_module(package)
+    stub = ast.parse(Path(module.__file__).with_suffix(".pyi").read_text(encoding="utf-8"))
+    said = {
+        alias.name: getattr(importlib.import_module(node.module), alias.name)
+        for node in stub.body
+        if isinstance(node, ast.ImportFrom) and node.module is not None
+        for alias in node.names
+    }
+    assert sorted(said) == sorted(module.__all__) == dir(module)
+    for name, value in said.items():
+        assert getattr(module, name) is value

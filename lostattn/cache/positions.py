@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from jaxtyping import Int
@@ -10,10 +10,8 @@ from torch import Tensor
 
 from lostattn.errors import InputError
 from lostattn.points.names import is_square
-
-if TYPE_CHECKING:
-    from lostattn.prompt.batch import Prompt
-    from lostattn.prompt.token_map import TokenMap
+from lostattn.prompt.batch import Prompt
+from lostattn.prompt.token_map import TokenMap
 
 
 def position_index(token_map: TokenMap, spec: Any) -> Int[Tensor, "batch chosen"]:

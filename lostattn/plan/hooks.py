@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 
@@ -13,9 +13,7 @@ from lostattn.plan.program import Edit
 from lostattn.points.names import is_square, split_block
 from lostattn.points.reach import check_reached, reached
 from lostattn.points.sites import Sites
-
-if TYPE_CHECKING:
-    from lostattn.prompt.batch import Prompt
+from lostattn.prompt.batch import Prompt
 
 HookFunction = Callable[..., Tensor | None]
 FwdHook = tuple[str | Callable[[str], bool], HookFunction]

@@ -6,16 +6,8 @@ objects; pyplot and its global state are never touched.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from lostattn.view.colored_tokens import tokens
-    from lostattn.view.curves import accuracy_bars, layer_curves
-    from lostattn.view.heads import attention
-    from lostattn.view.image import attention_on_image, overlay, overlays
-    from lostattn.view.page import Page
-
-__all__ = ["Page", "accuracy_bars", "attention", "attention_on_image", "layer_curves", "overlay", "overlays", "tokens"]
+import importlib
+from typing import Any
 
 _WHERE = {
     "Page": "page",
@@ -29,9 +21,10 @@ _WHERE = {
 }
 
 
-def __getattr__(name: str) -> Any:
-    import importlib
+__all__ = sorted(_WHERE)
 
+
+def __getattr__(name: str) -> Any:
     if name in _WHERE:
         return getattr(importlib.import_module(f"lostattn.view.{_WHERE[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

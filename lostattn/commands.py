@@ -1,0 +1,130 @@
+"""What each command of the command line runs, on arguments that are read already."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from lostattn import demo
+from lostattn.conformance.models import families
+from lostattn.conformance.scan import scan, write_table
+from lostattn.conformance.table import in_page, summary
+from lostattn.data import load as questions_of
+from lostattn.errors import InputError, UnknownName, nearest
+from lostattn.experiments.decoupling import decouple
+from lostattn.experiments.probing import probe
+from lostattn.experiments.results import Results, environment
+from lostattn.files import writable_folder
+from lostattn.interventions.attention import ReplaceAttention
+from lostattn.interventions.picture_sources import Complexity, VisionPrior
+from lostattn.interventions.sources import Dirichlet, Gaussian, Source, Uniform
+from lostattn.model.load import load
+from lostattn.patching.agreement import agreement
+from lostattn.patching.corruptions import another_scene, corrupt
+from lostattn.zoo import train
+
+SOURCES: dict[str, Callable[[int], Source]] = {
+    "gaussian": lambda seed: Gaussian(seed=seed),
+    "dirichlet": lambda seed: Dirichlet(seed=seed),
+    "uniform": lambda seed: Uniform(),
+    "vision": lambda seed: VisionPrior(),
+    "complexity": lambda seed: Complexity(),
+}
+
+
+def _demo(args: argparse.Namespace) -> None:
+    out = writable_folder(args.out)
+    demo.run(out, models=tuple(args.models), n=args.n, seed=args.seed)
+    print(f"wrote {out / 'report.html'}")
+
+
+def _decouple(args: argparse.Namespace) -> None:
+    writable_folder(args.out.parent)
+    model = load(args.model)
+    data = questions_of(args.data, split=args.split, n=args.n, seed=args.seed)
+    write(decouple(model, data, seed=args.seed), args)
+
+
+def _probe(args: argparse.Namespace) -> None:
+    writable_folder(args.out.parent)
+    model = load(args.model)
+    data = questions_of(args.data, split=args.split, n=args.n, seed=args.seed)
+    conditions = {
+        name: ReplaceAttention(SOURCES[name](args.seed), keys="image", queries=args.queries, layers=args.layers)
+        for name in args.sources
+    }
+    write(probe(model, data, conditions), args)
+
+
+def _agreement(args: argparse.Namespace) -> None:
+    writable_folder(args.out.parent)
+    model = load(args.model)
+    data = questions_of(args.data, split=args.split, n=max(40, 4 * args.n), seed=args.seed)
+    clean = [q for q in data if q.images][: args.n]
+    spoilt = {
+        "scene": [another_scene(q, data, args.seed) for q in clean],
+        "noise": [corrupt(q, "noise", seed=args.seed) for q in clean],
+    }
+    found = [agreement(model, clean, those, progress=True).assign(how=how) for how, those in spoilt.items()]
+    table = pd.concat(found, ignore_index=True)
+    write(table, args)
+    shown = table.pivot_table("correlation", ["how", "point"], "method", ["mean", "min"])
+    print(shown.round(2).to_string())
+
+
+def _train_tiny(args: argparse.Namespace) -> None:
+    out = writable_folder(args.out)
+    train.train(args.name, out, seed=args.seed)
+    print(f"wrote {out}")
+
+
+def _conformance(args: argparse.Namespace) -> None:
+    known = families()
+    for name in args.families:
+        if name not in known:
+            raise UnknownName(f"transformers has no family {name!r}.{nearest(name, list(known))}")
+    if args.out is not None:
+        writable_folder(args.out)
+    if args.page is not None:
+        if not args.page.is_file():
+            raise InputError(f"--page is {args.page}, which is no file; expected a page such as docs/models.md.")
+        in_page(args.page.read_text(encoding="utf-8"), [])  # it has a place for the table
+    verdicts = []
+    for verdict in scan(args.families or list(known), args.kernels, args.limit, args.seed, args.packages):
+        verdicts.append(verdict)
+        print(f"{verdict.family:24} {verdict.kernel:6} {verdict.outcome:10} {verdict.kinds} {verdict.remarks[:100]}")
+    print(summary(verdicts))
+    if args.out is not None:
+        print(f"wrote {', '.join(map(str, write_table(verdicts, args.out)))}")
+    if args.page is not None:
+        args.page.write_text(in_page(args.page.read_text(encoding="utf-8"), verdicts), encoding="utf-8")
+
+
+def write(table: pd.DataFrame, args: argparse.Namespace) -> None:
+    """Show ``table``, and write it with what it takes to make it again."""
+
+    asked = {
+        name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items() if name != "debug"
+    }
+    meta: dict[str, Any] = {
+        **{str(k): v for k, v in table.attrs.items()},
+        "arguments": asked,
+        "environment": environment(),
+    }
+    paths = Results(table, meta).save(args.out)
+    print(table.to_string(index=False, max_rows=40))
+    print(f"wrote {', '.join(map(str, paths.values()))}")
+
+
+COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
+    "demo": _demo,
+    "decouple": _decouple,
+    "probe": _probe,
+    "agreement": _agreement,
+    "train-tiny": _train_tiny,
+    "conformance": _conformance,
+}
