@@ -103,16 +103,16 @@ class Patch(Intervention):
     def compile(self, setting: Setting) -> list[Edit]:
         """One edit for each point."""
         target = setting.prompt.token_map
-        mask = target.resolve(self.positions, need=True).cpu()
-        n_source, n_target = len(self.chosen), len(mask)
+        mask = setting.each(setting.named.token_map.resolve(self.positions, need=True)).cpu()
+        n_source, n_target = len(self.chosen), len(setting.named)
         if n_source not in (1, n_target):
             raise InputError(f"the patch is of {n_source} items, the prompt of {n_target}; patch one, or as many.")
         one = n_source == 1
         counts = self.chosen.sum(-1).tolist()
         starts = [sum(counts[:i]) for i in range(n_source)]
         places, rows, items = [], [], []
-        for b in range(n_target):
-            a = 0 if one else b
+        for b in range(len(mask)):
+            a = 0 if one else b // setting.copies
             source, at = matched(
                 self.layout[a], self.chosen[a], layout_of(target)[b], mask[b], self.positions, self.reduce
             )
@@ -125,7 +125,7 @@ class Patch(Intervention):
         out = []
         for name, values in self.values.items():
             if is_square(name):
-                same_keys(self.layout, layout_of(target), name)
+                same_keys(self.layout if one else setting.each(self.layout), layout_of(target), name)
             new = self._reduced(values, counts)[flat_rows]
             heads = head_mask(setting.sites, name, self.heads, len(new))
             out.append(row_edit(name, mask, flat_items, flat_places, new, None, heads))

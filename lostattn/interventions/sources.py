@@ -135,7 +135,8 @@ class Fixed(Source):
                 f"Fixed(values) has shape {tuple(self.values.shape)} [batch, head, key]; "
                 f"expected {n_heads} heads, as this model has, or 1."
             )
-        return Drawn(priors.given, {"values": spread(self.values, mask), "grows": not setting.crossing})
+        values = setting.each(self.values) if self.values.dim() > 1 else self.values
+        return Drawn(priors.given, {"values": spread(values, mask), "grows": not setting.crossing})
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -191,7 +192,7 @@ class FromCache(Source):
             )
         if layer not in self.patterns:
             raise InputError(f"FromCache holds layers {sorted(self.patterns)}, not {layer}; pass layers= to match.")
-        pattern = self.patterns[layer]
+        pattern = setting.each(self.patterns[layer])
         n_pos = setting.prompt.n_pos
         expected = (len(setting.prompt), setting.sites.architecture.stack.n_heads, n_pos, n_pos)
         if tuple(pattern.shape) != expected:

@@ -63,6 +63,22 @@ def one_step(root, tracer, program, memory, step: int):
         memory["steps"].append(kept)
 
 
+def generated(result):
+    """What a generation gave, as plain tensors: the sequences, and where asked for what each step chose by.
+
+    ``scores`` and ``logits`` are ``[sequence, step, d_vocab]``: of the last row of each step, after and before what is
+    made of it.
+    """
+    if isinstance(result, torch.Tensor):
+        return {"sequences": result}
+    found = {"sequences": result["sequences"]}
+    for name in ("scores", "logits"):
+        steps = result.get(name)
+        if steps is not None and len(steps[0]) == len(found["sequences"]):  # of beams, rows are no sequences
+            found[name] = torch.stack(list(steps), 1)
+    return found
+
+
 def leaving(found):
     """The same values as they should travel: a view of a larger tensor by itself, and equal masks once.
 

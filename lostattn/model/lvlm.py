@@ -109,7 +109,7 @@ class LVLM(HookedModel):
         self,
         prompt: Prompt | Any,
         interventions: Intervention | None = None,
-        max_new_tokens: int = 20,
+        max_new_tokens: int | None = None,
         remote: Remote = False,
         names_filter: NamesFilter = None,
         device: str | torch.device | None = None,
@@ -121,17 +121,24 @@ class LVLM(HookedModel):
         Args:
             prompt: a prompt, or what :meth:`prompt` makes one of; a batch generates side by side.
             interventions: what to change on the way.
-            max_new_tokens: how many tokens to add at the most.
+            max_new_tokens: how many tokens to add at the most; 20 unless this or ``generation_config=`` says otherwise.
             remote: as in :meth:`run_with_cache`.
             names_filter: which points to keep at the prompt and at every step, as in :meth:`run_with_cache`; but
                 ``None`` keeps nothing here.
             device, dtype: where and how to keep them.
-            keywords: passed on to the Hugging Face ``generate`` (``do_sample=``, ``num_beams=1``, …).
-                Greedy unless it says otherwise.
+            keywords: settings of the Hugging Face ``generate``: sampling, ``num_return_sequences=``,
+                ``generation_config=``, ``stopping_criteria=``, … Greedy unless they say otherwise. Under interventions
+                and ``names_filter`` those that are exact; see :mod:`lostattn.run.generation_settings`.
 
         Returns:
             A :class:`Generation` with ``.text`` (one a prompt), ``.tokens`` and ``.sequences``; with a
-            ``names_filter`` also ``.cache``, ``.steps`` and ``.image_attention()``.
+            ``names_filter`` also ``.cache``, ``.steps`` and ``.image_attention()``, with ``output_scores=True`` and
+            ``output_logits=True`` also ``.scores`` and ``.logits``.
+
+        Raises:
+            InputError: a setting that changes what a pass is, wherever it was set (keyword, ``generation_config=``,
+                the checkpoint), under interventions or ``names_filter``.
+            UnknownName: a setting that does not exist, with the nearest names.
         """
         call = generate_call(self, prompt, interventions, max_new_tokens, names_filter, device, dtype, **keywords)
         return carry_out(self, call, remote)

@@ -14,10 +14,14 @@ from lostattn.points.hooked_model import HookedModel
 from lostattn.points.names import split_block
 from lostattn.points.reach import check_reached
 from lostattn.prompt.batch import Prompt
+from lostattn.prompt.repeated import repeated
 
 
-def compiled(model: HookedModel, interventions: Intervention | None, prompt: Prompt) -> list[Edit]:
+def compiled(model: HookedModel, interventions: Intervention | None, prompt: Prompt, copies: int = 1) -> list[Edit]:
     """The edits that interventions mean on this model and prompt, in the order given.
+
+    With ``copies`` they are those of a batch in which each item of the prompt stands so often, one after another; the
+    interventions name positions of the prompt as it is.
 
     Raises:
         InputError: what is given is no intervention; a point that cannot be edited, or that this prompt does not reach;
@@ -30,11 +34,12 @@ def compiled(model: HookedModel, interventions: Intervention | None, prompt: Pro
             f"interventions is {type(interventions).__name__}; expected an intervention such as "
             "la.KnockOut('last', 'image'), or several joined with +."
         )
-    edits = interventions.compile(Setting(model.sites, model.hf, prompt))
+    run = repeated(prompt, copies)
+    edits = interventions.compile(Setting(model.sites, model.hf, run, given=prompt, copies=copies))
     for edit in edits:
         model.sites.editable(edit.name)
-    check_reached(prompt, [edit.name for edit in edits])
-    check_seen(prompt, edits, model.hf, model.architecture)
+    check_reached(run, [edit.name for edit in edits])
+    check_seen(run, edits, model.hf, model.architecture)
     return edits
 
 

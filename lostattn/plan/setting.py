@@ -7,6 +7,8 @@ import inspect
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from torch import Tensor
+
 from lostattn.checkpoint.kinds import is_text_only
 from lostattn.errors import InputError
 from lostattn.plan.checks import Layers, checked_layers
@@ -29,6 +31,17 @@ class Setting:
     boundary: str = ""  # the attention that a source is asked about, such as "blocks.3.attn"
     keys: Positions | None = None  # the keys chosen there; None for all of them
     memo: dict[str, Any] = field(default_factory=dict, compare=False)  # what is worked out once for all layers
+    given: Prompt | None = None  # the prompt that positions are named in, where each item stands ``copies`` times
+    copies: int = 1
+
+    @property
+    def named(self) -> Prompt:
+        """The prompt as the caller has it: each of its items stands ``copies`` times in ``prompt``."""
+        return self.prompt if self.given is None else self.given
+
+    def each(self, rows: Tensor) -> Tensor:
+        """What the caller gave for each item, for each item of the batch: ``[item, …] -> [batch, …]``."""
+        return rows if self.copies == 1 else rows.repeat_interleave(self.copies, 0)
 
     def numbered(self, i: int) -> Setting:
         """The setting of the ``i``-th part of a composition."""
@@ -103,9 +116,9 @@ class Setting:
             InputError: a mask of the wrong shape, or a choice that nothing answers to (image keys of a prompt without
                 an image): an edit of nothing is never let pass.
         """
-        token_map = self.prompt.token_map
+        token_map = self.named.token_map
         extends = token_map.extends(spec)
-        chosen = token_map.resolve(spec)
+        chosen = self.each(token_map.resolve(spec))
         if not extends and not chosen.any():
             if "image" in repr(spec) and is_text_only(self.model.config):
                 kind = self.model.config.model_type
@@ -135,17 +148,18 @@ class Setting:
         crossing |= {f"blocks.{i}.cross_attn.{point}": i for i in beside}
         own = {f"blocks.{i}.attn.{point}": i for i in meant if not self.crosses(i)}
         out: list[tuple[str, int, Positions | None]] = []
-        cross = self.prompt.token_map.cross
+        cross = self.named.token_map.cross
         if isinstance(spec, str) and spec == CROSS:
             out = [(name, i, None) for name, i in crossing.items()]
         elif cross is None:
             positions = self.positions(spec)
             return [(name, i, positions) for name, i in own.items()]
         else:
-            keys = cross.chosen(spec)
+            keys = self.each(cross.chosen(spec))
             out = [(name, i, (keys, None)) for name, i in crossing.items() if keys.any()]
             if not _over_keys(spec, keys.shape[-1]):
-                positions = (self.prompt.token_map.resolve(spec), self.prompt.token_map.extends(spec))
+                named = self.named.token_map
+                positions = (self.each(named.resolve(spec)), named.extends(spec))
                 behind = (*positions, keys)
                 for name, i in own.items():
                     merged = self.merges(i)

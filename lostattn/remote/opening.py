@@ -54,6 +54,10 @@ def submitted(model: HookedModel, calls: Sequence[Call], remote: Remote) -> Job:
 
 def opened(model: HookedModel, calls: Sequence[Call], backend: Any) -> Any:
     """Open the trace that carries the calls, on a backend: a single call by itself, several as a session."""
+    if any("streamer" in (call.generation or {}) for call in calls):
+        raise InputError(
+            "a streamer is told of tokens where the model is, and that is not here: leave it out, or remote."
+        )
     plain = [call.plain() for call in calls]
     backwards = any(call.slope is not None for call in calls)
     with torch.set_grad_enabled(backwards), warnings.catch_warnings():

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from lostattn.cache.activation_cache import ActivationCache, Key
@@ -29,6 +29,12 @@ class Generation:
             equals the row of a single pass without a KV cache. Its prompt, ``cache.prompt``, holds the generated
             tokens as ``"answer"``, so everything that a cache and a prompt are good for works on it. None where
             nothing was asked for.
+        scores: with ``output_scores=True``, what each token was chosen by, after everything that is made of the logits.
+        logits: with ``output_logits=True``, the logits of the row that chose each token.
+        output: what transformers itself gave where it was asked for more than tokens and ran without interventions and
+            ``names_filter``, here: scores of beams, for example.
+
+    With ``num_return_sequences=k`` each prompt stands ``k`` times, one after another.
     """
 
     text: tuple[str, ...]
@@ -37,6 +43,9 @@ class Generation:
     cache: ActivationCache | None = field(default=None, repr=False, compare=False)
     alive: Bool[Tensor, "batch new"] | None = field(default=None, repr=False, compare=False)
     str_tokens: tuple[tuple[str, ...], ...] = field(default=(), repr=False, compare=False)
+    scores: Float[Tensor, "batch new d_vocab"] | None = field(default=None, repr=False, compare=False)
+    logits: Float[Tensor, "batch new d_vocab"] | None = field(default=None, repr=False, compare=False)
+    output: Any = field(default=None, repr=False, compare=False)
 
     def __repr__(self) -> str:
         kept = f"; {self.cache!r}" if self.cache is not None else ""

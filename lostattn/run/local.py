@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lostattn.errors import InputError
-from lostattn.kernels.passes import leaving, one_pass, one_step
+from lostattn.kernels.passes import generated, leaving, one_pass, one_step
 from lostattn.plan.program import Edit
 from lostattn.points.hooked_model import HookedModel
 from lostattn.prompt.batch import Prompt
@@ -40,7 +40,8 @@ def run_here(root: Any, call: dict[str, Any], session: dict[str, Any] | None = N
         if call["generation"] is None:
             return open_forward(root, call, {} if session is None else session)
         if not call["program"]:  # nothing to see or to change: the model's own generate gives the same, and at no cost
-            return {"sequences": root._module.generate(**call["inputs"], **call["generation"]), "steps": []}
+            result = root._module.generate(**call["inputs"], **call["generation"])
+            return {**generated(result), "steps": [], "output": None if isinstance(result, Tensor) else result}
         return open_generation(root, call)
 
 
@@ -67,11 +68,11 @@ def open_generation(root: Any, call: dict[str, Any], backend: Any = None) -> Any
                 for step in tracer.iter[:until]:
                     one_step(root, tracer, program, memory, step)
             with tracer.invoke():
-                found = {"sequences": tracer.result, "steps": memory["steps"]}
+                found = {**generated(tracer.result), "steps": memory["steps"]}
                 sent = nnsight.save(leaving(found) if travels else found)
         else:
             with tracer.invoke(call["inputs"]):
-                sent = nnsight.save({"sequences": tracer.result, "steps": []})
+                sent = nnsight.save({**generated(tracer.result), "steps": []})
     return sent
 
 
@@ -95,10 +96,10 @@ def open_session(root: Any, calls: Sequence[dict[str, Any]], backend: Any) -> An
                             for step in tracer.iter[:until]:
                                 one_step(root, tracer, program, memory, step)
                         with tracer.invoke():
-                            found = {"sequences": tracer.result, "steps": memory["steps"]}
+                            found = {**generated(tracer.result), "steps": memory["steps"]}
                     else:
                         with tracer.invoke(call["inputs"]):
-                            found = {"sequences": tracer.result, "steps": []}
+                            found = {**generated(tracer.result), "steps": []}
             if call["remember"]:
                 session.update(found["kept"])
                 found = {}

@@ -12,13 +12,15 @@ import torch
 from lostattn.errors import InputError
 from lostattn.plan.compiling import compiled
 from lostattn.plan.hooks import FwdHook, hook_edits
-from lostattn.plan.intervention import Intervention
+from lostattn.plan.intervention import Composition, Intervention
 from lostattn.plan.program import Edit, Reduction, last_step, write
 from lostattn.points.hooked_model import HookedModel
 from lostattn.points.reach import check_reached, reached
 from lostattn.points.sites import NamesFilter
 from lostattn.prompt.batch import Prompt
+from lostattn.prompt.repeated import repeated
 from lostattn.run.calls import Call, Reading
+from lostattn.run.settled import settled
 
 RESULT = "attn.hook_result"
 
@@ -96,7 +98,7 @@ def generate_call(
     model: HookedModel,
     prompt: Prompt | Any,
     interventions: Intervention | None = None,
-    max_new_tokens: int = 20,
+    max_new_tokens: int | None = None,
     names_filter: NamesFilter = None,
     device: str | torch.device | None = None,
     dtype: torch.dtype | None = None,
@@ -105,7 +107,8 @@ def generate_call(
     """:meth:`LVLM.generate`.
 
     Raises:
-        InputError: fewer than one token asked for, or beams (their reordering would mix up the items).
+        InputError: settings that are not exact under interventions; see :mod:`lostattn.run.generation_settings`.
+        UnknownName: settings that do not exist.
     """
     prompt = model._prompted(prompt)
     names = () if names_filter is None else kept_names(model, prompt, names_filter)
@@ -115,43 +118,23 @@ def generate_call(
             f"names_filter asks for {crossing[0]!r}, a point of cross-attention, whose keys do not grow with the text: "
             "keep other points, or use run_with_cache."
         )
-    edits = compiled(model, interventions, prompt)
-    caches = _setting(model, keywords, "use_cache", True) is not False
-    program = write(model.sites, model.operations, names, edits, (), True, made_there(model, names), caches)
+    watched = bool(names) or (interventions is not None and interventions != Composition(()))
+    settings = settled(model, prompt, max_new_tokens, keywords, watched)
+    edits = compiled(model, interventions, prompt, settings.copies)
+    run = repeated(prompt, settings.copies)
+    program = write(model.sites, model.operations, names, edits, (), True, made_there(model, names), settings.caches)
     if "mm_encoder_outputs" in inspect.signature(model.hf.forward).parameters:
         # transformers then looks at the pictures before the prompt's pass begins, so before anything is embedded.
         program = sorted(
             program, key=lambda event: not event["once"] or (event["kind"] == "tensor" and event["elsewhere"])
         )
-    if not isinstance(max_new_tokens, int) or max_new_tokens < 1:
-        raise InputError(f"max_new_tokens is {max_new_tokens!r}; expected at least 1.")
-    if keywords.get("num_beams", 1) != 1:
-        raise InputError(f"num_beams is {keywords['num_beams']}; interventions are defined for one beam only.")
-    if program and keywords.get("cache_implementation") not in (None, "dynamic", "static"):
-        raise InputError(
-            f"cache_implementation is {keywords['cache_implementation']!r}; interventions are proved with a growing "
-            "cache ('dynamic') and one of fixed length ('static'): leave it out, or take one of them."
-        )
-    settings = {"do_sample": False, "max_new_tokens": max_new_tokens, **keywords}
+    to_transformers = dict(settings.keywords)
     if "hook_unembed" in names:
-        settings["logits_to_keep"] = 0  # of all positions, where transformers would make the last one's alone
+        to_transformers["logits_to_keep"] = 0  # of all positions, where transformers would make the last one's alone
     where = _place(device, dtype)
-    ends = _ends(model, keywords)
-    reading = Reading("generation", names, *where, prompt.n_pos, len(prompt), ends, interventions)
+    reading = Reading("generation", names, *where, run.n_pos, len(run), settings.ends, interventions)
     until = last_step(program, edits) if program else None
-    return Call(model._inputs(prompt), program, reading, generation=settings, until=until, prompt=prompt)
-
-
-def _ends(model: HookedModel, keywords: dict[str, Any]) -> tuple[int, ...]:
-    """The ids that end a generation under these settings."""
-    found = _setting(model, keywords, "eos_token_id", None)
-    return () if found is None else (found,) if isinstance(found, int) else tuple(int(one) for one in found)
-
-
-def _setting(model: HookedModel, keywords: dict[str, Any], name: str, default: Any) -> Any:
-    """A setting of a generation: as it is given, or as the model has it."""
-    holder = keywords.get("generation_config") or model.hf.generation_config
-    return keywords.get(name, getattr(holder, name, default))
+    return Call(model._inputs(run), program, reading, generation=to_transformers, until=until, prompt=run)
 
 
 def pass_call(

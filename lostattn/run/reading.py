@@ -46,7 +46,7 @@ def _generation(reading: Reading, model: HookedModel, raw: Raw, prompt: Prompt |
     sequences = raw["sequences"]
     tokens = sequences[:, reading.n_pos :]
     decoder = getattr(model.processor, "tokenizer", None)
-    text = tuple(decoder.batch_decode(tokens, skip_special_tokens=True)) if decoder else ("",) * reading.n_items
+    text = tuple(decoder.batch_decode(tokens, skip_special_tokens=True)) if decoder else ("",) * len(tokens)
     texts = tuple(tuple(decoder.decode([i]) if decoder else "" for i in own) for own in tokens.tolist())
     alive = before_the_end(tokens, reading.ends)
     cache = None
@@ -55,4 +55,5 @@ def _generation(reading: Reading, model: HookedModel, raw: Raw, prompt: Prompt |
         kept = joined(raw["steps"], tokens.shape[1])
         under = reading.interventions
         cache = _moved(reading, ActivationCache(kept, reading.names, model.sites, model.hf, fed, interventions=under))
-    return Generation(tuple(t.strip() for t in text), tokens, sequences, cache, alive, texts)
+    chosen_by = {name: raw.get(name) for name in ("scores", "logits", "output")}
+    return Generation(tuple(t.strip() for t in text), tokens, sequences, cache, alive, texts, **chosen_by)

@@ -208,7 +208,6 @@ def test_steps_differ_from_each_other():
     [
         ({"max_new_tokens": 0}, "max_new_tokens is 0; expected at least 1"),
         ({"max_new_tokens": -3}, "max_new_tokens is -3"),
-        ({"num_beams": 2}, "num_beams is 2; interventions are defined for one beam only"),
     ],
 )
 def test_what_is_refused(keywords, message):
