@@ -9,7 +9,8 @@ from typing import Any
 from torch import nn
 
 from lostattn.architecture.call_order import attention_in_comprehension, calls_attention, forward_calls
-from lostattn.architecture.dataflow import ATTENTION_CALL, OTHER, Call, Flow, Value, flow, source_of
+from lostattn.architecture.dataflow import ATTENTION_CALL, OTHER, Call, Flow, Value, flow
+from lostattn.architecture.source import source_of
 from lostattn.architecture.structure import Attention
 
 FUSED_QKV = ("qkv", "qkv_proj", "c_attn", "Wqkv")  # rows of all queries, then all keys, then all values

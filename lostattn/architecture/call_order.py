@@ -7,10 +7,10 @@ runs. A forward's own source says it: calls are listed as they are evaluated (in
 from __future__ import annotations
 
 import ast
-import inspect
-import textwrap
 
 from torch import nn
+
+from lostattn.architecture.source import source_of
 
 ATTENTION_CALL = "attention_interface"
 
@@ -55,12 +55,9 @@ def forward_calls(module: nn.Module) -> list[tuple[str, bool]]:
 
     Empty where there is no Python source to read (a compiled or dynamically made forward).
     """
-    try:
-        source = textwrap.dedent(inspect.getsource(inspect.unwrap(type(module).forward)))
-    except (OSError, TypeError):
-        return []
     calls = _Calls()
-    calls.visit(ast.parse(source))
+    if (source := source_of(type(module).forward)) is not None:
+        calls.visit(source)
     return calls.found
 
 

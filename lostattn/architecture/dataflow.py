@@ -12,13 +12,13 @@ is opened: what happens in it is read as if the layer did it.
 from __future__ import annotations
 
 import ast
-import functools
 import inspect
-import textwrap
 from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
+
+from lostattn.architecture.source import source_of
 
 ATTENTION_CALL = "attention_interface"
 TRANSPARENT = ("Dropout", "DropPath", "Identity")  # classes that hand on what they get when a model is not trained
@@ -81,16 +81,6 @@ def flow(module: nn.Module, opened: bool = False) -> Flow:
     result = reader.run(function, [INPUT], {}, 0)
     first = result.parts[0] if result.kind == "tuple" and result.parts else result
     return Flow(tuple(reader.calls), first)
-
-
-@functools.cache
-def source_of(forward: Any) -> ast.FunctionDef | None:
-    """A function's source as a tree, read once; ``None`` where there is no Python source to read."""
-    try:
-        tree = ast.parse(textwrap.dedent(inspect.getsource(inspect.unwrap(forward))))
-    except (OSError, TypeError, SyntaxError):
-        return None
-    return tree.body[0] if tree.body and isinstance(tree.body[0], ast.FunctionDef) else None
 
 
 class _Reader:

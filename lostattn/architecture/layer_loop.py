@@ -7,12 +7,12 @@ Most decoders hand each layer's output to the next as it is. Some add to it on t
 from __future__ import annotations
 
 import ast
-import inspect
-import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from torch import nn
+
+from lostattn.architecture.source import source_of
 
 NORMS = ("norm", "ln_f")
 
@@ -41,12 +41,8 @@ def is_norm(name: str) -> bool:
 
 def layer_loop(holder: nn.Module, layers: str) -> LayerLoop | None:
     """Read the loop over ``holder.<layers>`` in the holder's own forward; ``None`` where there is none to read."""
-    try:
-        source = textwrap.dedent(inspect.getsource(inspect.unwrap(type(holder).forward)))
-    except (OSError, TypeError):
-        return None
-    function = ast.parse(source).body[0]
-    if not isinstance(function, ast.FunctionDef):
+    function = source_of(type(holder).forward)
+    if function is None:
         return None
     for place, statement in enumerate(function.body):
         if isinstance(statement, ast.For) and f"self.{layers}" in ast.unparse(statement.iter):

@@ -7,13 +7,15 @@ pass of the bare model then shows whether that is all.
 
 from __future__ import annotations
 
-import inspect
+import ast
 import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+
+from lostattn.architecture.source import source_of
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -45,10 +47,8 @@ def read_logit_path(model: Any, unembed: str) -> LogitPath:
     """What the source of the module that holds the unembedding, or of the whole model, does with its output."""
     holder = model.get_submodule(unembed.rpartition(".")[0])
     for owner in dict.fromkeys((holder, model)):
-        try:
-            source = inspect.getsource(inspect.unwrap(type(owner).forward))
-        except (OSError, TypeError):
-            continue
+        tree = source_of(type(owner).forward)
+        source = ast.unparse(tree) if tree is not None else ""
         scaled = _SCALED.search(source)
         config = owner.config.get_text_config(decoder=True) if hasattr(owner, "config") else None
         cap = getattr(config, "final_logit_softcapping", None)

@@ -12,6 +12,7 @@ from lostattn.model.lvlm import LVLM
 from lostattn.patching.attribution import attribute
 from lostattn.patching.sweeps import sweep
 from lostattn.plan.checks import Layers
+from lostattn.run.batches import bar
 
 if TYPE_CHECKING:
     import pandas
@@ -59,33 +60,34 @@ def agreement(
     """
     import numpy as np
     import pandas as pd
-    from tqdm.auto import tqdm
 
     if len(clean) != len(corrupted) or not len(clean):
         raise InputError(f"clean holds {len(clean)} questions, corrupted {len(corrupted)}; give one of each, at least.")
     rows = []
     pairs = list(zip(clean, corrupted, strict=True))
-    for one, other in tqdm(pairs, desc="agreement", unit="pair", disable=None if progress else True, leave=False):
-        asked = (model, model.prompt(one), model.prompt(other), metric(model, one, kind))
-        cells = (points, layers, positions, heads)
-        true = sweep(*asked, *cells)
-        for method, how in METHODS.items():
-            guess = attribute(*asked, *cells, **how)
-            for point, group in true.groupby("point", sort=False):
-                estimate = guess.effect[group.index]
-                varies = group.effect.std() > 0 and estimate.std() > 0
-                rows.append(
-                    {
-                        "id": one.id,
-                        "corrupted": other.id,
-                        "point": point,
-                        "method": method,
-                        "cells": len(group),
-                        "correlation": np.corrcoef(group.effect, estimate)[0, 1] if varies else float("nan"),
-                        "largest": group.effect.abs().max(),
-                        "error": (group.effect - estimate).abs().max(),
-                    }
-                )
+    with bar(len(pairs), "agreement", progress, unit="pair") as shown:
+        for one, other in pairs:
+            shown.update()
+            asked = (model, model.prompt(one), model.prompt(other), metric(model, one, kind))
+            cells = (points, layers, positions, heads)
+            true = sweep(*asked, *cells)
+            for method, how in METHODS.items():
+                guess = attribute(*asked, *cells, **how)
+                for point, group in true.groupby("point", sort=False):
+                    estimate = guess.effect[group.index]
+                    varies = group.effect.std() > 0 and estimate.std() > 0
+                    rows.append(
+                        {
+                            "id": one.id,
+                            "corrupted": other.id,
+                            "point": point,
+                            "method": method,
+                            "cells": len(group),
+                            "correlation": np.corrcoef(group.effect, estimate)[0, 1] if varies else float("nan"),
+                            "largest": group.effect.abs().max(),
+                            "error": (group.effect - estimate).abs().max(),
+                        }
+                    )
     table = pd.DataFrame(rows)
     table.attrs.update(model=model.name, kind=kind)
     return table

@@ -22,6 +22,7 @@ from lostattn.points.names import is_square
 from lostattn.prompt.batch import Prompt
 from lostattn.remote.dispatch import carry_out
 from lostattn.remote.session import Session
+from lostattn.run.batches import bar
 from lostattn.run.calls import Remote
 from lostattn.run.make_calls import hooks_call
 
@@ -118,17 +119,16 @@ class Runner:
 
     def run(self, settings: list[Cell], progress: bool) -> Iterator[tuple[Cell, Tensor, Tensor]]:
         """Each setting with its metric and its effect, ``[item]`` each."""
-        from tqdm.auto import tqdm
-
         n = self.n
         chunks = [settings[start : start + n] for start in range(0, len(settings), n)]
         passes = self._passes(chunks)
         plain = self._metrics(next(passes), n)
-        bar = tqdm(passes, "patching", len(chunks), unit="pass", disable=None if progress else True, leave=False)
-        for chunk, logits in zip(chunks, bar, strict=True):
-            found = self._metrics(logits, n)
-            for slot, setting in enumerate(chunk):
-                yield setting, found[slot], found[slot] - plain[slot]
+        with bar(len(chunks), "patching", progress) as shown:
+            for chunk, logits in zip(chunks, passes, strict=True):
+                shown.update()
+                found = self._metrics(logits, n)
+                for slot, setting in enumerate(chunk):
+                    yield setting, found[slot], found[slot] - plain[slot]
 
     def _passes(self, chunks: list[list[Cell]]) -> Iterator[Tensor]:
         """The logits of the unpatched copies, and then of each chunk; somewhere else, several passes are one job."""

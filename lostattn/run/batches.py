@@ -60,6 +60,9 @@ def passes_bar(model: HookedModel, data: Iterable[Any], size: int, doing: str, p
     return bar(total, f"{doing} {model.name}", progress)
 
 
-def bar(total: int | None, what: str, show: bool) -> Any:
-    """A progress bar over passes; hidden where ``show`` is False or nobody is watching, endless without a total."""
-    return tqdm(total=total, desc=what, unit="pass", disable=None if show else True, leave=False)
+def bar(total: int | None, what: str, show: bool, unit: str = "pass") -> Any:
+    """A progress bar over passes, or other units of work; hidden where ``show`` is False or nobody is watching.
+
+    Without a total it has no end.
+    """
+    return tqdm(total=total, desc=what, unit=unit, disable=None if show else True, leave=False)

@@ -8,8 +8,6 @@ from the shape of the pixels and from the token map (`lostattn.tower.layouts`).
 from __future__ import annotations
 
 import ast
-import inspect
-import textwrap
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +15,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from lostattn.architecture.source import source_of
 from lostattn.pictures.patch_grid import UnknownGrid
 from lostattn.prompt.batch import Prompt
 from lostattn.tower.layouts import Given, Order, Picture, order_of
@@ -145,11 +144,8 @@ def places_around(tower: nn.Module) -> tuple[int, int]:
 def _class_comes_last(tower: nn.Module) -> bool:
     """Whether a tower lays its class token behind the patches: the order of what its source puts together."""
     for module in tower.modules():
-        try:
-            source = ast.parse(textwrap.dedent(inspect.getsource(inspect.unwrap(type(module).forward))))
-        except (OSError, TypeError):
-            continue
-        for call in ast.walk(source):
+        source = source_of(type(module).forward)
+        for call in ast.walk(source) if source is not None else ():
             if isinstance(call, ast.Call) and getattr(call.func, "attr", "") == "cat" and call.args:
                 parts = [ast.unparse(part) for part in getattr(call.args[0], "elts", [])]
                 classes = ["class" in part or "cls" in part for part in parts]
