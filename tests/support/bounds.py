@@ -57,6 +57,18 @@ def beside(plain: Tensor, exact: Tensor) -> float:
 _twins: weakref.WeakKeyDictionary[nn.Module, nn.Module] = weakref.WeakKeyDictionary()
 
 
+def depth(cfg: Any) -> float:
+    """``passes`` by arithmetic alone, of a model's sizes: for one that has no twin in double precision.
+
+    A layer has some eight sums (two norms, two maps into attention, scores and mixture, two of an FFN) of at most so
+    many terms as its widest part. Where signs are mixed, partial sums grow as a walk does, so that each sum is off by
+    ``√(n/2)·u`` of its usual size; the errors of all layers add up as squares, and the largest of many is ``λ`` times
+    the usual one.
+    """
+    terms, layers = max(cfg.d_model, cfg.d_mlp or 0, cfg.d_vision or 0), cfg.n_layers + cfg.n_vision_layers
+    return LIKELY * unit() * (terms / 2 * (8 * layers + 2)) ** 0.5
+
+
 def passes(hf: Any, inputs: dict[str, Tensor]) -> float:
     """How far two single-precision passes of a model may lie apart, as a share of the largest value at any point.
 
