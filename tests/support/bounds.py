@@ -105,6 +105,16 @@ def felt(function: Callable[..., Any], share: float, *states: Tensor) -> float:
     return MEASURED * most
 
 
+def spectra(n: int, condition: float = 1.0) -> float:
+    """How far a number made of the singular values of ``n`` rows may lie from the exact one, in double precision.
+
+    A solver's values are off by ``p(n)·u`` of the largest, with ``p`` growing modestly (*LAPACK Users' Guide*, 4.9): it
+    is taken for ``10·n`` here. ``condition`` is the largest value over the smallest that counts, squared where they
+    come from a Gram matrix.
+    """
+    return 10 * n * unit(torch.float64) * condition
+
+
 def slope(of: Callable[[float], float], step: float, noise: float) -> tuple[float, float]:
     """The derivative of a function of one number at zero by central differences, and how far off it may be.
 
@@ -141,6 +151,11 @@ def moved(found: Any, other: Any, share: float, times: float = 10.0, size: Any =
     """Whether something made a difference: ``times`` what ``close`` lets pass, so that it could not miss it."""
     found, other = _double(found), _double(other)
     return float((found - other).abs().max()) > times * share * _largest(other if size is None else _double(size))
+
+
+def changed(after: Tensor, before: Tensor) -> Tensor:
+    """Which rows ``[*, d]`` differ by more than sums of as many terms as a row is wide could: a mask ``[*]``."""
+    return (after - before).abs().amax(-1) > sums(before.shape[-1], before.dtype) * _largest(before)
 
 
 def _double(value: Any) -> Tensor:

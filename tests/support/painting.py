@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import bounds
 import families
 import numpy as np
 import torch
@@ -72,7 +73,7 @@ def paint(name: str, size: tuple[int, int], *boxes: tuple[int, int, int, int]) -
     for box in boxes:
         painted.paste((255, 0, 127), box)
     before, after = _plain(name, size), prompt(name, painted)
-    moved = (seen(name, after) - before[1]).abs().amax(-1) > 1e-5
+    moved = bounds.changed(seen(name, after), before[1])
     token_map = before[0].token_map
     where = token_map if token_map.cross is None else token_map.cross
     image, patch = where.image_index[0], where.patch_index[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bounds
 import clips
 import pytest
 import torch
@@ -60,7 +61,7 @@ def test_the_parts_of_a_prompt_with_a_video(name, shape, frames, covers, separat
     token_map = given.token_map
     (grid,) = token_map.grids[0]
     assert (str(grid), grid.shown_frames, grid.size) == (shape, frames, (120, 90)) and grid.is_video
-    assert grid.covers == pytest.approx(covers, abs=1e-4)
+    assert grid.covers == pytest.approx(covers, rel=bounds.sums(4))
     assert joined(given, "question") == TEXT and token_map.located == (True,)
     # Where white space of the template and of the processor became one token, it counts with the processor's.
     assert joined(given, "separator").replace("\n", "").strip() == separators.replace("\n", "").strip()
@@ -114,9 +115,9 @@ def test_pictures_and_videos_in_one_prompt_are_told_apart(name):
     before = clips.seen(name, given)
     after = clips.seen(name, prompt(name, made, clip(3, 140, 84, 2), images=[still]))
     placed = given.token_map.patch_index[0] >= 0  # the class tokens of Video-LLaVA see nothing where nothing is mixed
-    assert torch.equal((after - before).abs().amax(-1) > 1e-5, given.token_map["video:1"][0] & placed)
+    assert torch.equal(bounds.changed(after, before), given.token_map["video:1"][0] & placed)
     other = clips.seen(name, prompt(name, made, clip(3, 140, 84, 1), images=[picture(6)]))
-    assert torch.equal((other - before).abs().amax(-1) > 1e-5, given.token_map["image:0"][0])
+    assert torch.equal(bounds.changed(other, before), given.token_map["image:0"][0])
 
 
 @pytest.mark.parametrize("name", ["qwen2_5_vl", "internvl", "llava_onevision"])
@@ -127,7 +128,7 @@ def test_placeholders_in_the_text_say_the_order(name):
     assert [grid.is_video for grid in given.token_map.grids[0]] == [True, False]
     before = clips.seen(name, given)
     again = prompt(name, clip(2, 140, 84, 1), images=[picture()], text=f"{moving} first, {still} then")
-    moved = (clips.seen(name, again) - before).abs().amax(-1) > 1e-5
+    moved = bounds.changed(clips.seen(name, again), before)
     assert torch.equal(moved, given.token_map["video:0"][0]) and torch.equal(moved, given.token_map["image:0"][0])
 
 
