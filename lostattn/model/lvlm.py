@@ -23,6 +23,7 @@ from lostattn.points.sites import NamesFilter
 from lostattn.points.trace_point import Point
 from lostattn.prompt.batch import Prompt
 from lostattn.remote.dispatch import carry_out
+from lostattn.remote.tracing import guard
 from lostattn.run.calls import Remote
 from lostattn.run.generation import Generation
 from lostattn.run.make_calls import cache_call, generate_call, hooks_call, measure_call
@@ -41,6 +42,10 @@ class LVLM(HookedModel):
     Make one with :func:`lostattn.load`. ``cfg`` holds the sizes under TransformerLens' names, ``hf`` the Hugging Face
     model, ``nn`` the nnsight model around it, ``processor`` the processor, ``hook_names`` every hook point.
     """
+
+    def __init__(self, module: Any, processor: Any, name: str) -> None:
+        super().__init__(module, processor, name)
+        guard(self)
 
     def run_with_cache(
         self,

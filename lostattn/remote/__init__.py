@@ -28,6 +28,7 @@ from lostattn.remote.failures import (
     NotHosted,
     RemoteFailure,
     UnknownJob,
+    UnreadableResult,
     VersionDrift,
 )
 from lostattn.remote.jobs import Job
@@ -46,6 +47,7 @@ __all__ = [
     "Service",
     "Session",
     "UnknownJob",
+    "UnreadableResult",
     "VersionDrift",
     "check",
     "submit",

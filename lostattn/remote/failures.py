@@ -31,6 +31,10 @@ class JobFailed(RemoteFailure):
         self.there = there
 
 
+class UnreadableResult(RemoteFailure):
+    """The service sent what is no result: code, a file of another kind, or more than it may be."""
+
+
 class Interrupted(RemoteFailure):
     """The service stopped the job for a reason of its own; it gave no result."""
 

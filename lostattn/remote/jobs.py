@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,19 +9,20 @@ from typing import Any
 
 from nnsight.intervention.backends.display import StatusDisplay
 from nnsight.intervention.backends.remote import RemoteError
-from nnsight.schema.config import CONFIG
-from nnsight.schema.response import Status
 
 from lostattn.errors import InputError
 from lostattn.points.hooked_model import HookedModel
 from lostattn.prompt.batch import Prompt
+from lostattn.remote.expected import checked_result
 from lostattn.remote.failures import ConnectionLost, RemoteFailure, UnknownJob
+from lostattn.remote.hosts import confirmed_host, key_for
 from lostattn.remote.lookup import LookUp
 from lostattn.remote.service import Service
+from lostattn.remote.stored import read_job, write_job
+from lostattn.remote.told import detail
 from lostattn.run.calls import Call, Raw, Reading
 from lostattn.run.reading import read
 
-FORMAT = 1
 LOOKS = 8  # how often a look-up is tried before the connection counts as lost: half a minute
 PAUSE = 0.2  # seconds before the second look-up, doubled before each later one
 UNKNOWN_FOR = 30.0  # seconds after which a job that the service does not know counts as unknown
@@ -96,7 +95,7 @@ class Job:
     def raw(self, timeout: float | int | None = None) -> list[Raw]:
         """What each pass gave, unread; waits as :meth:`result` does."""
         if self._raw is None:
-            with self._backend.connected():
+            with self._backend.connected(None if timeout is None else time.monotonic() + timeout):
                 self._wait(timeout)
         assert self._raw is not None
         return self._raw
@@ -120,47 +119,39 @@ class Job:
 
     def save(self, path: str | Path) -> None:
         """Write a small JSON file with which another process can pick the job up. It holds no key."""
-        data = {
-            "format": FORMAT,
-            "job": self.id,
-            "host": self.service.host,
-            "model": self.model.name,
-            "single": self.single,
-            "readings": [reading.to_dict() for reading in self.readings],
-            "sent": self.sent,
-        }
-        target = Path(path)
-        beside = target.with_name(target.name + ".tmp")
-        beside.write_text(json.dumps(data, indent=1))
-        os.replace(beside, target)
+        write_job(path, self.id, self.service.host, self.model.name, self.single, self.readings, self.sent)
 
     @classmethod
-    def load(cls, path: str | Path, model: HookedModel, prompts: Sequence[Prompt] | Prompt | None = None) -> Job:
+    def load(
+        cls,
+        path: str | Path,
+        model: HookedModel,
+        prompts: Sequence[Prompt] | Prompt | None = None,
+        host: str | None = None,
+    ) -> Job:
         """Pick up a job that :meth:`save` stored.
+
+        A file does not choose where you connect to. Where it names another host than your configuration does
+        (``NDIF_HOST``), say that you mean it: ``host="https://…"``. The key goes to the configured host alone.
 
         Args:
             path: the file.
             model: the same model, loaded here (``la.load(id, remote=True)`` will do).
             prompts: the prompts of its calls, for what a cache tells about positions; not needed otherwise.
+            host: the service that the job is on, where your configuration names another.
 
         Raises:
-            InputError: the file is no stored job, or a job of another model.
+            InputError: the file is no stored job, a job of another model, or on a host that you did not name.
         """
-        try:
-            data = json.loads(Path(path).read_text())
-            readings = [Reading.from_dict(one) for one in data["readings"]]
-            id, host, name, single = data["job"], data["host"], data["model"], data["single"]
-            sent = int(data.get("sent", 0))
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise InputError(
-                f"{path} holds no stored job ({error}); expected a file that job.save(path) wrote."
-            ) from error
-        if name != model.name:
-            raise InputError(f"{path} holds a job of {name!r}, and the model given is {model.name!r}; load that one.")
-        given = [prompts] * len(readings) if prompts is None or not isinstance(prompts, Sequence) else list(prompts)
-        if len(given) != len(readings):
-            raise InputError(f"{len(given)} prompts were given for a job of {len(readings)} calls.")
-        return cls(Service(host, CONFIG.API.APIKEY or ""), id, model, None, readings, given, single, sent)
+        stored = read_job(path, model)
+        n = len(stored.readings)
+        given = list(prompts) if isinstance(prompts, Sequence) else [prompts] * n
+        if len(given) != n:
+            raise InputError(f"{len(given)} prompts were given for a job of {n} calls.")
+        where = confirmed_host(stored.host, host, str(path))
+        return cls(
+            Service(where, key_for(where)), stored.id, model, None, stored.readings, given, stored.single, stored.sent
+        )
 
     def _look(self) -> bool:
         """One look-up, tried again where the network fails; True once the result is here."""
@@ -174,17 +165,20 @@ class Job:
                 raise self.service.failure(str(error), self.model) from error
             except httpx.HTTPStatusError as error:
                 if error.response.status_code < 500:
-                    raise RemoteFailure(f"{self.service.host} refused to tell about job {self.id}: {error}") from error
+                    told = detail(error.response, self.service.key)
+                    raise RemoteFailure(f"{self.service.host} refused to tell about job {self.id}: {told}") from error
                 self._wait_or_give_up(attempt, error)
             except httpx.TransportError as error:
                 self._wait_or_give_up(attempt, error)
-        if found is None and self._backend.status is not Status.COMPLETED:
+        if found is None:
             return False
-        assert found is not None
-        sent = found["sent"]
-        self._raw = [sent] if self.single else sent
+        self._raw = self._taken(found)
         self.received = self._backend.received
         return True
+
+    def _taken(self, found: dict[str, Any]) -> list[Raw]:
+        """What each call gave, of what was sent back."""
+        return checked_result(found, self.readings, self.single, self.service.host)
 
     def _wait_or_give_up(self, attempt: int, error: Exception) -> None:
         if attempt + 1 < LOOKS:

@@ -1,72 +1,85 @@
-"""Asking a service about a job: over one connection for as long as somebody waits."""
+"""Asking a service about a job, and fetching its result."""
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from nnsight.intervention.backends.remote import RemoteBackend
-from nnsight.schema.response import ResponseModel
+from pydantic import ValidationError
 
+from lostattn.remote.failures import UnreadableResult
+from lostattn.remote.hosts import result_address
+from lostattn.remote.line import Line, answer, client_for
+from lostattn.remote.memory import largest
+from lostattn.remote.results import read_result
 from lostattn.remote.service import Service
-
-if TYPE_CHECKING:
-    import ssl
-
-    import httpx
-
-
-CONNECT, READ = 10.0, 600.0  # seconds, as nnsight has them
+from lostattn.remote.told import read_response
 
 
 class LookUp(RemoteBackend):
-    """nnsight's backend for a job that exists, which keeps its connection and counts the bytes that come back.
+    """nnsight's backend for a job that exists, with this package's way of asking and of reading what comes back.
 
-    nnsight's own opens a new connection, and reads every certificate anew, each time that it asks.
+    ``received`` counts the bytes of the result.
     """
 
     def __init__(self, service: Service, id: str) -> None:
         super().__init__("", host=service.host, api_key=service.key, blocking=False, job_id=id)
+        self.api_key = service.key  # nnsight takes the configured key where none is given; here none means none
+        self.line = Line(service.host, service.key)
         self.received = 0
-        self._client: httpx.Client | None = None
 
     @contextmanager
-    def connected(self) -> Iterator[httpx.Client]:
-        """One connection for every look-up while this is open; what breaks is made anew by the next."""
-        import httpx
-
-        if self._client is not None:
-            yield self._client
-            return
-        with httpx.Client(timeout=httpx.Timeout(CONNECT, read=READ), verify=certificates()) as self._client:
-            try:
-                yield self._client
-            finally:
-                self._client = None
+    def connected(self, until: float | None = None) -> Iterator[None]:
+        """One connection for every look-up while this is open; nothing is read after ``until``."""
+        self.line.until = until
+        try:
+            with self.line.connected():
+                yield
+        finally:
+            self.line.until = None
 
     def poll(self, tracer: Any = None) -> Any:
         """One look-up: the result once it is there, ``None`` before; an error of the job is raised."""
-        headers = {"ndif-api-key": self.api_key} if self.api_key else None
-        with self.connected() as client:
-            answer = client.get(f"{self.host}/response/{self.job_id}", headers=headers)
-        if answer.status_code == 404:
+        told = self.line.ask("GET", f"/response/{self.job_id}")
+        if told.status_code == 404:
             return None  # nothing is written down yet
-        answer.raise_for_status()
-        response = ResponseModel.model_validate_json(answer.text)
+        told.raise_for_status()
+        try:
+            response = read_response(told, self.api_key)
+        except ValidationError as error:
+            raise UnreadableResult(
+                f"{self.host} told of job {self.job_id} in words that cannot be read ({error.error_count()} errors). "
+                "Is this an NDIF service, of the version that nnsight expects?"
+            ) from error
         self.status = response.status
         return self.handle(response)
 
+    def download_result(self, url: str | None) -> Any:
+        """Fetch the result and read it."""
+        if not url:
+            raise UnreadableResult(f"{self.host} says that job {self.job_id} is done, but not where its result is.")
+        where = result_address(url, self.host)
+        with client_for(where) as client, self._bar() as told:
+            found = answer(client, "GET", where, largest(), self.line.until, told)
+        found.raise_for_status()
+        return self.finalize(found.content)
+
     def finalize(self, content: bytes) -> Any:
-        """Load the result."""
+        """Read the result."""
         self.received = len(content)
-        return super().finalize(content)
+        return read_result(content, self.compress, self.host)
 
+    @contextmanager
+    def _bar(self) -> Iterator[Any]:
+        """A bar that tells how much is here."""
+        from tqdm import tqdm
 
-@functools.cache
-def certificates() -> ssl.SSLContext:
-    """The certificates that this machine trusts, read once."""
-    import httpx
+        with tqdm(unit="B", unit_scale=True, desc="⬇ result", disable=not self.display.enabled) as bar:
 
-    return httpx.create_ssl_context()
+            def told(here: int, total: int | None) -> None:
+                bar.total = total
+                bar.update(here - bar.n)
+
+            yield told

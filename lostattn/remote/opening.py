@@ -11,6 +11,7 @@ import torch
 from lostattn.errors import InputError
 from lostattn.points.hooked_model import HookedModel
 from lostattn.remote.failures import ConnectionLost
+from lostattn.remote.hosts import checked_host
 from lostattn.remote.jobs import Job
 from lostattn.remote.rehearsal import Rehearsal
 from lostattn.remote.sending import UNKNOWN
@@ -71,14 +72,15 @@ def opened(model: HookedModel, calls: Sequence[Call], backend: Any) -> Any:
 
 
 def checked_remote(remote: Remote) -> None:
-    """Refuse what is no way of running.
+    """Refuse what is no way of running, and a host that nobody named; see :mod:`lostattn.remote.hosts`.
 
     Raises:
         InputError: with what it may be.
     """
-    if isinstance(remote, bool) or remote == "local":
+    if remote is False or (isinstance(remote, str) and remote == "local"):
         return
-    if not (isinstance(remote, str) and remote.startswith(("http://", "https://"))):
+    if remote is not True and not (isinstance(remote, str) and remote.startswith(("http://", "https://"))):
         raise InputError(
             f'remote is {remote!r}; expected False (here), True (NDIF), "local" (a rehearsal here) or a URL.'
         )
+    checked_host(remote)

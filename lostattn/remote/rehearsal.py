@@ -22,6 +22,7 @@ from nnsight.tracing.globals import BLOCKS, SOURCES
 from nnsight.tracing.tracer import _saves, dec, inc, mark
 from nnsight.tracing.util import push
 
+from lostattn.remote.results import read_result
 from lostattn.remote.shipping import PACKAGE, packed
 
 # Of what this package stands on, what a server does not have.
@@ -47,7 +48,7 @@ class Rehearsal(Backend):
             there = RequestModel.deserialize(blob, self.model._remoteable_persistent_objects(), compress=True)
             result = executed(there)
         self.received = len(zstandard.ZstdCompressor(level=3).compress(result))
-        values = torch.load(io.BytesIO(result), map_location="cpu", weights_only=False)
+        values = read_result(result, False, "the rehearsal")
         for value in values.values():
             mark(value)  # an enclosing trace lets only marked values through
         push(tracer.info.frame, values)

@@ -7,15 +7,20 @@ name. One name has one result, so whatever a broken line did, a result holds eac
 
 from __future__ import annotations
 
+import sys
 import time
+from importlib.metadata import version
 from typing import Any
 from uuid import uuid4
 
 from nnsight.intervention.backends.remote import RemoteBackend, RemoteError
 from nnsight.schema.request import RequestModel
+from nnsight.schema.response import ResponseModel
 from pydantic import ValidationError
 
+from lostattn.remote.line import Line
 from lostattn.remote.shipping import packed
+from lostattn.remote.told import detail, printable, read_response
 
 TRIES = 6  # how often a request is sent at the most
 PAUSE = 0.5  # seconds before the second try, doubled before each later one
@@ -39,6 +44,8 @@ class Submission(RemoteBackend):
 
     def __init__(self, model_key: str, host: str, api_key: str, env: dict[str, Any]) -> None:
         super().__init__(model_key, host=host, api_key=api_key, env=env, blocking=False)
+        self.api_key = api_key  # nnsight takes the configured key where none is given; here none means none
+        self.line = Line(host, api_key)
         self.sent = 0
         self.tries = 0
         self.fate = NOT_STARTED
@@ -77,15 +84,41 @@ class Submission(RemoteBackend):
             time.sleep(pause)
             pause *= 2
 
+    def _post(self, request: RequestModel, blob: bytes) -> ResponseModel:
+        """Send the request once; what the service says of it.
+
+        Raises:
+            RemoteError: it was refused, or the line broke; the cause says which.
+            ValidationError: the answer cannot be read.
+        """
+        import httpx
+
+        headers = {
+            "ndif-timestamp": repr(time.time()),
+            "nnsight-version": version("nnsight"),
+            "python-version": sys.version.replace("\n", " "),
+        }
+        form = {
+            "data": {"data": request.metadata()},
+            "files": {"blob": ("request", blob, "application/octet-stream")},
+        }
+        try:
+            answer = self.line.ask("POST", "/request", headers, **form)
+            answer.raise_for_status()
+        except httpx.HTTPStatusError as error:
+            raise RemoteError(f"Failed to send request: {detail(error.response, self.api_key)}") from error
+        except httpx.HTTPError as error:
+            raise RemoteError(f"Failed to send request: {printable(error)}") from error
+        return read_response(answer, self.api_key)
+
     def _is_known(self, name: str) -> bool:
         """Whether the service has a job of this name; asked for a while, since it is written down a little later."""
         import httpx
 
-        headers = {"ndif-api-key": self.api_key} if self.api_key else None
         until, pause = time.monotonic() + ASKED_FOR, 0.1
         while True:
             try:
-                if httpx.get(f"{self.host}/response/{name}", headers=headers, timeout=10.0).status_code == 200:
+                if self.line.ask("GET", f"/response/{name}").status_code == 200:
                     return True
             except httpx.TransportError:
                 pass

@@ -22,10 +22,12 @@ from lostattn.remote.failures import (
     RemoteFailure,
     VersionDrift,
 )
+from lostattn.remote.hosts import NAMED_BY, checked_host, key_for, named_hosts
+from lostattn.remote.offers import hosted_models, version_drift
 from lostattn.remote.sending import NOT_STARTED, UNKNOWN, Submission
+from lostattn.remote.users_line import users_line
 
 PUBLIC = "https://api.ndif.us"
-VISION_TASKS = ("image-text-to-text", "visual-question-answering", "image-to-text")
 # How a service's own troubles begin; a job that they end gave no result.
 INTERRUPTIONS = (
     "Critical server error",
@@ -46,9 +48,13 @@ class Service:
 
     @classmethod
     def of(cls, remote: Any) -> Service:
-        """The service that ``remote=`` means: the configured one for ``True``, or a URL."""
-        host = remote if isinstance(remote, str) else CONFIG.API.HOST
-        return cls(host.rstrip("/"), CONFIG.API.APIKEY or "")
+        """The service that ``remote=`` means: the configured one for ``True``, or a URL that may be asked.
+
+        Raises:
+            InputError: a host that the configuration does not name; see :mod:`lostattn.remote.hosts`.
+        """
+        host = checked_host(remote)
+        return cls(host, key_for(host))
 
     def hosted(self) -> list[str]:
         """The vision-language models that the service lists as deployed.
@@ -56,10 +62,7 @@ class Service:
         Raises:
             ConnectionLost: it cannot be asked.
         """
-        deployments = self._get("/status").get("deployments", {}).values()
-        running = [d for d in deployments if d.get("deployment_level") in ("HOT", "WARM")]
-        names = {str(d.get("repo_id")) for d in running if d.get("task") in VISION_TASKS}
-        return sorted(names)
+        return hosted_models(self.host)
 
     def drift(self) -> dict[str, tuple[str, str]]:
         """Packages that decide what a trace means, whose version differs: ``{package: (here, there)}``.
@@ -67,10 +70,7 @@ class Service:
         Raises:
             ConnectionLost: it cannot be asked.
         """
-        from nnsight.ndif import EnvComparison, get_local_env
-
-        comparison = EnvComparison(get_local_env(), self._get("/env"))
-        return {name: (v["local"], v["remote"]) for name, v in comparison.critical_mismatches.items()}
+        return version_drift(self.host)
 
     def submission(self, model: HookedModel) -> Submission:
         """A backend that sends one job for a model to this service."""
@@ -106,7 +106,7 @@ class Service:
             return self._not_hosted(model, text)
         if "architecture on this server" in text:
             return VersionDrift(f"{text.strip().splitlines()[0]}{self._told_drift()}")
-        place = _users_line(lines)
+        place = users_line(lines)
         message = f"the job failed on {self.host}: {last}"
         if place:
             message += f"\n{place}"
@@ -120,6 +120,7 @@ class Service:
         if status in (401, 403) or (status == 400 and "API key" in told):
             return NoKey(
                 f"{self.host} refused the API key: {told} Run `nnsight login`, or set NDIF_API_KEY, and send it again."
+                + self._told_withheld()
             )
         if status == 400 and "version" in told:
             return VersionDrift(f"{self.host} refused this client: {told}{self._told_drift()}")
@@ -135,6 +136,15 @@ class Service:
                 f"{self.host} cannot be reached ({told}; {tries}); nothing was started. Check the address (NDIF_HOST)."
             )
         return RemoteFailure(f"{self.host} did not take the job: {told} ({tries})")
+
+    def _told_withheld(self) -> str:
+        if self.key or not CONFIG.API.APIKEY:
+            return ""
+        named = ", ".join(named_hosts()) or "none"
+        return (
+            f" Your key was not sent there: it goes to the host that your configuration names alone ({named}). If it "
+            f"is the key of this host, set {NAMED_BY}={self.host} before Python starts."
+        )
 
     def _not_hosted(self, model: HookedModel, text: str) -> NotHosted:
         try:
@@ -156,17 +166,6 @@ class Service:
             return ""
         told = ", ".join(f"{name} {here} here and {there} there" for name, (here, there) in drift.items())
         return f"\nVersions differ ({told}), which may be the reason; nnsight.compare() shows all of them."
-
-    def _get(self, path: str) -> dict[str, Any]:
-        import httpx
-
-        try:
-            response = httpx.get(f"{self.host}{path}", timeout=httpx.Timeout(5.0, read=60.0))
-            response.raise_for_status()
-            found: dict[str, Any] = response.json()
-        except (httpx.HTTPError, ValueError) as error:
-            raise ConnectionLost(f"{self.host} cannot be reached ({error}).") from error
-        return found
 
 
 def model_key(model: HookedModel) -> str:
@@ -220,13 +219,3 @@ def check(model: HookedModel | None = None, remote: Any = True) -> Readiness:
     hosted = tuple(service.hosted())
     runs = None if model is None else model.nn.repo_id in hosted
     return Readiness(service.host, bool(service.key), hosted, runs, service.drift())
-
-
-def _users_line(lines: list[str]) -> str:
-    """The last place of a traceback that is not of this package's or the server's own, with its line of code."""
-    places = [i for i, line in enumerate(lines) if line.lstrip().startswith("File ")]
-    own = [i for i in places if "/lostattn/" not in lines[i] and "site-packages" not in lines[i]]
-    if not own:
-        return ""
-    code = lines[own[-1] + 1].strip() if own[-1] + 1 < len(lines) else ""
-    return f"{lines[own[-1]].strip()}\n    {code}"

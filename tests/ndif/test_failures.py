@@ -49,12 +49,14 @@ def test_no_key(tiny_llava, one, keyed, monkeypatch, server_path):
 
 def test_a_key_of_another_form(tiny_llava, one, keyed, monkeypatch, server_path):
     monkeypatch.setattr(CONFIG.API, "APIKEY", "mine")
+    monkeypatch.setattr(CONFIG.API, "HOST", keyed)
     with pytest.raises(NoKey, match="refused the API key: Invalid API key format.* Run `nnsight login`"):
         tiny_llava.forward(one, remote=keyed)
 
 
 def test_a_service_that_cannot_look_up_keys_is_tried_again(tiny_llava, one, keyed, monkeypatch, server_path):
     monkeypatch.setattr(CONFIG.API, "APIKEY", "00000000-0000-0000-0000-000000000000")
+    monkeypatch.setattr(CONFIG.API, "HOST", keyed)
     monkeypatch.setattr("lostattn.remote.sending.PAUSE", 0.01)
     with pytest.raises(RemoteFailure, match="did not take the job: Auth backend unavailable. .sent 6 times"):
         tiny_llava.forward(one, remote=keyed)

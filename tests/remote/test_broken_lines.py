@@ -167,7 +167,7 @@ def test_a_session_that_does_not_wait_has_jobs_to_store(tiny_llava, prompts, tmp
             later = [session.run_with_hooks(prompt) for prompt in prompts]
         assert len(session.jobs) == 2 and session.received == 0 < session.sent
         session.jobs[0].save(tmp_path / "job.json")
-        stored = Job.load(tmp_path / "job.json", tiny_llava).result()
+        stored = Job.load(tmp_path / "job.json", tiny_llava, host=service.url).result()
         for i, prompt in enumerate(prompts):
             torch.testing.assert_close(later[i].result(), tiny_llava.forward(prompt))
         torch.testing.assert_close(stored[1], later[1].result())

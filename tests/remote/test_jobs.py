@@ -44,15 +44,18 @@ ENV = {"python_version": "3.12", "packages": {"transformers": "5.0.0", "yaml": "
 
 @pytest.fixture
 def played(monkeypatch):
-    """The service's /status and /env; any other address is not there."""
+    """The service's /status and /env, as the configuration names it; any other address is not there."""
 
-    def get(url, **_):
+    def give(request: httpx.Request) -> httpx.Response:
         pages = {f"{HOST}/status": STATUS, f"{HOST}/env": ENV}
-        if url not in pages:
+        if str(request.url) not in pages:
             raise httpx.ConnectError("no such host")
-        return httpx.Response(200, json=pages[url], request=httpx.Request("GET", url))
+        return httpx.Response(200, stream=httpx.ByteStream(json.dumps(pages[str(request.url)]).encode()))
 
-    monkeypatch.setattr(httpx, "get", get)
+    monkeypatch.setattr(CONFIG.API, "HOST", HOST)
+    monkeypatch.setattr(
+        "lostattn.remote.line.client_for", lambda host: httpx.Client(transport=httpx.MockTransport(give))
+    )
     return Service(HOST)
 
 
@@ -158,7 +161,7 @@ def test_check_lists_what_sees_and_what_differs(played, tiny_llava):
     assert found.drift["transformers"][1] == "5.0.0" and "yaml" not in found.drift
     assert "org/seeing" in repr(found) and "not running" in repr(found)
     with pytest.raises(ConnectionLost, match="cannot be reached"):
-        check(None, "http://elsewhere")
+        check(None, "http://localhost:9")
 
 
 def test_a_folder_is_known_by_its_path(tiny_llava):
@@ -169,7 +172,7 @@ def test_a_job_is_stored_without_its_key_and_read_again(tiny_llava, tmp_path):
     job = Job(Service(HOST, "secret"), "abc", tiny_llava, None, [Reading("cache", ("hook_embed",))], [None])
     job.save(tmp_path / "job.json")
     assert "secret" not in (tmp_path / "job.json").read_text()
-    again = Job.load(tmp_path / "job.json", tiny_llava)
+    again = Job.load(tmp_path / "job.json", tiny_llava, host=HOST)
     assert (again.id, again.service.host, again.readings, again.single) == ("abc", HOST, job.readings, True)
     assert [path.name for path in tmp_path.iterdir()] == ["job.json"]
 
@@ -193,10 +196,12 @@ def test_a_service_that_stays_away_loses_no_job(tiny_llava, monkeypatch):
     monkeypatch.setattr("lostattn.remote.jobs.LOOKS", 2)
     job = Job(Service(HOST), "abc", tiny_llava, None, [Reading("logits")], [None])
 
-    def away(self, *arguments, **keywords):
+    def away(request: httpx.Request) -> httpx.Response:
         raise httpx.ConnectError("no line")
 
-    monkeypatch.setattr(httpx.Client, "get", away)
+    monkeypatch.setattr(
+        "lostattn.remote.line.client_for", lambda host: httpx.Client(transport=httpx.MockTransport(away))
+    )
     with pytest.raises(ConnectionLost, match="job abc") as told:
         job.done()
     assert told.value.job is job

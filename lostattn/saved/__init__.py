@@ -1,0 +1,1 @@
+"""What was saved, read back: bounded, and checked before anything is built of it."""
