@@ -18,6 +18,7 @@ from lostattn.cache.activation_cache import ActivationCache
 from lostattn.errors import InputError, UnknownName, nearest
 from lostattn.kernels.passes import slopes_of
 from lostattn.kernels.workbench import add_probe, add_probe_rows
+from lostattn.plan.acting import SINGLE
 from lostattn.plan.compiling import compiled
 from lostattn.plan.intervention import Intervention
 from lostattn.plan.program import Edit
@@ -31,6 +32,7 @@ from lostattn.remote.session import run_there
 from lostattn.run.calls import Call, Raw, Reading, Remote
 from lostattn.run.local import check_weights, open_forward
 from lostattn.run.make_calls import hooks_call, kept_names, pass_call
+from lostattn.run.reading import touched_in
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -142,7 +144,7 @@ def _pass_and_back(
     if not callable(metric):
         raise InputError(f"the metric is {metric!r}; expected a function of the logits, such as la.answers.metric(…).")
     probing = [Edit(name, add_probe_rows if is_square(name) else add_probe, {"name": name}) for name in keys]
-    edits = [*compiled(model, interventions, prompt), *probing]
+    edits = [*compiled(model, interventions, prompt, steps=SINGLE), *probing]
     call = pass_call(model, prompt, Reading("raw"), names, edits)
     if remote is False:
         check_weights(model)
@@ -153,6 +155,7 @@ def _pass_and_back(
     kept = {name: _detached(found) for name, found in raw["kept"].items()}
     kept |= {f"{name}_grad": grad for name, grad in by_name.items()}
     cache = ActivationCache(kept, tuple(names), model.sites, model.hf, prompt, {"backward": value}, True, interventions)
+    cache.touched = touched_in(call.reading, raw)
     return Gradients(cache, by_name, raw["logits"].detach(), value)
 
 

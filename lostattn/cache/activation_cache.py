@@ -20,6 +20,7 @@ from lostattn.cache.positions import choose
 from lostattn.errors import InputError, UnknownName, nearest
 from lostattn.kernels.attention import attention_scores, softmax_rows
 from lostattn.plan.intervention import Intervention
+from lostattn.plan.touched import Touched, said_nowhere
 from lostattn.points.hooked_model import HookedModel
 from lostattn.points.names import get_act_name
 from lostattn.points.sites import Derived, Sites
@@ -28,6 +29,8 @@ from lostattn.prompt.batch import Prompt
 
 if TYPE_CHECKING:
     import transformer_lens
+
+_TOUCHED = "touched"  # under which a file's metadata holds where the edits acted
 
 Key = str | tuple[str, int] | tuple[str, int, str | None]
 
@@ -50,8 +53,8 @@ class ActivationCache(Decomposition):
     moment they are looked at, so that keeping everything never costs a ``[query, key]`` matrix per head and layer.
     They are float32 at least. A layer whose pattern was edited kept its edited pattern itself.
 
-    ``interventions`` says what the pass ran under (None: untouched), ``prompt`` on what, ``meta`` what else is known of
-    it; all three are saved with it.
+    ``interventions`` says what the pass ran under (None: untouched), ``touched`` where its edits acted, ``prompt`` on
+    what, ``meta`` what else is known of it; all four are saved with it.
     """
 
     def __init__(
@@ -73,6 +76,7 @@ class ActivationCache(Decomposition):
         self.meta = dict(meta or {})
         self.has_batch_dim = has_batch_dim
         self.interventions = interventions
+        self.touched: Touched | None = None
 
     def __getitem__(self, key: Key) -> Tensor:
         if _of_gradient(key):
@@ -103,7 +107,8 @@ class ActivationCache(Decomposition):
 
     def __repr__(self) -> str:
         under = "" if self.interventions is None else f", under {_short(repr(self.interventions))}"
-        return f"ActivationCache of {len(self)} points, {_readable(self.nbytes)}{under}: {_summary(self._names)}"
+        idle = "" if self.touched is None or not self.touched.nowhere else f", {said_nowhere(self.touched.nowhere)}"
+        return f"ActivationCache of {len(self)} points, {_readable(self.nbytes)}{under}{idle}: {_summary(self._names)}"
 
     @property
     def nbytes(self) -> int:
@@ -204,6 +209,7 @@ class ActivationCache(Decomposition):
         items = [chosen] if isinstance(chosen, int) else [range(len(self.prompt))[i] for i in chosen]
         part = self._with(cut_kept(self._kept, Cut(self.prompt, items), self._sites), self.prompt[items])
         part.has_batch_dim = not isinstance(batch_slice, int)
+        part.touched = None if self.touched is None else self.touched.items(items)
         return part
 
     def at(self, key: Key, positions: Any = None, heads: int | list[int] | None = None, keys: Any = None) -> Tensor:
@@ -258,7 +264,8 @@ class ActivationCache(Decomposition):
             path: of the file; ``.safetensors`` is added where it has no ending.
             meta: more that should be known about the run: anything that JSON can hold.
         """
-        known = (self.prompt, self.meta, self.has_batch_dim, self.interventions)
+        told = self.meta if self.touched is None else {**self.meta, _TOUCHED: self.touched.to_dict()}
+        known = (self.prompt, told, self.has_batch_dim, self.interventions)
         return write_cache(path, SavedCache(self._kept, self._names, *known), self._model, meta)
 
     @classmethod
@@ -269,12 +276,17 @@ class ActivationCache(Decomposition):
             InputError: no such file, a file of another kind, or of another model.
         """
         saved = read_cache(path, model)
-        known = (saved.prompt, saved.meta, saved.has_batch_dim, saved.interventions)
-        return cls(saved.kept, saved.names, model.sites, model.hf, *known)
+        meta = {name: value for name, value in saved.meta.items() if name != _TOUCHED}
+        known = (saved.prompt, meta, saved.has_batch_dim, saved.interventions)
+        made = cls(saved.kept, saved.names, model.sites, model.hf, *known)
+        made.touched = Touched.from_dict(saved.meta[_TOUCHED]) if _TOUCHED in saved.meta else None
+        return made
 
     def _with(self, kept: dict[str, Any], prompt: Prompt | None) -> ActivationCache:
         known = (self.meta, self.has_batch_dim, self.interventions)
-        return ActivationCache(kept, self._names, self._sites, self._model, prompt, *known)
+        made = ActivationCache(kept, self._names, self._sites, self._model, prompt, *known)
+        made.touched = self.touched
+        return made
 
     def map(self, metric: Callable[..., Any], update: str | None = None, point: str = "resid_post") -> dict[int, Any]:
         """Run a metric over every layer: ``metric(before, after)`` of an update, or ``metric(state)`` of a point.

@@ -15,7 +15,7 @@ from lostattn.answers import answer_probability, answer_tokens
 from lostattn.data.question import Question
 from lostattn.errors import InputError
 from lostattn.experiments.results import Results
-from lostattn.experiments.running import batches, checked, provenance, row_of
+from lostattn.experiments.running import Acted, batches, checked, provenance, row_of
 from lostattn.experiments.statistics import mean_interval
 from lostattn.interventions.attention import KnockOut
 from lostattn.model.lvlm import LVLM
@@ -113,6 +113,7 @@ def flow_questions(
     cuts = [(edge, window, KnockOut(*pair, layers=window)) for edge, pair in chosen.items() for window in layers]
     n_batches = -(-len(questions) // batch_size)
     rows: list[dict[str, Any]] = []
+    acted = Acted()
     with bar((len(cuts) + 1) * n_batches, f"cutting attention in {model.name}", progress) as passes:
         for batch in batches(questions, batch_size):
             prompt = model.prompt(batch)
@@ -125,6 +126,8 @@ def flow_questions(
                         passes.update()
             if remote is not False:
                 passes.update(len(later))
+            for (edge, window, _), one in zip(cuts, later[1:], strict=True):
+                acted.add(f"{edge}, layers {_name(window)}", one.touched, len(batch))
             untouched, *rest = (answer_probability(one.result(), right).tolist() for one in later)
             for (edge, window, _), left in zip(cuts, rest, strict=True):
                 for question, before, after in zip(batch, untouched, left, strict=True):
@@ -139,6 +142,7 @@ def flow_questions(
         n=len(questions),
         edges={edge: [repr(part) for part in pair] for edge, pair in chosen.items()},
         windows=[list(window) for window in layers],
+        **acted.meta(),
     )
     return Results(table, meta)
 

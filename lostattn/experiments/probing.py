@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from lostattn.data.question import Question
 from lostattn.errors import InputError
 from lostattn.experiments.results import UNTOUCHED, Results, accuracy_summary
-from lostattn.experiments.running import batches, checked, provenance, row_of
+from lostattn.experiments.running import Acted, batches, checked, provenance, row_of
 from lostattn.interventions.attention import Released, ReplaceAttention
 from lostattn.interventions.picture_sources import Complexity, VisionPrior
 from lostattn.interventions.sources import Dirichlet, Gaussian, Uniform
@@ -96,6 +96,7 @@ def probe_questions(
     runs = _runs(conditions, seeds)
     n_batches = -(-len(questions) // batch_size)
     rows: list[dict[str, Any]] = []
+    acted = Acted()
     with bar(len(runs) * n_batches, f"probing {model.name}", progress) as passes:
         for batch in batches(questions, batch_size):
             prompt = model.prompt(batch)
@@ -108,6 +109,7 @@ def probe_questions(
             if remote is not False:
                 passes.update(len(runs))
             for (name, seed, _), later in zip(runs, answers, strict=True):
+                acted.add(name, later.touched, len(batch))
                 for question, text in zip(batch, later.result().text, strict=True):
                     answered = {"said": text, "answer": question.answer, "correct": is_correct(text, question)}
                     rows.append({"condition": name, "seed": seed, **row_of(question), **answered})
@@ -120,6 +122,7 @@ def probe_questions(
         conditions={name: edit.to_dict() for name, edit in conditions.items()},
         seeds=list(seeds),
         max_new_tokens=max_new_tokens,
+        **acted.meta(),
     )
     return Results(table, meta)
 

@@ -82,7 +82,7 @@ class Ablate(Intervention):
             real = setting.positions("all")
             if self.to != "zero" and self.reference is None and steps[0] > 0:
                 # What decoding steps take from the prompt must be kept at its pass, where this does not act yet.
-                out.append(Edit(name, kernels.keep_pool, {"real": real, "slot": slot}, steps=(0, 1)))
+                out.append(Edit(name, kernels.keep_pool, {"real": real, "slot": slot}, steps=(0, 1), watches=True))
             params = {
                 "to": self.to,
                 "positions": positions,

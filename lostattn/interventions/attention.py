@@ -96,6 +96,8 @@ class ReplaceAttention(Intervention):
 
     def compile(self, setting: Setting) -> list[Edit]:
         """One edit for each layer, after the edits that its source relies on."""
+        if self.space == "scores" or self.keep_mass:
+            _check_several(self.keys, setting, self.layers)
         return _replacing(self, setting, align="moments", percentiles=None)
 
 
@@ -147,6 +149,16 @@ class Released(Intervention):
     def compile(self, setting: Setting) -> list[Edit]:
         """One edit of the scores for each layer."""
         return _replacing(self, setting, align="released", percentiles=tuple(self.percentiles))
+
+
+def _check_several(keys: Any, setting: Setting, layers: Layers) -> None:
+    """Refuse a single key in every item: it keeps the mass (or the mean) that it has, so nothing would change."""
+    chosen = [one for _, _, one in setting.keyed(keys, layers, "hook_pattern")]
+    if all(one is not None and len(one) == 2 and not one[1] and int(one[0].sum(-1).max()) == 1 for one in chosen):
+        raise InputError(
+            f"keys={keys!r} names a single key in each item, and what a row gives to it is kept, so nothing would "
+            "change: choose several keys, or keep_mass=False, or la.KnockOut or la.ScaleAttention."
+        )
 
 
 def _checked_percentiles(given: Any) -> tuple[float, float]:

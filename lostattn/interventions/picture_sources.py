@@ -86,6 +86,7 @@ class VisionPrior(Source):
             priors.observe_vision,
             {"slot": slot, **tower_order(setting)},
             steps=(0, 1),
+            watches=True,
         )
         return Drawn(priors.remembered, {"slot": slot, "image_mask": image, "grows": grows}, (observer,))
 

@@ -11,6 +11,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from lostattn.kernels.touched import note_change
+
 
 def call_arguments(arguments, keywords):
     """The parts of a call ``attention_interface(module, query, key, value, mask, scaling=…)`` by name."""
@@ -221,18 +223,26 @@ def edited_rows(scores, visible, rows, score_edits, pattern_edits, n_queries: in
     """Run the edits over some rows, first those of the scores and then those of the pattern.
 
     Returns ``(scores, old pattern, new pattern)``. The old pattern is computed exactly as the new one is, so an
-    edit that changes nothing gives a difference of exactly zero.
+    edit that changes nothing gives a difference of exactly zero. A cell whose score an edit has taken away is no cell
+    of any edit after it, so what is knocked out stays out.
     """
     n_heads = scores.shape[1]
     here["rows"] = rows
     before = softmax_rows(scores, sinks, everything)
-    for edit in score_edits:
+    for i, edit in enumerate(score_edits):
         cells = selected(edit, visible, rows, n_heads, n_queries, here)
-        scores = edit["kernel"](scores, cells, here, **edit["params"])
+        if i:
+            cells = cells & (scores > float("-inf"))
+        given = scores
+        scores = edit["kernel"](given, cells, here, **edit["params"])
+        note_change(edit, given, scores, here, True)
     after = softmax_rows(scores, sinks) if score_edits else before
+    left = scores > float("-inf") if score_edits and pattern_edits else None
     for edit in pattern_edits:
         cells = selected(edit, visible, rows, n_heads, n_queries, here)
-        after = edit["kernel"](after, cells, here, **edit["params"])
+        given = after
+        after = edit["kernel"](given, cells if left is None else cells & left, here, **edit["params"])
+        note_change(edit, given, after, here, True)
     return scores, before, after
 
 

@@ -35,6 +35,11 @@ def heads_between(x: Float[Tensor, "batch head row key"], cells: Bool[Tensor, ".
     return (mean >= bounds[0].unsqueeze(1)) & (mean <= bounds[1].unsqueeze(1))
 
 
+def several(cells):
+    """The rows with more than one cell: a single one that keeps its mass, or its mean, stays as it is."""
+    return cells.sum(-1, keepdim=True) > 1
+
+
 def replace_weights(x, cells, here, draw, draw_params, mix, keep_mass):
     """Replace attention weights: ``(1 - mix) * x + mix * new`` on the cells.
 
@@ -44,6 +49,7 @@ def replace_weights(x, cells, here, draw, draw_params, mix, keep_mass):
     cells = cells.expand_as(x)
     new = torch.where(cells, draw(x, cells, here, **draw_params), 0.0).clamp_min(0.0)
     if keep_mass:
+        cells = cells & several(cells)
         total = new.sum(-1, keepdim=True)
         mass = torch.where(cells, x, 0.0).sum(-1, keepdim=True)
         new = torch.where(total > 0, new * (mass / total.clamp_min(torch.finfo(x.dtype).tiny)), x)
@@ -65,6 +71,7 @@ def replace_scores(x, cells, here, draw, draw_params, mix, align, percentiles):
         spread = cell_std(new, cells)
         unit = torch.where(spread > 0, (new - cell_mean(new, cells)) / spread.clamp_min(1e-30), 0.0)
         new = cell_mean(old, cells) + cell_std(old, cells) * unit
+        cells = cells & several(cells)
     elif align == "released":
         new = new * (cell_mean(old, cells).abs() / (2.0 * cell_mean(new, cells).abs()).clamp_min(1e-30))
     return torch.where(cells, (1.0 - mix) * old + mix * new, x)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from lostattn.kernels.point_names import is_square
+from lostattn.kernels.touched import noted_in
 from lostattn.kernels.walker import run_pass, weightless
 
 
@@ -22,7 +23,8 @@ def one_pass(root, tracer, program, logits, session, slope=None):
             "no gradients in a sandbox: a request that the service does not trust runs in a process of its own, "
             "and the model in another. Ask for a trusted key, or take gradients where the weights are: remote=False."
         )
-    found = {"kept": run_pass(root, tracer, program, {"session": session}, 0)}
+    memory = {"session": session}
+    found = {"kept": run_pass(root, tracer, program, memory, 0), **noted_in(memory)}
     if logits:
         whole = root.output.logits
         found["logits"] = whole[:, -1:].clone() if logits == "last" else whole

@@ -27,6 +27,7 @@ class BoundEdit(TypedDict):
     keys: Positions | None
     heads: tuple[int, ...] | None
     reads_input: bool
+    number: int | None  # by which what it changed is counted; None for what is no part of an intervention
 
 
 class Tap(TypedDict):

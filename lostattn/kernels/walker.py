@@ -51,6 +51,7 @@ if TYPE_CHECKING:  # names of types alone: what is sent to a server holds none o
         TensorEvent,
         WindowsEvent,
     )
+from lostattn.kernels.touched import note_change
 
 
 def acts(item: BoundEdit, step: int) -> bool:
@@ -143,13 +144,17 @@ def replaced(action: EditValue | EditBehind | EditSum, value: Any, here: dict[st
     """A value after one edit; the same object where the edit gave back what it was given."""
     if action["verb"] == "edit_behind":
         after = action["kernel"](value, here, **action["params"]).to(value.dtype)
+        note_change(action, value, after, here)
         here["held"][action["held"]] = after - value + here["held"].get(action["held"], 0.0)
         return after
     if action["verb"] == "edit_sum":
         stream = here["held"][action["held"]] + value * action["factor"]
-        return value + (action["kernel"](stream, here, **action["params"]) - stream) / action["factor"]
+        after = action["kernel"](stream, here, **action["params"])
+        note_change(action, stream, after, here)
+        return value + (after - stream) / action["factor"]
     before = seen_by(value, action["view"], here)
     after = action["kernel"](before, here, **action["params"])
+    note_change(action, before, after, here)
     if action["view"][0] == "between":
         # What is not edited stays to the last bit; what is, is added to the held stream as written.
         written = held_stream(action["view"], value, here) + after.to(value.dtype)

@@ -14,13 +14,15 @@ from lostattn import answers
 from lostattn.errors import InputError, nearest
 from lostattn.plan.intervention import Intervention
 from lostattn.plan.program import Reduction
+from lostattn.plan.touched import said_nowhere
 from lostattn.points.hooked_model import HookedModel
 from lostattn.prompt.batch import Prompt
 from lostattn.reductions import InPass, let_go, updates
-from lostattn.remote.dispatch import carry_out
+from lostattn.remote.dispatch import log, raw_of
 from lostattn.run.batches import EMPTY, in_batches, passes_bar
 from lostattn.run.calls import Remote
 from lostattn.run.make_calls import measure_call
+from lostattn.run.reading import read, touched_in
 
 if TYPE_CHECKING:
     import pandas
@@ -44,6 +46,7 @@ def measure_data(
 
     kinds, functions, inside = _sorted_out(metrics)
     columns: dict[str, list[Any]] = {}
+    acted: dict[str, int] = {}
     length = 0
     with passes_bar(model, data, batch_size, "measuring", progress) as bar:
         for batch in in_batches(data, batch_size):
@@ -54,7 +57,12 @@ def measure_data(
             if interventions is None:  # an edit may read again what a reduction has read
                 flat = let_go(flat)
             logits: bool | str = True if functions else "last" if judges else False
-            kept, seen = carry_out(model, measure_call(model, prompt, flat, interventions, logits), remote)
+            call = measure_call(model, prompt, flat, interventions, logits)
+            raw = raw_of(model, call, remote)
+            kept, seen = read(call.reading, model, raw, prompt)
+            touched = touched_in(call.reading, raw)
+            for part, cells in ({} if touched is None else touched.cells).items():
+                acted[part] = acted.get(part, 0) + cells
             found: dict[str, Any] = _about(batch, prompt)
             found |= {name: judge(seen) for name, judge in judges.items()}
             found |= {name: _called(function, seen, batch, name) for name, function in functions.items()}
@@ -68,7 +76,10 @@ def measure_data(
     table = pd.DataFrame(columns)
     table.attrs.update(model=model.name, n=length, batch_size=batch_size)
     if interventions is not None:
-        table.attrs["interventions"] = interventions.to_json()
+        nowhere = [part for part, cells in acted.items() if not cells]
+        table.attrs |= {"interventions": interventions.to_json(), "touched": acted, "acted_nowhere": nowhere}
+        if nowhere:
+            log.warning("%s", said_nowhere(nowhere))
     return table
 
 

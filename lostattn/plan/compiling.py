@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 from lostattn.architecture.structure import Architecture
 from lostattn.errors import InputError
-from lostattn.plan.intervention import Intervention
+from lostattn.plan.acting import check_acts
+from lostattn.plan.intervention import Composition, Intervention
 from lostattn.plan.program import Edit
 from lostattn.plan.setting import Setting
 from lostattn.points.hooked_model import HookedModel
@@ -17,15 +20,22 @@ from lostattn.prompt.batch import Prompt
 from lostattn.prompt.repeated import repeated
 
 
-def compiled(model: HookedModel, interventions: Intervention | None, prompt: Prompt, copies: int = 1) -> list[Edit]:
+def compiled(
+    model: HookedModel,
+    interventions: Intervention | None,
+    prompt: Prompt,
+    copies: int = 1,
+    steps: int | None = None,
+) -> list[Edit]:
     """The edits that interventions mean on this model and prompt, in the order given.
 
     With ``copies`` they are those of a batch in which each item of the prompt stands so often, one after another; the
-    interventions name positions of the prompt as it is.
+    interventions name positions of the prompt as it is. ``steps`` is how many passes a generation makes at the most,
+    ``SINGLE`` of a pass that is none; where it is not said, no part is refused for acting at no step that comes.
 
     Raises:
         InputError: what is given is no intervention; a point that cannot be edited, or that this prompt does not reach;
-            queries that see none of their keys.
+            queries that see none of their keys; a part that cannot act at the steps or positions that there are.
     """
     if interventions is None:
         return []
@@ -35,12 +45,37 @@ def compiled(model: HookedModel, interventions: Intervention | None, prompt: Pro
             "la.KnockOut('last', 'image'), or several joined with +."
         )
     run = repeated(prompt, copies)
-    edits = interventions.compile(Setting(model.sites, model.hf, run, given=prompt, copies=copies))
+    edits: list[Edit] = []
+    for label, part, setting in _parts(interventions, Setting(model.sites, model.hf, run, given=prompt, copies=copies)):
+        own = part.compile(setting)
+        if steps is not None:
+            check_acts(label, own, steps)
+        edits += [replace(edit, label=label) for edit in own]
+    numbers = itertools.count()
+    edits = [edit if edit.watches else replace(edit, number=next(numbers)) for edit in edits]
     for edit in edits:
         model.sites.editable(edit.name)
     check_reached(run, [edit.name for edit in edits])
     check_seen(run, edits, model.hf, model.architecture)
     return edits
+
+
+def _parts(interventions: Intervention, setting: Setting) -> list[tuple[str, Intervention, Setting]]:
+    """The parts of a sum, each under a name of its own."""
+    if not isinstance(interventions, Composition):
+        return [(_said(interventions), interventions, setting)]
+    said = [_said(part) for part in interventions.parts]
+    again = [said[: i + 1].count(one) for i, one in enumerate(said)]
+    labels = [one if n == 1 else f"{one} ({n})" for one, n in zip(said, again, strict=True)]
+    return [(labels[i], part, setting.numbered(i)) for i, part in enumerate(interventions.parts)]
+
+
+def _said(part: Intervention) -> str:
+    """A part as it is written; one that holds what cannot be written by its class."""
+    try:
+        return repr(part)
+    except InputError:
+        return type(part).__name__
 
 
 def check_seen(prompt: Prompt, edits: Iterable[Edit], model: Any, architecture: Architecture) -> None:

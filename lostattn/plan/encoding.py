@@ -94,7 +94,9 @@ def _instance(data: dict[str, Any], known: Mapping[str, type]) -> Any:
 
 
 def holds_tensors(value: Any) -> bool:
-    """Whether a field's value is a tensor, or a dict or sequence with one in it."""
+    """Whether a field's value is a tensor, or a dict, a sequence or an intervention's part with one in it."""
+    if dataclasses.is_dataclass(value):
+        return any(holds_tensors(getattr(value, field.name)) for field in dataclasses.fields(value))
     inside = value.values() if isinstance(value, dict) else value if isinstance(value, tuple | list) else ()
     return isinstance(value, Tensor) or any(map(holds_tensors, inside))
 

@@ -47,6 +47,9 @@ class Edit:
     heads: tuple[int, ...] | None = None
     reads_input: bool = False
     needs: tuple[str, ...] = ()  # earlier points whose values the kernel finds in ``here["held"]``
+    watches: bool = False  # it only looks, for another edit
+    label: str = ""  # the part of an intervention that it belongs to
+    number: int | None = None  # by which what it changed is counted
 
     def bound(self) -> BoundEdit:
         """The edit as it travels."""
@@ -58,6 +61,7 @@ class Edit:
             "keys": self.keys,
             "heads": self.heads,
             "reads_input": self.reads_input,
+            "number": self.number,
         }
 
 

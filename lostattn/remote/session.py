@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from lostattn.errors import InputError
+from lostattn.plan.touched import Touched
 from lostattn.points.hooked_model import HookedModel
 from lostattn.remote.failures import ConnectionLost
 from lostattn.remote.jobs import Job
@@ -16,7 +17,7 @@ from lostattn.remote.rehearsal import Rehearsal
 from lostattn.run.calls import Call, Raw, Remote
 from lostattn.run.local import check_weights, run_here
 from lostattn.run.make_calls import CALLS, cache_call, generate_call, hooks_call, measure_call
-from lostattn.run.reading import read
+from lostattn.run.reading import read, touched_in
 
 
 class Later:
@@ -34,6 +35,11 @@ class Later:
             RemoteFailure: the job failed.
         """
         return self._session._result(self._index)
+
+    @property
+    def touched(self) -> Touched | None:
+        """Where the edits of the call acted; None where there were none."""
+        return touched_in(self._session.calls[self._index].reading, self._session._raw_of(self._index))
 
     def __repr__(self) -> str:
         return f"Later(call {self._index} of {self._session!r})"
@@ -183,6 +189,10 @@ class Session:
         return Later(self, len(self.calls) - 1)
 
     def _result(self, index: int) -> Any:
+        call = self.calls[index]
+        return read(call.reading, self.model, self._raw_of(index), call.prompt)
+
+    def _raw_of(self, index: int) -> Raw:
         if self.remote is False:
             raw = self._here[index]
         elif self._raw is not None:
@@ -195,8 +205,7 @@ class Session:
             self._count()
         else:
             raise InputError("this session is still open: its calls are sent when the with block ends.")
-        call = self.calls[index]
-        return read(call.reading, self.model, raw, call.prompt)
+        return raw
 
     def __repr__(self) -> str:
         return f"Session of {len(self.calls)} calls on {self.model.name!r}, remote={self.remote!r}"

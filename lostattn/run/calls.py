@@ -34,6 +34,7 @@ class Reading:
     n_items: int = 0
     ends: tuple[int, ...] = ()  # of a generation: the ids that end it
     interventions: Intervention | None = field(default=None, compare=False)  # what the pass ran under
+    edits: tuple[tuple[str, str], ...] = ()  # of what is counted: the part that each edit is of, and its point
 
     def to_dict(self) -> dict[str, Any]:
         """The reading as JSON-ready data."""
@@ -45,7 +46,15 @@ class Reading:
         """The reading that :meth:`to_dict` wrote."""
         told = data["interventions"]
         under = None if told is None else Intervention.from_json(json.dumps(told))
-        return cls(**{**data, "names": tuple(data["names"]), "ends": tuple(data["ends"]), "interventions": under})
+        return cls(
+            **{
+                **data,
+                "names": tuple(data["names"]),
+                "ends": tuple(data["ends"]),
+                "interventions": under,
+                "edits": tuple((label, point) for label, point in data.get("edits", ())),
+            }
+        )
 
 
 @dataclass(frozen=True)

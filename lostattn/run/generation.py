@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lostattn.cache.activation_cache import ActivationCache, Key
 from lostattn.errors import InputError
+from lostattn.plan.touched import Touched, said_nowhere
 from lostattn.points.names import is_square
 from lostattn.run.generated_attention import GeneratedAttention, generated_attention
 
@@ -33,6 +34,7 @@ class Generation:
         logits: with ``output_logits=True``, the logits of the row that chose each token.
         output: what transformers itself gave where it was asked for more than tokens and ran without interventions and
             ``names_filter``, here: scores of beams, for example.
+        touched: where the edits acted, and which of them acted nowhere; None without interventions.
 
     With ``num_return_sequences=k`` each prompt stands ``k`` times, one after another.
     """
@@ -46,10 +48,12 @@ class Generation:
     scores: Float[Tensor, "batch new d_vocab"] | None = field(default=None, repr=False, compare=False)
     logits: Float[Tensor, "batch new d_vocab"] | None = field(default=None, repr=False, compare=False)
     output: Any = field(default=None, repr=False, compare=False)
+    touched: Touched | None = field(default=None, repr=False, compare=False)
 
     def __repr__(self) -> str:
         kept = f"; {self.cache!r}" if self.cache is not None else ""
-        return f"Generation of {len(self.text)}: {list(self.text)!r}{kept}"
+        idle = "" if self.touched is None or not self.touched.nowhere else f"; {said_nowhere(self.touched.nowhere)}"
+        return f"Generation of {len(self.text)}: {list(self.text)!r}{kept}{idle}"
 
     @property
     def steps(self) -> Steps:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lostattn.errors import InputError
 from lostattn.kernels.passes import generated, leaving, one_pass, one_step
+from lostattn.kernels.touched import noted_in
 from lostattn.plan.program import Edit
 from lostattn.points.hooked_model import HookedModel
 from lostattn.prompt.batch import Prompt
@@ -68,7 +69,7 @@ def open_generation(root: Any, call: dict[str, Any], backend: Any = None) -> Any
                 for step in tracer.iter[:until]:
                     one_step(root, tracer, program, memory, step)
             with tracer.invoke():
-                found = {**generated(tracer.result), "steps": memory["steps"]}
+                found = {**generated(tracer.result), "steps": memory["steps"], **noted_in(memory)}
                 sent = nnsight.save(leaving(found) if travels else found)
         else:
             with tracer.invoke(call["inputs"]):
@@ -96,7 +97,7 @@ def open_session(root: Any, calls: Sequence[dict[str, Any]], backend: Any) -> An
                             for step in tracer.iter[:until]:
                                 one_step(root, tracer, program, memory, step)
                         with tracer.invoke():
-                            found = {**generated(tracer.result), "steps": memory["steps"]}
+                            found = {**generated(tracer.result), "steps": memory["steps"], **noted_in(memory)}
                     else:
                         with tracer.invoke(call["inputs"]):
                             found = {**generated(tracer.result), "steps": []}

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from lostattn.errors import InputError
+from lostattn.plan.acting import SINGLE
 from lostattn.plan.compiling import compiled
 from lostattn.plan.hooks import FwdHook, hook_edits
 from lostattn.plan.intervention import Composition, Intervention
@@ -37,7 +38,7 @@ def cache_call(
     prompt = model._prompted(prompt)
     names = kept_names(model, prompt, names_filter)
     reading = Reading("cache", names, *_place(device, dtype), interventions=interventions)
-    return pass_call(model, prompt, reading, names, compiled(model, interventions, prompt))
+    return pass_call(model, prompt, reading, names, compiled(model, interventions, prompt, steps=SINGLE))
 
 
 def _place(device: str | torch.device | None, dtype: torch.dtype | None) -> tuple[str | None, str | None]:
@@ -73,7 +74,7 @@ def hooks_call(
 ) -> Call:
     """:meth:`LVLM.run_with_hooks`."""
     prompt = model._prompted(prompt)
-    edits = [*compiled(model, interventions, prompt), *hook_edits(model.sites, fwd_hooks, prompt)]
+    edits = [*compiled(model, interventions, prompt, steps=SINGLE), *hook_edits(model.sites, fwd_hooks, prompt)]
     return pass_call(model, prompt, Reading("logits"), (), edits)
 
 
@@ -88,7 +89,7 @@ def measure_call(
     if not all(isinstance(reduction, Reduction) for reduction in reductions):
         raise InputError(f"reductions is {reductions!r}; expected reductions, as lostattn.reductions makes them.")
     prompt = model._prompted(prompt)
-    edits = compiled(model, interventions, prompt)
+    edits = compiled(model, interventions, prompt, steps=SINGLE)
     if logits is None:
         return pass_call(model, prompt, Reading("numbers"), (), edits, reductions)
     return replace(pass_call(model, prompt, Reading("measures"), (), edits, reductions), logits=logits)
@@ -120,7 +121,7 @@ def generate_call(
         )
     watched = bool(names) or (interventions is not None and interventions != Composition(()))
     settings = settled(model, prompt, max_new_tokens, keywords, watched)
-    edits = compiled(model, interventions, prompt, settings.copies)
+    edits = compiled(model, interventions, prompt, settings.copies, settings.steps)
     run = repeated(prompt, settings.copies)
     program = write(model.sites, model.operations, names, edits, (), True, made_there(model, names), settings.caches)
     if "mm_encoder_outputs" in inspect.signature(model.hf.forward).parameters:
@@ -132,9 +133,14 @@ def generate_call(
     if "hook_unembed" in names:
         to_transformers["logits_to_keep"] = 0  # of all positions, where transformers would make the last one's alone
     where = _place(device, dtype)
-    reading = Reading("generation", names, *where, run.n_pos, len(run), settings.ends, interventions)
+    reading = Reading("generation", names, *where, run.n_pos, len(run), settings.ends, interventions, counted(edits))
     until = last_step(program, edits) if program else None
     return Call(model._inputs(run), program, reading, generation=to_transformers, until=until, prompt=run)
+
+
+def counted(edits: Iterable[Edit]) -> tuple[tuple[str, str], ...]:
+    """Of the edits whose changes are counted, in the order of their numbers: the part they are of, and their point."""
+    return tuple((edit.label, edit.name) for edit in edits if edit.number is not None)
 
 
 def pass_call(
@@ -146,11 +152,7 @@ def pass_call(
     reductions: Sequence[Reduction] = (),
 ) -> Call:
     """One forward pass: taps, edits and reductions; the logits come along unless numbers alone are wanted."""
-    if edits and all(edit.steps[0] > 0 for edit in edits):
-        raise InputError(
-            "these interventions act at decoding steps alone, and a single pass has none, so nothing would be changed: "
-            "use model.generate, or steps='all'."
-        )
+    reading = replace(reading, edits=counted(edits))
     program = write(model.sites, model.operations, names, edits, reductions, False, made_there(model, names))
     return Call(model._inputs(prompt), program, reading, logits=reading.kind != "numbers", prompt=prompt)
 

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from lostattn.cache.activation_cache import ActivationCache
+from lostattn.plan.touched import Touched
 from lostattn.points.hooked_model import HookedModel
 from lostattn.prompt.batch import Prompt
 from lostattn.run.calls import Raw, Reading
@@ -31,7 +32,13 @@ def read(reading: Reading, model: HookedModel, raw: Raw, prompt: Prompt | None) 
         return _generation(reading, model, raw, prompt)
     under = reading.interventions
     cache = ActivationCache(raw["kept"], reading.names, model.sites, model.hf, prompt, interventions=under)
+    cache.touched = touched_in(reading, raw)
     return raw["logits"], _moved(reading, cache)
+
+
+def touched_in(reading: Reading, raw: Raw) -> Touched | None:
+    """Where the edits of a pass acted; None where there were none."""
+    return Touched.of(reading.edits, raw.get("touched")) if reading.edits else None
 
 
 def _moved(reading: Reading, cache: ActivationCache) -> ActivationCache:
@@ -55,5 +62,15 @@ def _generation(reading: Reading, model: HookedModel, raw: Raw, prompt: Prompt |
         kept = joined(raw["steps"], tokens.shape[1])
         under = reading.interventions
         cache = _moved(reading, ActivationCache(kept, reading.names, model.sites, model.hf, fed, interventions=under))
+        cache.touched = touched_in(reading, raw)
     chosen_by = {name: raw.get(name) for name in ("scores", "logits", "output")}
-    return Generation(tuple(t.strip() for t in text), tokens, sequences, cache, alive, texts, **chosen_by)
+    return Generation(
+        tuple(t.strip() for t in text),
+        tokens,
+        sequences,
+        cache,
+        alive,
+        texts,
+        **chosen_by,
+        touched=touched_in(reading, raw),
+    )
