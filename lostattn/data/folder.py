@@ -16,6 +16,7 @@ from typing import Any
 from PIL import Image
 
 from lostattn.errors import InputError
+from lostattn.pictures.loading import load_picture
 
 FILE = "questions.jsonl"
 _NEEDED = ("text", "images", "answer")
@@ -51,13 +52,30 @@ def write_rows(rows: Iterable[Row], folder: str | Path) -> Path:
                     image.save(scratch / names[-1])
                 held = {**fields, "images": names}
                 entry = {name: held[name] for name in _FIELDS}
-                lines.write(json.dumps(entry, ensure_ascii=False) + "\n")
+                lines.write(_line(entry) + "\n")
         scratch.chmod(0o755)
         os.replace(scratch, folder)
     except BaseException:
         shutil.rmtree(scratch, ignore_errors=True)
         raise
     return folder
+
+
+def _line(entry: dict[str, Any]) -> str:
+    """A question as a line of JSON.
+
+    Raises:
+        InputError: a text with half a surrogate pair, which is no character and has no place in a file of UTF-8.
+    """
+    line = json.dumps(entry, ensure_ascii=False)
+    _check_characters(line, f"question {entry['id']!r}")
+    return line
+
+
+def _check_characters(text: str, where: str) -> None:
+    halves = [hex(ord(c)) for c in text if 0xD800 <= ord(c) <= 0xDFFF]
+    if halves:
+        raise InputError(f"{where} holds {halves[0]}, half of a surrogate pair and no character; take it out.")
 
 
 def read_rows(folder: str | Path) -> list[Row]:
@@ -74,7 +92,8 @@ def read_rows(folder: str | Path) -> list[Row]:
     if not path.is_file():
         raise InputError(f"{folder} holds no {FILE}. Write one question a line there, or use Questions.save.")
     rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    # Lines end where JSON's do: a text may hold other marks that Python ends lines at, such as U+2028.
+    for number, line in enumerate(path.read_text(encoding="utf-8-sig").split("\n"), start=1):
         if line.strip():
             rows.append(_row(folder, number, line))
     answers: dict[str, set[str]] = {}
@@ -93,6 +112,7 @@ def _row(folder: Path, number: int, line: str) -> Row:
         entry = json.loads(line)
     except json.JSONDecodeError as error:
         raise InputError(f"{where} is not JSON: {error.msg} at column {error.colno}.") from error
+    _check_characters(json.dumps(entry, ensure_ascii=False), where)
     if not isinstance(entry, dict) or any(key not in entry for key in _NEEDED):
         raise InputError(f"{where}: a question needs the keys {', '.join(_NEEDED)}; got {line[:80]!r}.")
     name = str(entry.get("id", f"{number:05d}"))
@@ -109,19 +129,15 @@ def _row(folder: Path, number: int, line: str) -> Row:
 
 
 def read_image(path: Path, question_id: str) -> Image.Image:
-    """The picture, read whole, as RGB.
+    """The picture as a prompt reads it: whole, upright, as RGB.
 
     Raises:
-        InputError: it is missing or corrupted; the message names the file and the question.
+        InputError: it is missing, corrupted, or no picture that a prompt takes; the message names the file and the
+            question.
     """
+    if not path.exists():
+        raise InputError(f"Question {question_id!r} names the image file {path}, which does not exist.")
     try:
-        with Image.open(path) as image:
-            return image.convert("RGB")
-    except FileNotFoundError as error:
-        raise InputError(f"Question {question_id!r} names the image file {path}, which does not exist.") from error
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise InputError(
-            f"The image file {path} of question {question_id!r} cannot be read: it is corrupted or of no "
-            f"known format. "
-            "Replace the file, or drop the question."
-        ) from error
+        return load_picture(path, f"The image file {path} of question {question_id!r}")
+    except InputError as error:
+        raise InputError(f"{error} Replace the file, or drop the question.") from error

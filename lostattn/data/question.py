@@ -16,6 +16,7 @@ from PIL import Image
 from lostattn.data.folder import write_rows
 from lostattn.data.scene import Drawn
 from lostattn.errors import InputError, nearest
+from lostattn.pictures.loading import load_picture
 
 _SHOWN = 12
 
@@ -28,7 +29,8 @@ class Question:
         id: unique within its data set.
         text: the question alone, without chat template or image placeholder. Multiple choice holds its
             lettered `Options:` and the request to answer with the letter.
-        images: the pictures, in the order in which they are shown.
+        images: the pictures, in the order in which they are shown. They are read as `lostattn.pictures.load_picture`
+            does it, of any mode and orientation, and held upright and as RGB.
         answer: the right answer, one of `choices`.
         choices: the admissible answers.
         kind: what sort of question it is.
@@ -48,6 +50,8 @@ class Question:
     scenes: tuple[Drawn, ...] = field(default=(), repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        places = (f"image {k} of question {self.id!r}" for k in range(len(self.images)))
+        object.__setattr__(self, "images", tuple(map(load_picture, self.images, places)))
         if self.answer not in self.choices:
             raise InputError(
                 f"Question {self.id!r}: the answer {self.answer!r} is none of the choices {self.choices}. "

@@ -13,7 +13,8 @@ from PIL import Image
 from torch import Tensor
 
 from lostattn.errors import InputError
-from lostattn.pictures.loading import load_picture
+from lostattn.pictures.animated import Frames, animated_frames, is_animated
+from lostattn.pictures.loading import is_file, load_picture
 from lostattn.pictures.shown import Size
 
 
@@ -22,8 +23,9 @@ class Video:
     """A moving picture: its frames, and when they were taken.
 
     Args:
-        frames: pictures of one size, each as :func:`lostattn.pictures.load_picture` reads it; or an array or tensor
-            ``[frame, height, width, 3]``.
+        frames: pictures of one size, each as :func:`lostattn.pictures.load_picture` reads it; an array or tensor
+            ``[frame, height, width, 3]``; or one animated picture (GIF, WebP, APNG: a path, its bytes, or opened),
+            of which every frame is taken, at the seconds that it says unless `fps` or `seconds` say others.
         fps: how many of them make a second; None where that is not said (a processor that writes times then assumes
             a rate of its own).
         seconds: the time of each frame, where they are not evenly apart; in place of `fps`.
@@ -50,7 +52,8 @@ class Video:
             raise InputError("A video has either fps= or seconds=, not both: each says when its frames were taken.")
         if seconds is not None and not (isinstance(seconds, Sequence) and all(map(_is_number, seconds))):
             raise InputError(f"seconds is {seconds!r}; expected a list of numbers, the time of each frame.")
-        shown = _frames(frames, "a video")
+        shown, said = _frames(frames, "a video")
+        seconds = said if fps is None and seconds is None else seconds
         if seconds is not None and (len(seconds) != len(shown) or list(seconds) != sorted(seconds)):
             raise InputError(
                 f"seconds holds {len(seconds)} times for {len(shown)} frames; give one for each, in order."
@@ -101,16 +104,17 @@ def load_videos(given: Any, item: int = 0, fps: float | int | None = None) -> tu
     """Every video of one item; a single one may stand for a list of one.
 
     Args:
-        given: videos, each a `Video`, a list of pictures, or an array ``[frame, height, width, 3]``.
+        given: videos, each a `Video`, a list of pictures, an array ``[frame, height, width, 3]``, or an animated
+            picture. A list of paths or pictures is one video, or one each where all of them are animated.
         item: how an error names the item.
-        fps: frames a second of those that do not say it themselves.
+        fps: frames a second of those that do not say it themselves, as an animated picture does.
 
     Raises:
         InputError: as `Video`; a file of a video, which is not decoded here.
     """
     if given is None:
         return ()
-    if isinstance(given, (Video, np.ndarray, Tensor, str, os.PathLike)) or _is_frames(given):
+    if isinstance(given, (Video, np.ndarray, Tensor, Image.Image)) or is_file(given) or _is_frames(given):
         given = [given]
     if not isinstance(given, Sequence):
         raise InputError(f"videos holds a {type(given).__name__} for item {item}; expected a list of videos.")
@@ -120,19 +124,24 @@ def load_videos(given: Any, item: int = 0, fps: float | int | None = None) -> tu
 def _video(given: Any, place: str, fps: float | int | None) -> Video:
     if isinstance(given, Video):
         return given
-    if isinstance(given, (str, os.PathLike)):
+    frames, seconds = _frames(given, place)
+    return Video(frames, None if seconds else fps, seconds)
+
+
+def _frames(given: Any, place: str) -> Frames:
+    """The frames of a video, and their times where they come with them."""
+    if is_animated(given):
+        return animated_frames(given, place)
+    if is_file(given) or isinstance(given, Image.Image):
+        what = f"a path, {os.fspath(given)!r}" if isinstance(given, str | os.PathLike) else f"a {type(given).__name__}"
         raise InputError(
-            f"{place} is a path, {os.fspath(given)!r}; decode the file first and give its frames: a list of pictures,"
-            " or an array [frame, height, width, 3] of uint8."
+            f"{place} is {what}, and no animated picture; decode a file first and give its frames: a list of"
+            " pictures, or an array [frame, height, width, 3] of uint8."
         )
-    return Video(_frames(given, place), fps)
-
-
-def _frames(given: Any, place: str) -> tuple[Image.Image, ...]:
     pixels = given.detach().cpu().numpy() if isinstance(given, Tensor) else given
     if isinstance(pixels, np.ndarray) and pixels.ndim != 4:
         raise InputError(f"{place} is an array of shape {pixels.shape}; expected [frame, height, width, 3].")
-    if not isinstance(pixels, (Sequence, np.ndarray)) or isinstance(pixels, str):
+    if not isinstance(pixels, (Sequence, np.ndarray)):
         raise InputError(
             f"{place} is a {type(given).__name__}; a video is a list of pictures, or an array [frame, height, width, 3]"
             " of uint8."
@@ -142,14 +151,16 @@ def _frames(given: Any, place: str) -> tuple[Image.Image, ...]:
     frames = tuple(load_picture(one, f"frame {t} of {place}") for t, one in enumerate(pixels))
     if other := next((frame for frame in frames if frame.size != frames[0].size), None):
         raise InputError(f"the frames of {place} are of {frames[0].size} and {other.size} pixels; make them one size.")
-    return frames
+    return frames, None
 
 
 def _is_frames(given: Any) -> bool:
     """Whether a list is one video's frames rather than several videos."""
     if not isinstance(given, (list, tuple)) or not given:
         return False
-    return all(
-        isinstance(one, (Image.Image, str, os.PathLike)) or (isinstance(one, (np.ndarray, Tensor)) and one.ndim < 4)
-        for one in given
-    )
+    pictures = (isinstance(one, Image.Image) or is_file(one) or _is_still_array(one) for one in given)
+    return all(pictures) and not all(is_animated(one) for one in given)
+
+
+def _is_still_array(given: Any) -> bool:
+    return isinstance(given, (np.ndarray, Tensor)) and given.ndim < 4

@@ -52,8 +52,11 @@ def video_arguments(videos: Videos) -> dict[str, Any]:
     flat = [video for own in videos for video in own]
     if not flat:
         return {}
+    # A processor takes the first axis of 1 or 3 for colours, and what it finds in the first video for all of them.
+    doubtful = any(video.size[1] in (1, 3) for video in flat)
+    axes = (0, 3, 1, 2) if doubtful else (0, 1, 2, 3)
     return {
-        "videos": [video.array() for video in flat],
+        "videos": [video.array().transpose(axes) for video in flat],
         "video_metadata": [video.metadata() for video in flat],
         "do_sample_frames": False,
     }

@@ -151,7 +151,7 @@ def test_times_that_do_not_fit_are_refused():
     for seconds in ((0, 1), (0, 2, 1)):
         with pytest.raises(InputError, match=f"seconds holds {len(seconds)} times for 3 frames; give one for each, in"):
             Video(frames(), seconds=seconds)
-    with pytest.raises(InputError, match=r"video 0 of item 2 is a path, 'clip.mp4'; decode the file first"):
+    with pytest.raises(InputError, match=r"video 0 of item 2 is a path, 'clip.mp4', and no animated picture; decode"):
         load_videos("clip.mp4", 2)
 
 
