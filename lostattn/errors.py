@@ -29,6 +29,10 @@ class UnsupportedModel(LostAttnError):
     """A model has no such part, or fails the self-test: it would be edited in vain."""
 
 
+class ChangedModel(LostAttnError, RuntimeError):
+    """A model's modules are others than those that were proved when it was loaded."""
+
+
 def nearest(name: str, known: Iterable[str], n: int = 3) -> str:
     """The known names closest to ``name``, ready to end an error message (empty where none is close)."""
     close = difflib.get_close_matches(name, list(known), n=n, cutoff=0.5)

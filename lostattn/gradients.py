@@ -30,7 +30,7 @@ from lostattn.prompt.batch import Prompt
 from lostattn.remote.dispatch import carry_out
 from lostattn.remote.session import run_there
 from lostattn.run.calls import Call, Raw, Reading, Remote
-from lostattn.run.local import check_weights, open_forward
+from lostattn.run.local import open_forward, running
 from lostattn.run.make_calls import hooks_call, kept_names, pass_call
 from lostattn.run.reading import touched_in
 
@@ -147,8 +147,8 @@ def _pass_and_back(
     edits = [*compiled(model, interventions, prompt, steps=SINGLE), *probing]
     call = pass_call(model, prompt, Reading("raw"), names, edits)
     if remote is False:
-        check_weights(model)
-        raw, value = _here(model, call, metric)
+        with running(model):
+            raw, value = _here(model, call, metric)
     else:
         raw, value = _there(model, call, metric, interventions, remote)
     by_name = {name: raw["slopes"][name].detach() for name in keys}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 from jaxtyping import Float
@@ -104,6 +104,12 @@ class ActivationCache(Decomposition):
 
     def __len__(self) -> int:
         return len(self._names)
+
+    def __reduce__(self) -> NoReturn:
+        raise InputError(
+            "a cache cannot be pickled: it leans on its model. cache.save(path) writes it to a file, and "
+            "la.ActivationCache.load(path, model) reads it; dict(cache) holds its tensors alone."
+        )
 
     def __repr__(self) -> str:
         under = "" if self.interventions is None else f", under {_short(repr(self.interventions))}"

@@ -6,7 +6,6 @@ pictures and videos as RGB). What is no tensor is JSON in the file's metadata.
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import json
 import os
@@ -30,6 +29,7 @@ from lostattn.points.hooked_model import HookedModel
 from lostattn.prompt.batch import Prompt
 from lostattn.prompt.cross_keys import CrossKeys
 from lostattn.prompt.token_map import TokenMap
+from lostattn.weights.digest import digest_of, is_of
 
 FORMAT = "lostattn.ActivationCache/1"
 _MAPS = ("part", "image_index", "patch_index")
@@ -66,7 +66,7 @@ def write_cache(path: str | os.PathLike[str], cache: SavedCache, model: nn.Modul
         "geometry": geometry,
         "has_batch_dim": cache.has_batch_dim,
         "meta": meta,
-        "weights": fingerprint(model),
+        "weights": digest_of(model),
         "prompt": None if cache.prompt is None else _prompt_out(cache.prompt, tensors),
     }
     return write_tensors(path, tensors, held)
@@ -75,7 +75,7 @@ def write_cache(path: str | os.PathLike[str], cache: SavedCache, model: nn.Modul
 def read_cache(path: str | os.PathLike[str], model: HookedModel) -> SavedCache:
     """Read a cache; see :meth:`lostattn.cache.ActivationCache.load`."""
     tensors, held = read_tensors(path, FORMAT, "an activation cache")
-    if held["weights"] != fingerprint(model.hf):
+    if not is_of(held["weights"], model.hf):
         raise InputError(
             f"{str(path)!r} was made with the weights of {held['meta'].get('model')!r}, which are not those of "
             f"{model.name!r}; load the model that it was made with."
@@ -123,15 +123,6 @@ def _together(written: Any, tensors: Mapping[str, Tensor]) -> Any:
     if isinstance(written, dict):
         return {key: _together(part, tensors) for key, part in written.items()}
     return [_together(part, tensors) for part in written] if isinstance(written, list) else written
-
-
-def fingerprint(model: nn.Module) -> str:
-    """A hash of the names and shapes of all weights, and of the first values of each."""
-    digest = hashlib.sha256()
-    for name, weight in model.named_parameters():
-        digest.update(f"{name}{tuple(weight.shape)}".encode())
-        digest.update(weight.detach().flatten()[:64].float().cpu().numpy().tobytes())
-    return digest.hexdigest()[:32]
 
 
 def _origin(model: Any) -> dict[str, Any]:

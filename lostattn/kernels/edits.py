@@ -173,7 +173,7 @@ def noise_update(x, here, positions, real, std, seeds):
         rows = x[b][valid[b].reshape(x.shape[1])].float()
         mean, spread = (rows.mean(), rows.std(correction=0)) if std is None else (0.0, std)
         generator = torch.Generator().manual_seed(seeds[b] + here["step"])
-        noise = torch.randn(rows.shape, generator=generator).to(x.device)
+        noise = torch.randn(rows.shape, generator=generator, dtype=torch.float32).to(x.device)
         new[b, valid[b].reshape(x.shape[1])] = (noise * spread + mean).to(x.dtype)
     return torch.where(chosen, new, x)
 
@@ -199,7 +199,7 @@ def noise_linear(x, here, seed: int):
     weight, bias = linear_map(here["module"], here["input"])
     wide = weight.float()
     generator = torch.Generator().manual_seed(seed)
-    noise = torch.randn(wide.shape, generator=generator).to(weight.device)
+    noise = torch.randn(wide.shape, generator=generator, dtype=torch.float32).to(weight.device)
     drawn = (noise * wide.std(correction=0) + wide.mean()).to(weight.dtype)
     noisy = torch.nn.functional.linear(here["input"], drawn, bias)
     return noisy.reshape(x.shape)

@@ -31,7 +31,7 @@ def uniform(x, cells, here):
 
 def draws(cells, seeds, step: int, uniform: bool, shared: bool = False):
     """Standard normal (or uniform) numbers on the cells, from one seed for each item of the batch."""
-    out = torch.zeros(cells.shape, device=cells.device)
+    out = torch.zeros(cells.shape, dtype=torch.float32, device=cells.device)
     for b in range(cells.shape[0]):
         rows = cells[b].any(0).any(-1).nonzero()[:, 0]
         keys = cells[b].any(0).any(0).nonzero()[:, 0]
@@ -39,7 +39,8 @@ def draws(cells, seeds, step: int, uniform: bool, shared: bool = False):
             continue
         size = (1, 1, len(keys)) if shared else (cells.shape[1], len(rows), len(keys))
         generator = torch.Generator().manual_seed(seeds[b] + step)
-        noise = torch.rand(size, generator=generator) if uniform else torch.randn(size, generator=generator)
+        draw = torch.rand if uniform else torch.randn
+        noise = draw(size, generator=generator, dtype=torch.float32)
         noise = noise.to(cells.device).expand(cells.shape[1], len(rows), len(keys))
         out[b, :, rows[:, None], keys[None, :]] = noise
     return out

@@ -38,6 +38,11 @@ def load_module(
         UnsupportedModel: there is such a checkpoint, but it is neither an image-text-to-text model nor a decoder of
             text.
     """
+    if hasattr(model, "_orig_mod"):
+        raise InputError(
+            "the model went through torch.compile, and what is compiled runs past every hook point: load the model as "
+            "it was before, la.load(model._orig_mod)."
+        )
     if isinstance(model, nn.Module):
         settings = {"dtype": dtype, "device_map": device_map, "revision": revision, **keywords}
         name = getattr(model, "name_or_path", "") or type(model).__name__

@@ -219,6 +219,7 @@ class LVLM(HookedModel):
                 model.point("mlp_out", 4).value = 0 * resid
                 logits = model.nn.output.logits.save()
         """
+        self.record.check(self.name)
         return self.nn.trace(self._inputs(self._prompted(prompt)), **keywords)
 
     def point(self, name: str, layer: int | None = None) -> Point:

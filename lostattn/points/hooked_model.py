@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import inspect
+import threading
 import warnings
-from typing import Any
+from typing import Any, NoReturn
 
 import nnsight
 from torch import Tensor
@@ -15,6 +16,7 @@ from lostattn.architecture.resolve import resolve
 from lostattn.checkpoint.kinds import is_text_only
 from lostattn.checkpoint.no_processor import NoProcessor
 from lostattn.errors import InputError, UnsupportedModel
+from lostattn.points.module_record import ModuleRecord
 from lostattn.points.sites import Sites, served
 from lostattn.prompt.batch import Prompt
 from lostattn.prompt.build import build_prompt
@@ -44,6 +46,8 @@ class HookedModel:
             )
         self.operations = _operations(self)
         self.name = name
+        self.lock = threading.RLock()  # one pass at a time: nnsight's traces of one model cannot interleave
+        self.record = ModuleRecord(module)
 
     @property
     def cfg(self) -> Config:
@@ -59,6 +63,18 @@ class HookedModel:
     def hook_names(self) -> tuple[str, ...]:
         """Every hook point of this model, in forward order."""
         return self.sites.names
+
+    def __deepcopy__(self, memo: Any) -> NoReturn:
+        raise InputError(
+            f"{self.name!r} cannot be copied: its hook points are bound to its modules. Load it once more, la.load(…), "
+            "or copy the Hugging Face model before it is wrapped: la.load(copy.deepcopy(module))."
+        )
+
+    def __reduce__(self) -> NoReturn:
+        raise InputError(
+            f"{self.name!r} cannot be pickled: load it where it is needed, la.load(…). What it gave can be saved: "
+            "cache.save(path)."
+        )
 
     def __repr__(self) -> str:
         c = self.cfg

@@ -9,7 +9,7 @@ from lostattn.plan.touched import said_nowhere
 from lostattn.points.hooked_model import HookedModel
 from lostattn.remote.session import run_there
 from lostattn.run.calls import Call, Raw, Remote
-from lostattn.run.local import check_weights, run_here
+from lostattn.run.local import run_here, running
 from lostattn.run.reading import read, touched_in
 
 log = logging.getLogger("lostattn")
@@ -22,8 +22,8 @@ def raw_of(model: HookedModel, call: Call, remote: Remote = False) -> Raw:
         InputError: ``remote`` is nothing of the kind, or the model has no weights here and was to run here.
     """
     if remote is False:
-        check_weights(model)
-        return run_here(model.nn, call.plain())
+        with running(model):
+            return run_here(model.nn, call.plain())
     return run_there(model, [call], remote)[0]
 
 

@@ -61,7 +61,7 @@ def opened(model: HookedModel, calls: Sequence[Call], backend: Any) -> Any:
         )
     plain = [call.plain() for call in calls]
     backwards = any(call.slope is not None for call in calls)
-    with torch.set_grad_enabled(backwards), warnings.catch_warnings():
+    with model.lock, torch.set_grad_enabled(backwards), warnings.catch_warnings():
         # A rehearsal's open loop over steps ends by design when the model stops producing them.
         warnings.filterwarnings("ignore", message=".*was never reached.*")
         if len(plain) > 1:

@@ -15,7 +15,7 @@ from lostattn.remote.opening import checked_remote, rehearsed
 from lostattn.remote.parts import Part, carried_out
 from lostattn.remote.rehearsal import Rehearsal
 from lostattn.run.calls import Call, Raw, Remote
-from lostattn.run.local import check_weights, run_here
+from lostattn.run.local import check_weights, run_here, running
 from lostattn.run.make_calls import CALLS, cache_call, generate_call, hooks_call, measure_call
 from lostattn.run.reading import read, touched_in
 
@@ -181,7 +181,8 @@ class Session:
             check_weights(self.model)
         self.calls.append(call)
         if self.remote is False:
-            raw = run_here(self.model.nn, call.plain(), self._memory)
+            with running(self.model):
+                raw = run_here(self.model.nn, call.plain(), self._memory)
             if call.remember:
                 self._memory.update(raw["kept"])
                 raw = {}

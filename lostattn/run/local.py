@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import nnsight
@@ -31,6 +32,23 @@ def check_weights(model: HookedModel) -> None:
             f"{model.name!r} is described without its weights, so nothing can run here: pass remote=True, "
             "or load it with its weights: la.load(id)."
         )
+
+
+@contextmanager
+def running(model: HookedModel) -> Iterator[None]:
+    """A pass on this model, here: one at a time, on the modules that were proved.
+
+    Other threads wait until it is done.
+
+    Raises:
+        InputError: the model has no weights here.
+        ChangedModel: its modules are others than those that were proved.
+    """
+    check_weights(model)
+    with model.lock:
+        model.record.check(model.name)
+        with model.record.reading_hooks_alone(model.name):
+            yield
 
 
 def run_here(root: Any, call: dict[str, Any], session: dict[str, Any] | None = None) -> Raw:
@@ -112,5 +130,6 @@ def run_edits(
     model: HookedModel, prompt: Prompt, names: Sequence[str], edits: Sequence[Edit]
 ) -> tuple[Tensor, dict[str, Any]]:
     """One pass under edits that are compiled already: its logits and what was kept of the points, by name."""
-    raw = run_here(model.nn, pass_call(model, prompt, Reading("cache", tuple(names)), names, edits).plain())
+    with running(model):
+        raw = run_here(model.nn, pass_call(model, prompt, Reading("cache", tuple(names)), names, edits).plain())
     return raw["logits"], raw["kept"]

@@ -34,7 +34,7 @@ from lostattn.prompt.batch import Prompt
 from lostattn.prompt.picture_inputs import has_picture
 from lostattn.prompt.rendering import has_template
 from lostattn.run.calls import Call, Reading
-from lostattn.run.local import check_weights, run_edits, run_here
+from lostattn.run.local import check_weights, run_edits, run_here, running
 from lostattn.run.make_calls import cache_call, hooks_call
 from lostattn.run.reading import read
 from lostattn.selftest.bare_pass import Seen, settle, watch
@@ -114,7 +114,8 @@ def _identities(model: HookedModel, prompt: Prompt, bare: torch.Tensor) -> list[
 
 def _logits(model: HookedModel, prompt: Prompt) -> torch.Tensor:
     """The logits of the untouched model, through the walker."""
-    found: torch.Tensor = run_here(model.nn, hooks_call(model, prompt).plain())["logits"]
+    with running(model):
+        found: torch.Tensor = run_here(model.nn, hooks_call(model, prompt).plain())["logits"]
     return found
 
 
@@ -157,7 +158,8 @@ def _kernels(model: HookedModel, prompt: Prompt) -> list[Check]:
         if slot.kind == "attention" and name in places:
             operation = model.operations[slot.path]
             program.append({"kind": "proof", "path": slot.served, "operation": operation, "name": name, "once": True})
-    raw = run_here(model.nn, Call(model._inputs(prompt), program, Reading("cache"), prompt=prompt).plain())
+    with running(model):
+        raw = run_here(model.nn, Call(model._inputs(prompt), program, Reading("cache"), prompt=prompt).plain())
     eps = torch.finfo(model.cfg.dtype).eps
     checks = []
     for place, found in raw["kept"].items():
@@ -177,7 +179,9 @@ def _heads(model: HookedModel, prompt: Prompt) -> list[Check]:
         if has and attn.z_is_kernels and (attn.v_is_values or attn.qkv is not None):
             plain.append(place)
     call = cache_call(model, prompt, [f"{place}.{p}" for place in plain for p in inside])
-    _, cache = read(call.reading, model, run_here(model.nn, call.plain()), prompt)
+    with running(model):
+        raw = run_here(model.nn, call.plain())
+    _, cache = read(call.reading, model, raw, prompt)
     eps = torch.finfo(model.cfg.dtype).eps
     checks = []
     for place in plain:
