@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bounds
 import pytest
 import torch
 
@@ -16,6 +17,18 @@ N = 5
 def run(tiny_model, shapes_questions):
     """Both models on a few questions, in batches that pad."""
     return tiny_model, shapes_questions[:N], decouple_questions(tiny_model, shapes_questions[:N], batch_size=3)
+
+
+def share(model, data) -> float:
+    """How far two passes may lie apart."""
+    return bounds.passes(model.hf, model.prompt(data).inputs)
+
+
+def near(model, question, found: float, metric, *states) -> None:
+    """A metric of two states, which are those of a batch in the experiment and of the question alone here."""
+    expected = float(metric(*states))
+    off = bounds.felt(metric, share(model, question), *states) + bounds.SPECTRAL * abs(expected)
+    assert found == pytest.approx(expected, rel=0, abs=off)
 
 
 def test_there_is_one_row_a_question_layer_and_update(run):
@@ -40,8 +53,8 @@ def test_own_updates_are_the_metrics_of_the_question_alone(run):
             for layer in (0, 3):
                 row = _row(results, question, layer, update)
                 x, y = cache[before, layer], cache[after, layer]
-                assert row["rid"] == pytest.approx(float(la.metrics.rid(x, y)), rel=1e-3, abs=1e-5)
-                assert row["mixig"] == pytest.approx(float(la.metrics.mixig(x, y)), rel=1e-3, abs=1e-5)
+                near(model, question, row["rid"], la.metrics.rid, x, y)
+                near(model, question, row["mixig"], la.metrics.mixig, x, y)
 
 
 def test_each_control_acts_in_one_layer_on_the_untouched_stream(run):
@@ -56,8 +69,8 @@ def test_each_control_acts_in_one_layer_on_the_untouched_stream(run):
     for control, edit in edits.items():
         _, cache = model.run_with_cache(prompt, interventions=edit)
         assert torch.equal(cache["resid_pre", layer], plain["resid_pre", layer])
-        expected = float(la.metrics.rid(plain["resid_pre", layer], cache["resid_mid", layer]))
-        assert _row(results, question, layer, control)["rid"] == pytest.approx(expected, rel=1e-3)
+        states = plain["resid_pre", layer], cache["resid_mid", layer]
+        near(model, question, _row(results, question, layer, control)["rid"], la.metrics.rid, *states)
 
 
 def test_epsilon_rope_judges_the_state_with_positions_against_the_one_without(run):
@@ -66,8 +79,8 @@ def test_epsilon_rope_judges_the_state_with_positions_against_the_one_without(ru
     prompt = model.prompt(question)
     _, with_rope = model.run_with_cache(prompt)
     _, without = model.run_with_cache(prompt, interventions=la.RemoveRotary(layers=[layer]))
-    expected = float(la.metrics.rid(without["resid_mid", layer], with_rope["resid_mid", layer]))
-    assert _row(results, question, layer, "rope")["rid"] == pytest.approx(expected, rel=1e-3)
+    states = without["resid_mid", layer], with_rope["resid_mid", layer]
+    near(model, question, _row(results, question, layer, "rope")["rid"], la.metrics.rid, *states)
 
 
 def test_tables_by_layer_and_over_the_model(run):
@@ -78,7 +91,8 @@ def test_tables_by_layer_and_over_the_model(run):
     assert {"layer", "update", "n", "rid", "rid_low", "rid_high", "mixig", "delta_s", "delta_d"} <= set(by_layer)
     assert list(by_model["update"]) == ["attention", "ffn"]
     own = results.table[results.table["update"] == "ffn"]
-    assert by_model.set_index("update")["rid"]["ffn"] == pytest.approx(own["rid"].mean(), rel=1e-3)
+    # Of batches of another size; a discrepancy in [0, 2] is no more sensitive than the stream that it is of.
+    bounds.close(by_model.set_index("update")["rid"]["ffn"], own["rid"].mean(), share(model, questions))
     assert (by_layer["rid_low"] <= by_layer["rid"]).all() and (by_layer["rid"] <= by_layer["rid_high"]).all()
     assert by_layer.attrs["model"] == model.name and by_layer.attrs["versions"]["torch"]
 
@@ -91,8 +105,8 @@ def test_the_seed_decides_the_noise(run):
         return found[found["update"] == "noise_delta"]["rid"].tolist()
 
     first = results.table[(results.table["update"] == "noise_delta") & (results.table["id"] == questions[0].id)]
-    assert noise(0) == pytest.approx(first["rid"].tolist(), rel=1e-3)
-    assert noise(1) != pytest.approx(noise(0), rel=1e-3)
+    bounds.close(noise(0), first["rid"], share(model, questions[0]))
+    assert bounds.moved(noise(1), noise(0), share(model, questions[0]), times=100)
 
 
 def test_bad_input_is_refused(tiny_llava, shapes_questions):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bounds
 import pytest
 import tiny
 import torch
@@ -49,7 +50,8 @@ def test_in_a_padded_batch(model, prompt, edit):
     untouched, edited = model(prompt)[:, -1], model.run_with_hooks(prompt, interventions=edit)[:, -1]
     assert edited.dtype == untouched.dtype == model.hf.dtype
     assert torch.isfinite(edited).all()
-    assert ((edited - untouched).abs().amax(-1) > 1e-3).all()
+    # The same operations in the same shapes beside the edit: any difference is its own; this is one of half precision.
+    assert ((edited - untouched).abs().amax(-1) > bounds.unit(torch.bfloat16) * untouched.abs().amax(-1)).all()
 
 
 def test_every_step_of_a_generation(model, prompt):

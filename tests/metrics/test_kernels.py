@@ -7,6 +7,7 @@ import inspect
 import subprocess
 import sys
 
+import bounds
 import metric_definitions as definitions
 import pytest
 import torch
@@ -57,7 +58,7 @@ def test_they_run_from_source_without_this_package() -> None:
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd="/")
     states = [torch.eye(3, 5) * (i + 1) + i * torch.ones(3, 5) for i in range(3)]
     found = _kernels.stream_metrics(states, None, None, False, 1.0, False, False)
-    assert ast.literal_eval(done.stdout) == pytest.approx(found["rid"].tolist(), rel=1e-12)
+    assert ast.literal_eval(done.stdout) == pytest.approx(found["rid"].tolist(), rel=bounds.SPECTRAL)
 
 
 @pytest.mark.parametrize("far", [17, _kernels.PART, 2 * _kernels.PART + 3])
@@ -65,15 +66,16 @@ def test_they_run_from_source_without_this_package() -> None:
 def test_gram(n: int, far: int) -> None:
     """In parts and blocks as in one go; of either side, and with padding of any content."""
     x = definitions.random(2, n, far).double()
-    torch.testing.assert_close(_kernels.gram(x, None, True), x @ x.mT, rtol=1e-12, atol=1e-12)
-    torch.testing.assert_close(_kernels.gram(x[0].mT, None, False), x[0] @ x[0].mT, rtol=1e-12, atol=1e-12)
+    share = bounds.sums(max(n, far), torch.float64)  # of the largest: the sum of a row's squares
+    bounds.close(_kernels.gram(x, None, True), x @ x.mT, share)
+    bounds.close(_kernels.gram(x[0].mT, None, False), x[0] @ x[0].mT, share)
     mask = torch.ones(2, n, dtype=torch.bool)
     mask[0, 0] = False
     holes = x.clone()
     holes[0, 0] = float("nan")
     x[0, 0] = 0.0
-    torch.testing.assert_close(_kernels.gram(holes, mask, True), x @ x.mT, rtol=1e-12, atol=1e-12)
-    torch.testing.assert_close(_kernels.gram(holes[0], mask[0], False), x[0].mT @ x[0], rtol=1e-12, atol=1e-12)
+    bounds.close(_kernels.gram(holes, mask, True), x @ x.mT, share)
+    bounds.close(_kernels.gram(holes[0], mask[0], False), x[0].mT @ x[0], share)
 
 
 @pytest.mark.parametrize("shape", [(2, 41, 2 * _kernels.PART + 3), (2, 2 * _kernels.PART + 3, 41)])
@@ -86,8 +88,9 @@ def test_the_change_of_an_update_is_gathered_part_by_part(shape: tuple[int, int,
     cross, size2 = _kernels.change(holes, y, mask)
     rows, delta = (torch.where(mask.unsqueeze(-1), state.double(), 0) for state in (x, y.double() - x.double()))
     wanted = delta @ rows.mT if shape[1] < shape[2] else delta.mT @ rows
-    torch.testing.assert_close(cross, wanted, rtol=1e-12, atol=1e-10)
-    torch.testing.assert_close(size2, delta.square().sum((-2, -1)), rtol=1e-12, atol=0)
+    size = delta.abs() @ rows.abs().mT if shape[1] < shape[2] else delta.abs().mT @ rows.abs()
+    bounds.close(cross, wanted, bounds.sums(max(shape), torch.float64), size=size)
+    bounds.close(size2, delta.square().sum((-2, -1)), bounds.sums(delta[0].numel(), torch.float64))
 
 
 @pytest.mark.parametrize("decades", [1, 3, 5, 7])
@@ -118,7 +121,7 @@ def test_the_error_estimates_of_residuals_hold(decades: int, rank: int) -> None:
         near2, far2, (near_error, far_error) = _kernels.residuals(before, _kernels.support(before), after)
         column, row = definitions.innovations(x, y, cut)
         size = float(y.norm()) ** 2
-        rounding = 1e-14
+        rounding = bounds.spectra(53)  # the definition's own, which has a whole decomposition behind it
         assert abs(float(near2) - column**2 * size) <= float(near_error) + rounding * size
         assert abs(float(far2) - row**2 * size) <= float(far_error) + rounding * size
         assert float(far_error) < 1e-4 * float(far2)
@@ -132,5 +135,6 @@ def test_the_svd_gives_what_the_fast_path_gives(shape: tuple[int, int]) -> None:
         near2, far2, _ = _kernels.residuals(before, _kernels.support(before), after)
         zero, chosen = torch.zeros_like(near2), torch.ones_like(near2, dtype=torch.bool)
         near, far = _kernels.project_by_svd(before, after, zero, zero, chosen)
-        assert float(near) == pytest.approx(float(near2) ** 0.5, rel=1e-9, abs=1e-12)
-        assert float(far) == pytest.approx(float(far2) ** 0.5, rel=1e-9)
+        rounding = bounds.spectra(31) * float(y.norm())
+        assert float(near) == pytest.approx(float(near2) ** 0.5, rel=bounds.SPECTRAL, abs=rounding)
+        assert float(far) == pytest.approx(float(far2) ** 0.5, rel=bounds.SPECTRAL)

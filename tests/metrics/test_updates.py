@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 
+import bounds
 import metric_definitions as definitions
 import pytest
 import torch
@@ -27,7 +28,7 @@ def test_the_paper_compares_neighbours(shape: tuple[int, int]) -> None:
         expected = definitions.rid(states[u], states[u + 1])
         expected["mixig"] = definitions.entropy_paper(states[u + 1]) - definitions.entropy_paper(states[u])
         for name, value in expected.items():
-            assert found[name][u].item() == pytest.approx(value, rel=1e-6, abs=1e-12), (u, name)
+            assert found[name][u].item() == pytest.approx(value, rel=bounds.SPECTRAL, abs=bounds.spectra(13)), (u, name)
 
 
 @pytest.mark.parametrize("shape", [(7, 13), (13, 7)])
@@ -39,7 +40,7 @@ def test_the_released_code_compares_with_the_layer_input(shape: tuple[int, int])
         gain = definitions.entropy_released(states[u + 1]) - definitions.entropy_released(states[u])
         expected["mixig"] = gain
         for name, value in expected.items():
-            assert found[name][u].item() == pytest.approx(value, rel=1e-6, abs=1e-12), (u, name)
+            assert found[name][u].item() == pytest.approx(value, rel=bounds.SPECTRAL, abs=bounds.spectra(13)), (u, name)
 
 
 def test_a_layer_is_a_stream_of_three() -> None:
@@ -52,9 +53,9 @@ def test_a_layer_is_a_stream_of_three() -> None:
         base = pre if convention == "released" else mid
         assert found["rid"].shape == (2, 2)
         assert {k: v.tolist() for k, v in found.items()} == {k: v.tolist() for k, v in whole.items()}
-        torch.testing.assert_close(found["rid"][0], metrics.rid(pre, mid, tol=1e-3, mask=mask))
-        torch.testing.assert_close(found["rid"][1], metrics.rid(base, post, tol=1e-3, mask=mask))
-        torch.testing.assert_close(found["mixig"][1], metrics.mixig(mid, post, convention, mask, power=2))
+        bounds.close(found["rid"][0], metrics.rid(pre, mid, tol=1e-3, mask=mask), bounds.SPECTRAL)
+        bounds.close(found["rid"][1], metrics.rid(base, post, tol=1e-3, mask=mask), bounds.SPECTRAL)
+        bounds.close(found["mixig"][1], metrics.mixig(mid, post, convention, mask, power=2), bounds.SPECTRAL)
 
 
 @pytest.mark.parametrize(("convention", "supports"), [("paper", 4), ("released", 2)])
@@ -94,4 +95,4 @@ def test_states_side_by_side_give_what_they_give_in_turn(convention: str, thread
         torch.set_num_threads(own)
     assert found["rid"].shape == (len(states) - 1, 2)
     for name, values in one_by_one.items():
-        torch.testing.assert_close(found[name], values, rtol=1e-10, atol=1e-13)
+        bounds.close(found[name], values, bounds.SPECTRAL)

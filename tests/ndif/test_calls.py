@@ -1,4 +1,4 @@
-"""Every public call on the real server equals the call here, to 1e-5 in the same dtype."""
+"""Every public call on the real server equals the call here, as far as rounding goes, in the same dtype."""
 
 from __future__ import annotations
 

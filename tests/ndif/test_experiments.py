@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from remote_table import SHARE
 
 import lostattn as la
 from lostattn.experiments.decoupling import _measure
@@ -34,7 +35,7 @@ def probed_here(tiny_model, five):
 
 def test_decoupling_there_is_decoupling_here(tiny_model, five, decoupled_here, server_path):
     there = la.experiments.decouple(tiny_model, five, **DECOUPLED, remote=True)
-    pd.testing.assert_frame_equal(there, decoupled_here, rtol=1e-5, atol=1e-5)
+    pd.testing.assert_frame_equal(there, decoupled_here, rtol=SHARE, atol=SHARE)
 
 
 def test_probing_there_is_probing_here(tiny_model, five, probed_here, server_path):

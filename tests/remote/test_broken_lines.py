@@ -63,7 +63,7 @@ def test_a_lost_answer_is_asked_for_and_not_sent_again(tiny_llava, prompts):
     with PlayedService(tiny_llava.nn) as service, BreakingLine(service.url, STAGES["answer lost"]) as line:
         job = la.remote.submit(tiny_llava.run_with_hooks, prompts[0], remote=line.url)
         assert line.passed["request"] == 1 and job.id in service.ran
-        torch.testing.assert_close(job.result(), tiny_llava.forward(prompts[0]))
+        assert torch.equal(job.result(), tiny_llava.forward(prompts[0]))
 
 
 def test_a_service_that_starts_late_is_waited_for(tiny_llava, prompts, monkeypatch):
@@ -78,7 +78,7 @@ def test_a_service_that_starts_late_is_waited_for(tiny_llava, prompts, monkeypat
         line.close()
         monkeypatch.setattr("lostattn.remote.sending.time.sleep", slept)
         there = tiny_llava.forward(prompts[0], remote=line.url)
-    torch.testing.assert_close(there, tiny_llava.forward(prompts[0]))
+    assert torch.equal(there, tiny_llava.forward(prompts[0]))
     assert pauses[:3] == [0.01, 0.02, 0.04]
 
 
@@ -105,13 +105,13 @@ def test_a_job_whose_fate_is_unknown_can_be_asked_for(tiny_llava, prompts):
             tiny_llava.forward(prompts[0], remote=line.url)
         assert set(service.ran) == {told.value.job.id}, "every try went under one name"
         line.faults.clear()
-        torch.testing.assert_close(told.value.job.result(), tiny_llava.forward(prompts[0]))
+        assert torch.equal(told.value.job.result(), tiny_llava.forward(prompts[0]))
 
 
 def test_a_job_that_the_service_gave_up_is_sent_again(tiny_llava, prompts):
     with PlayedService(tiny_llava.nn, [BUSY, BUSY]) as service:
         there = tiny_llava.forward(prompts[0], remote=service.url)
-    torch.testing.assert_close(there, tiny_llava.forward(prompts[0]))
+    assert torch.equal(there, tiny_llava.forward(prompts[0]))
     assert list(service.ran.values()) == [1] and len(service.told) == 3
 
 
@@ -145,7 +145,7 @@ def test_a_sweep_goes_on_where_it_broke_off(tiny_llava, prompts, monkeypatch):
         assert len(service.ran) == 3 and set(service.ran.values()) == {1}, "each call ran once"
         assert line.passed["request"] == 3 and len(session.jobs) == 3 and session.job is None
     for prompt, answer in zip(prompts, answers, strict=True):
-        torch.testing.assert_close(answer, tiny_llava.forward(prompt))
+        assert torch.equal(answer, tiny_llava.forward(prompt))
 
 
 def test_what_raised_there_leaves_the_others_and_is_sent_again_alone(tiny_llava, prompts):
@@ -155,9 +155,9 @@ def test_what_raised_there_leaves_the_others_and_is_sent_again_alone(tiny_llava,
             service.troubles = ["oops"]
         with pytest.raises(JobFailed, match="oops"):
             later[0].result()
-        torch.testing.assert_close(later[2].result(), tiny_llava.forward(prompts[2]))
+        assert torch.equal(later[2].result(), tiny_llava.forward(prompts[2]))
         session.resume()
-        torch.testing.assert_close(later[0].result(), tiny_llava.forward(prompts[0]))
+        assert torch.equal(later[0].result(), tiny_llava.forward(prompts[0]))
     assert len(service.ran) == 3 and set(service.ran.values()) == {1}
 
 
@@ -169,8 +169,8 @@ def test_a_session_that_does_not_wait_has_jobs_to_store(tiny_llava, prompts, tmp
         session.jobs[0].save(tmp_path / "job.json")
         stored = Job.load(tmp_path / "job.json", tiny_llava, host=service.url).result()
         for i, prompt in enumerate(prompts):
-            torch.testing.assert_close(later[i].result(), tiny_llava.forward(prompt))
-        torch.testing.assert_close(stored[1], later[1].result())
+            assert torch.equal(later[i].result(), tiny_llava.forward(prompt))
+        assert torch.equal(stored[1], later[1].result())
         assert session.received == sum(job.received for job in session.jobs) > 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bounds
 import pandas as pd
 import pytest
 
@@ -20,7 +21,8 @@ def test_decoupling_rehearsed_is_decoupling_here(tiny_model, questions):
     here = la.experiments.decouple(tiny_model, questions, batch_size=3, progress=False)
     there = la.experiments.decouple(tiny_model, questions, batch_size=3, progress=False, remote="local")
     assert set(here["update"]) == {"attention", "ffn", "noise_delta", "noise_qkv", "rope"}
-    pd.testing.assert_frame_equal(there, here, rtol=1e-5, atol=1e-7)
+    # The same operations, from source; a metric's own bound all the same.
+    pd.testing.assert_frame_equal(there, here, rtol=bounds.SPECTRAL, atol=bounds.SPECTRAL)
 
 
 def test_probing_rehearsed_is_probing_here(tiny_llava, questions):

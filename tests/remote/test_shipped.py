@@ -14,11 +14,12 @@ from pathlib import Path
 from types import FunctionType
 from typing import Any
 
+import bounds
 import pytest
 import torch
 from nnsight.tracing.backend import Backend
 from remote_table import EDITS, GRADIENTS, MANY, STUDIES, TABLE, flat
-from tiny import FAMILIES, INPUTS, MAKERS, wrapped
+from tiny import FAMILIES, INPUTS, MAKERS, rounding, wrapped
 
 import lostattn as la
 import lostattn.kernels.edits
@@ -88,16 +89,16 @@ def test_calls_run_where_nothing_of_this_package_is(family, tmp_path):
         for call in every.values():
             here.add(call)
     for name, expected in zip(every, here._here, strict=True):
-        compared(expected, sent[name])
+        compared(expected, sent[name], rounding(family))
     for expected, found in zip(here._here, sent["session"], strict=True):
-        compared(expected, found)
+        compared(expected, found, rounding(family))
 
 
-def compared(here: Any, there: Any) -> None:
+def compared(here: Any, there: Any, share: float) -> None:
     mine, theirs = flat(without_geometry(here)), flat(without_geometry(there))
     assert list(mine) == list(theirs) and mine
     for name, value in mine.items():
-        torch.testing.assert_close(theirs[name], value, rtol=1e-5, atol=1e-5)
+        bounds.close(theirs[name], value, share, of=name)
 
 
 def without_geometry(raw: Any) -> Any:

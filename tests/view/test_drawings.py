@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 
+import bounds
 import numpy as np
 import pytest
 import torch
@@ -20,6 +21,8 @@ from lostattn.view.heads import attention
 
 from .conftest import COLS, HEADS, N_POS, PAD, ROWS
 
+FOUR = 0.5e-4 + bounds.unit()  # a weight of four decimals, held in single precision
+
 
 def call(body: str) -> tuple[str, dict]:
     """The element that a drawing calls, and the props it is given."""
@@ -32,7 +35,7 @@ def test_heads_are_those_of_the_item_without_its_padding(prompt, cache):
     drawing = attention(cache, prompt, layer=3, item=1)
     name, props = call(drawing.body)
     assert name == "AttentionHeads"
-    np.testing.assert_allclose(props["attention"], cache["pattern", 3][1, :, PAD:, PAD:], atol=5.1e-5)
+    np.testing.assert_allclose(props["attention"], cache["pattern", 3][1, :, PAD:, PAD:], rtol=0, atol=FOUR)
     assert props["attentionHeadNames"] == ["H0", "H1", "H2"]
     assert len(props["tokens"]) == N_POS - PAD
     assert props["tokens"][2:4] == ["img[0,0]", "img[0,1]"]
@@ -43,7 +46,7 @@ def test_heads_are_those_of_the_item_without_its_padding(prompt, cache):
 def test_chosen_heads_in_the_order_given(prompt, cache):
     _, props = call(attention(cache, prompt, 3, heads=[2, 0]).body)
     assert props["attentionHeadNames"] == ["H2", "H0"]
-    np.testing.assert_allclose(props["attention"][0], cache["pattern", 3][0, 2], atol=5.1e-5)
+    np.testing.assert_allclose(props["attention"][0], cache["pattern", 3][0, 2], rtol=0, atol=FOUR)
 
 
 def test_the_picture_stands_beside_the_heads(prompt, cache):
@@ -71,7 +74,7 @@ def test_one_kept_row_colours_the_tokens(prompt, cache):
     kept = {("pattern", 3): cache["pattern", 3][:, :, -1:]}
     name, props = call(attention(kept, prompt, 3, item=1).body)
     assert name == "ColoredTokensMulti"
-    np.testing.assert_allclose(props["values"], cache["pattern", 3][1, :, -1, PAD:].T, atol=5.1e-5)
+    np.testing.assert_allclose(props["values"], cache["pattern", 3][1, :, -1, PAD:].T, rtol=0, atol=FOUR)
     assert props["labels"] == ["H0", "H1", "H2"]
 
 
@@ -100,7 +103,7 @@ def test_tokens_of_several_kinds(prompt):
     values = torch.rand(N_POS, 2, generator=torch.Generator().manual_seed(0))
     name, props = call(tokens(prompt, values, item=1, labels=["rid", "mixig"]).body)
     assert (name, props["labels"]) == ("ColoredTokensMulti", ["rid", "mixig"])
-    np.testing.assert_allclose(props["values"], values[PAD:], atol=1e-6)
+    np.testing.assert_allclose(props["values"], values[PAD:], rtol=0, atol=0.5e-6 + bounds.unit())  # of six decimals
 
 
 def test_tokens_refuse_values_that_do_not_fit(prompt):

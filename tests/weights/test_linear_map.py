@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bounds
 import pytest
 import torch
 from torch import nn
@@ -14,8 +15,6 @@ from lostattn.weights import linear_map
 from lostattn.weights.kinds import is_linear_layer, may_be_linear, widths
 
 IN, OUT, RANK = 13, 9, 3
-# A weight of order one, its products summed over IN numbers of float32.
-ROUNDING = 1e-5
 
 
 def made(layer: nn.Module, seed: int = 0) -> nn.Module:
@@ -25,6 +24,11 @@ def made(layer: nn.Module, seed: int = 0) -> nn.Module:
         for tensor in layer.parameters():
             tensor.copy_(torch.randn(tensor.shape, generator=generator))
     return layer
+
+
+def same(one: torch.Tensor, other: torch.Tensor) -> None:
+    """Products summed over at most ``IN`` numbers of mixed signs, whose sizes add up to some ``√IN`` times as much."""
+    bounds.close(one, other, bounds.sums(IN), size=IN**0.5 * other.detach().abs().max())
 
 
 def found(layer: nn.Module, name: str = "layer"):
@@ -66,7 +70,7 @@ def test_a_transposed_layer():
     got = found(layer)
     assert torch.equal(got.weight, layer.weight.T) and torch.equal(got.bias, layer.bias)
     x = torch.randn(2, 4, IN, generator=torch.Generator().manual_seed(1))
-    assert torch.allclose(got(x), layer(x), atol=ROUNDING)
+    same(got(x), layer(x))
 
 
 def test_tied_layers_give_the_same_map():
@@ -83,7 +87,7 @@ def test_a_parametrised_layer():
     layer = made(nn.Linear(IN, OUT))
     stored = layer.weight.detach().clone()
     parametrize.register_parametrization(layer, "weight", Doubled())
-    assert torch.allclose(found(layer).weight, 2 * stored, atol=ROUNDING)
+    same(found(layer).weight, 2 * stored)
 
 
 @pytest.mark.parametrize("how", [parametrizations.weight_norm, parametrizations.spectral_norm])
@@ -95,7 +99,7 @@ def test_the_parametrisations_of_torch_in_a_model_that_trains(how):
     assert layer.training and all(torch.equal(before[name], value) for name, value in layer.state_dict().items())
     layer.eval()
     x = torch.randn(2, 4, IN, generator=torch.Generator().manual_seed(1))
-    assert torch.allclose(got(x), layer(x), atol=ROUNDING)
+    same(got(x), layer(x))
 
 
 @pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
@@ -105,7 +109,7 @@ def test_a_weight_that_a_hook_makes_before_each_call():
     with torch.no_grad():
         layer.weight_g.mul_(3.0)
     direction = layer.weight_v / layer.weight_v.norm(dim=1, keepdim=True)
-    assert torch.allclose(found(layer).weight, layer.weight_g * direction, atol=ROUNDING)
+    same(found(layer).weight, layer.weight_g * direction)
 
 
 @pytest.mark.parametrize("training", [False, True])
@@ -114,8 +118,8 @@ def test_a_module_of_ones_own_is_asked_and_its_dropout_left_out(training):
     state = torch.random.get_rng_state()
     got = found(layer)
     assert torch.equal(state, torch.random.get_rng_state()) and layer.training is training
-    assert torch.allclose(got.weight, 0.5 * layer.up @ layer.down, atol=ROUNDING)
-    assert torch.allclose(got.bias, layer.offset, atol=ROUNDING)
+    same(got.weight, 0.5 * layer.up @ layer.down)
+    same(got.bias, layer.offset)
     assert widths(layer) == (IN, OUT)
 
 
@@ -123,21 +127,21 @@ def test_a_chain_of_layers_is_one_map():
     layer = nn.Sequential(made(nn.Linear(IN, RANK)), nn.Identity(), made(nn.Linear(RANK, OUT), 1))
     first, _, second = layer
     got = found(layer)
-    assert torch.allclose(got.weight, second.weight @ first.weight, atol=ROUNDING)
-    assert torch.allclose(got.bias, second.weight @ first.bias + second.bias, atol=ROUNDING)
+    same(got.weight, second.weight @ first.weight)
+    same(got.bias, second.weight @ first.bias + second.bias)
 
 
 def test_a_hook_on_a_layer_is_part_of_what_it_does():
     layer = made(nn.Linear(IN, OUT))
     layer.register_forward_hook(lambda module, args, out: 3 * out)
-    assert torch.allclose(found(layer).weight, 3 * layer.weight, atol=ROUNDING)
+    same(found(layer).weight, 3 * layer.weight)
 
 
 def test_a_forward_put_into_a_layer_is_part_of_what_it_does():
     layer = made(nn.Linear(IN, OUT))
     stored = layer.forward
     layer.forward = lambda x: stored(x).flip(-1)
-    assert torch.allclose(found(layer).weight, layer.weight.flip(0), atol=ROUNDING)
+    same(found(layer).weight, layer.weight.flip(0))
 
 
 @pytest.mark.parametrize("block", [None, (4, 5)])
@@ -155,7 +159,8 @@ def test_codes_in_float8_with_their_scales(block):
         [[float(codes[i, j].float() * (scales if block is None else scales[i // 4, j // 5])) for j in range(IN)]
          for i in range(OUT)]
     )  # fmt: skip
-    assert torch.allclose(got.weight, expected) and torch.equal(got.bias, bias) and got.rounds
+    same(got.weight, expected)
+    assert torch.equal(got.bias, bias) and got.rounds
 
 
 class Codes(nn.Module):
@@ -198,7 +203,8 @@ def test_a_wrapper_around_codes_is_asked_with_the_codes_spelled_out():
     layer = made(Scaled())
     got = found(layer)
     expected = layer.base_layer.dequantize_weight().T * layer.gate[:, None]
-    assert torch.allclose(got.weight, expected, atol=ROUNDING) and got.rounds and widths(layer) == (IN, OUT)
+    same(got.weight, expected)
+    assert got.rounds and widths(layer) == (IN, OUT)
 
 
 class Other(nn.Module):
