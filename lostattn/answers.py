@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lostattn.errors import InputError
 from lostattn.points.hooked_model import HookedModel
+from lostattn.prompt.padded_logits import last_rows
 
 
 def answer_tokens(model: HookedModel, question: Any, answer: str | Sequence[str] | None = None) -> Int[Tensor, "batch"]:
@@ -49,7 +50,7 @@ COMPARING = ("logit_difference", "correct")
 
 @dataclass(frozen=True, eq=False, repr=False)
 class AnswerMetric:
-    """How much logits favour the right answers of some questions, at the last position: ``metric(logits) -> [item]``.
+    """How much logits favour the right answers of some questions, at the last real position: ``metric(logits) -> [item]``.
 
     Made by :func:`metric`; goes wherever a metric of logits goes: ``run_with_cache(backward=)``, sweeps, attribution.
 
@@ -128,14 +129,15 @@ def metric(
 
 
 def _last(logits: Float[Tensor, "batch pos d_vocab"]) -> Float[Tensor, "batch d_vocab"]:
-    """The last position (batches are padded on the left), in single precision at least."""
-    return logits[:, -1] if logits.dtype == torch.float64 else logits[:, -1].float()
+    """The last real position of each item, in single precision at least."""
+    last = last_rows(logits)
+    return last if last.dtype == torch.float64 else last.float()
 
 
 def logit_difference(
     logits: Float[Tensor, "batch pos d_vocab"], right: Int[Tensor, "batch"], wrong: Int[Tensor, "batch"]
 ) -> Float[Tensor, "batch"]:
-    """``logit(right) - logit(wrong)`` at the last position (batches are padded on the left)."""
+    """``logit(right) - logit(wrong)`` at each item's last real position."""
     last = _last(logits)
     picked = last.gather(-1, torch.stack([right, wrong], -1).to(last.device))
     return picked[:, 0] - picked[:, 1]
@@ -144,5 +146,5 @@ def logit_difference(
 def answer_probability(
     logits: Float[Tensor, "batch pos d_vocab"], right: Int[Tensor, "batch"]
 ) -> Float[Tensor, "batch"]:
-    """The probability of the right token at the last position."""
+    """The probability of the right token at each item's last real position."""
     return _last(logits).softmax(-1).gather(-1, right.to(logits.device)[:, None])[:, 0]

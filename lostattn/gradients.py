@@ -27,6 +27,7 @@ from lostattn.points.names import get_act_name, is_square
 from lostattn.points.reach import check_reached
 from lostattn.points.sites import NamesFilter
 from lostattn.prompt.batch import Prompt
+from lostattn.prompt.padded_logits import ending_last, with_ends
 from lostattn.remote.dispatch import carry_out
 from lostattn.remote.session import run_there
 from lostattn.run.calls import Call, Raw, Reading, Remote
@@ -156,7 +157,7 @@ def _pass_and_back(
     kept |= {f"{name}_grad": grad for name, grad in by_name.items()}
     cache = ActivationCache(kept, tuple(names), model.sites, model.hf, prompt, {"backward": value}, True, interventions)
     cache.touched = touched_in(call.reading, raw)
-    return Gradients(cache, by_name, raw["logits"].detach(), value)
+    return Gradients(cache, by_name, with_ends(raw["logits"].detach(), call.reading.last), value)
 
 
 def _here(model: HookedModel, call: Call, metric: Callable[[Tensor], Tensor]) -> tuple[Raw, float]:
@@ -164,7 +165,7 @@ def _here(model: HookedModel, call: Call, metric: Callable[[Tensor], Tensor]) ->
     shared: dict[str, Any] = {"probes": {}}
     with torch.enable_grad():
         raw: Raw = open_forward(model.nn, call.plain(), shared)
-        number = _number(metric, raw["logits"])
+        number = _number(metric, with_ends(raw["logits"], call.reading.last))
         raw["slopes"] = slopes_of(number, shared["probes"], torch.ones(()))
     return raw, float(number.detach())
 
@@ -178,9 +179,9 @@ def _there(
 ) -> tuple[Raw, float]:
     """The metric is taken here, of the logits of a first pass; a second one follows its gradient back."""
     bare = carry_out(model, hooks_call(model, call.prompt, (), interventions), remote)
-    logits = bare.detach().requires_grad_()
+    logits = bare.as_subclass(Tensor).detach().requires_grad_()
     with torch.enable_grad():
-        number = _number(metric, logits)
+        number = _number(metric, with_ends(logits, call.reading.last))
         (slope,) = torch.autograd.grad(number, logits)
     (raw,) = run_there(model, [replace(call, slope=slope)], remote)
     return raw, float(number.detach())
@@ -188,7 +189,7 @@ def _there(
 
 def _number(metric: Callable[[Tensor], Tensor], logits: Tensor) -> Float[Tensor, ""]:
     """The metric, summed over items."""
-    made = metric(logits)
+    made = metric(ending_last(logits))
     if not isinstance(made, Tensor):
         raise InputError(f"the metric gave {type(made).__name__}; expected a tensor: one number, or one an item.")
     number = made.sum()

@@ -12,7 +12,7 @@ from lostattn.kernels.walker import run_pass, weightless
 def one_pass(root, tracer, program, logits, session, slope=None):
     """Run a program and gather what was asked for: ``{"kept": {name: value}}``, and the logits where wanted.
 
-    ``logits`` is a bool, or ``"last"`` for those of the last position alone.
+    ``logits`` is a bool, or ``"last"`` for those of the last column alone, or the one column ``[batch]`` of each item.
 
     ``session`` is a dict that several passes share: what an earlier one left there, this one's kernels find in
     ``here["memory"]["session"]``. ``slope`` is a number's gradient at the logits; it is followed back to the probes
@@ -25,12 +25,22 @@ def one_pass(root, tracer, program, logits, session, slope=None):
         )
     memory = {"session": session}
     found = {"kept": run_pass(root, tracer, program, memory, 0), **noted_in(memory)}
-    if logits:
+    if logits is not False:
         whole = root.output.logits
-        found["logits"] = whole[:, -1:].clone() if logits == "last" else whole
+        found["logits"] = chosen_columns(whole, logits)
     if slope is not None:
         found["slopes"] = slopes_of(root.output.logits, session["probes"], slope)
     return found
+
+
+def chosen_columns(logits, columns):
+    """Logits ``[batch, pos, d_vocab]`` whole (True), or one column of each item: ``[batch, 1, d_vocab]``."""
+    if columns is True:
+        return logits
+    if isinstance(columns, str):
+        return logits[:, -1:].clone()
+    items = torch.arange(len(logits), device=logits.device)
+    return logits[items, columns.to(logits.device)][:, None]
 
 
 def slopes_of(logits, probes, slope):

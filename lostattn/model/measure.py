@@ -17,6 +17,7 @@ from lostattn.plan.program import Reduction
 from lostattn.plan.touched import said_nowhere
 from lostattn.points.hooked_model import HookedModel
 from lostattn.prompt.batch import Prompt
+from lostattn.prompt.padded_logits import ending_last
 from lostattn.reductions import InPass, let_go, updates
 from lostattn.remote.dispatch import log, raw_of
 from lostattn.run.batches import EMPTY, in_batches, passes_bar
@@ -59,10 +60,11 @@ def measure_data(
             logits: bool | str = True if functions else "last" if judges else False
             call = measure_call(model, prompt, flat, interventions, logits)
             raw = raw_of(model, call, remote)
-            kept, seen = read(call.reading, model, raw, prompt)
+            kept, whole = read(call.reading, model, raw, prompt)
             touched = touched_in(call.reading, raw)
             for part, cells in ({} if touched is None else touched.cells).items():
                 acted[part] = acted.get(part, 0) + cells
+            seen: Any = None if whole is None else ending_last(whole)
             found: dict[str, Any] = _about(batch, prompt)
             found |= {name: judge(seen) for name, judge in judges.items()}
             found |= {name: _called(function, seen, batch, name) for name, function in functions.items()}

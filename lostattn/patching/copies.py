@@ -20,6 +20,7 @@ from lostattn.plan.program import Edit
 from lostattn.plan.setting import Setting
 from lostattn.points.names import is_square
 from lostattn.prompt.batch import Prompt
+from lostattn.prompt.padded_logits import ending_last
 from lostattn.remote.dispatch import carry_out
 from lostattn.remote.session import Session
 from lostattn.run.batches import bar
@@ -156,7 +157,7 @@ class Runner:
         return self._edits(chunk + [chunk[-1]] * (self.n - len(chunk)))
 
     def _metrics(self, logits: Float[Tensor, "copy pos d_vocab"], n: int) -> list[Tensor]:
-        return [measured(self.metric, part) for part in logits.split(len(logits) // n)]
+        return [measured(self.metric, part) for part in ending_last(logits).split(len(logits) // n)]
 
     def _edits(self, settings: list[Cell]) -> _Copies:
         """One edit a site, over the rows of all copies that are patched there."""
@@ -187,7 +188,7 @@ class Runner:
 
 def measured(metric: Metric, logits: Tensor) -> Float[Tensor, "item"]:
     """The metric as one number an item, or one for all."""
-    found = metric(logits)
+    found = metric(ending_last(logits))
     if not isinstance(found, Tensor) or found.dim() > 1 or (found.dim() == 1 and len(found) not in (1, len(logits))):
         got = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
         raise InputError(f"the metric gave {got} for {len(logits)} items; expected [{len(logits)}] or one number.")

@@ -35,6 +35,7 @@ class Reading:
     ends: tuple[int, ...] = ()  # of a generation: the ids that end it
     interventions: Intervention | None = field(default=None, compare=False)  # what the pass ran under
     edits: tuple[tuple[str, str], ...] = ()  # of what is counted: the part that each edit is of, and its point
+    last: tuple[int, ...] = ()  # each item's last real column, where some are padded behind it
 
     def to_dict(self) -> dict[str, Any]:
         """The reading as JSON-ready data."""
@@ -46,15 +47,9 @@ class Reading:
         """The reading that :meth:`to_dict` wrote."""
         told = data["interventions"]
         under = None if told is None else Intervention.from_json(json.dumps(told))
-        return cls(
-            **{
-                **data,
-                "names": tuple(data["names"]),
-                "ends": tuple(data["ends"]),
-                "interventions": under,
-                "edits": tuple((label, point) for label, point in data.get("edits", ())),
-            }
-        )
+        lists = {name: tuple(data.get(name, ())) for name in ("names", "ends", "last")}
+        edits = tuple((label, point) for label, point in data.get("edits", ()))
+        return cls(**{**data, **lists, "interventions": under, "edits": edits})
 
 
 @dataclass(frozen=True)
@@ -64,7 +59,7 @@ class Call:
     inputs: dict[str, Any]
     program: Program
     reading: Reading
-    logits: bool | str = False  # "last": those of the last position
+    logits: bool | str = False  # "last": those of each item's last real position
     generation: dict[str, Any] | None = None  # settings of ``generate``; None is a single forward pass
     until: int | None = None  # the step of a generation from which on the program has nothing to do
     remember: bool = False  # leave what was kept to later passes of the session instead of bringing it back
@@ -76,7 +71,7 @@ class Call:
         return {
             "inputs": self.inputs,
             "program": self.program,
-            "logits": self.logits,
+            "logits": torch.tensor(self.reading.last) if self.logits == "last" and self.reading.last else self.logits,
             "generation": self.generation,
             "until": self.until,
             "n_prompt": self.reading.n_pos,

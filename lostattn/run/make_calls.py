@@ -19,6 +19,7 @@ from lostattn.points.hooked_model import HookedModel
 from lostattn.points.reach import check_reached, reached
 from lostattn.points.sites import NamesFilter
 from lostattn.prompt.batch import Prompt
+from lostattn.prompt.padded_logits import padded_ends
 from lostattn.prompt.repeated import repeated
 from lostattn.run.calls import Call, Reading
 from lostattn.run.settled import settled
@@ -110,8 +111,10 @@ def generate_call(
     Raises:
         InputError: settings that are not exact under interventions; see :mod:`lostattn.run.generation_settings`.
         UnknownName: settings that do not exist.
+        InputError: items that are padded on the right.
     """
     prompt = model._prompted(prompt)
+    _check_ends(prompt)
     names = () if names_filter is None else kept_names(model, prompt, names_filter)
     crossing = [name for name in names if model.sites.crosses(name)]
     if crossing:
@@ -143,6 +146,21 @@ def counted(edits: Iterable[Edit]) -> tuple[tuple[str, str], ...]:
     return tuple((edit.label, edit.name) for edit in edits if edit.number is not None)
 
 
+def _check_ends(prompt: Prompt) -> None:
+    """Refuse to go on from a padding token.
+
+    Raises:
+        InputError: an item ends before the last column.
+    """
+    padded = [i for i, end in enumerate(padded_ends(prompt)) if end < prompt.n_pos - 1]
+    if padded:
+        raise InputError(
+            f"item {padded[0]} is padded on the right, and a generation goes on from the last column, which is its "
+            "padding: pad inputs on the left (processor.tokenizer.padding_side = 'left'), or generate the items one by "
+            "one, without their padding: [model.generate(one) for one in prompt]."
+        )
+
+
 def pass_call(
     model: HookedModel,
     prompt: Prompt,
@@ -154,6 +172,7 @@ def pass_call(
     """One forward pass: taps, edits and reductions; the logits come along unless numbers alone are wanted."""
     reading = replace(reading, edits=counted(edits))
     program = write(model.sites, model.operations, names, edits, reductions, False, made_there(model, names))
+    reading = replace(reading, last=padded_ends(prompt))
     return Call(model._inputs(prompt), program, reading, logits=reading.kind != "numbers", prompt=prompt)
 
 

@@ -10,6 +10,7 @@ from lostattn.cache.activation_cache import ActivationCache
 from lostattn.plan.touched import Touched
 from lostattn.points.hooked_model import HookedModel
 from lostattn.prompt.batch import Prompt
+from lostattn.prompt.padded_logits import with_ends
 from lostattn.run.calls import Raw, Reading
 from lostattn.run.generation import Generation, before_the_end
 from lostattn.run.generation_passes import extended, joined
@@ -21,11 +22,11 @@ def read(reading: Reading, model: HookedModel, raw: Raw, prompt: Prompt | None) 
     The prompt is only needed for what a cache tells about positions.
     """
     if reading.kind == "logits":
-        return raw["logits"]
+        return with_ends(raw["logits"], reading.last)
     if reading.kind == "numbers":
         return raw["kept"]
     if reading.kind == "measures":
-        return raw["kept"], raw.get("logits")
+        return raw["kept"], with_ends(raw["logits"], reading.last) if "logits" in raw else None
     if reading.kind == "raw":
         return raw
     if reading.kind == "generation":
@@ -33,7 +34,7 @@ def read(reading: Reading, model: HookedModel, raw: Raw, prompt: Prompt | None) 
     under = reading.interventions
     cache = ActivationCache(raw["kept"], reading.names, model.sites, model.hf, prompt, interventions=under)
     cache.touched = touched_in(reading, raw)
-    return raw["logits"], _moved(reading, cache)
+    return with_ends(raw["logits"], reading.last), _moved(reading, cache)
 
 
 def touched_in(reading: Reading, raw: Raw) -> Touched | None:
