@@ -50,7 +50,7 @@ COMPARING = ("logit_difference", "correct")
 
 @dataclass(frozen=True, eq=False, repr=False)
 class AnswerMetric:
-    """How much logits favour the right answers of some questions, at the last real position: ``metric(logits) -> [item]``.
+    """How much logits favour right answers, at each item's last real position: ``metric(logits) -> [item]``.
 
     Made by :func:`metric`; goes wherever a metric of logits goes: ``run_with_cache(backward=)``, sweeps, attribution.
 

@@ -198,7 +198,7 @@ def _write_report(
     page.table(table_one(released), "The same under the conventions of the released code")
     summary = answers.summary()
     page.text("## Do answers need learned attention?\n\n" + _reading_answers())
-    columns = ["model", "condition", "n", "seeds", "accuracy", "low", "high", "difference", "p"]
+    columns = ["model", "condition", "n", "seeds", "accuracy", "low", "high", "unread", "difference", "p"]
     overall = summary[summary["kind"] == "all"]
     page.table(overall[columns], "Accuracy with each source of visual attention, all kinds of question")
     page.text(found_answers(overall))

@@ -139,7 +139,7 @@ def accuracy_summary(
 
     Returns:
         One row per condition and kind ("all" too): condition, kind, n (questions), seeds, accuracy, low,
-        high, difference, difference_low, difference_high, p; with several models, model first.
+        high, unread (where the table tells), difference, difference_low, difference_high, p; with several models, model first.
 
     Raises:
         InputError: a column is missing, the table is empty, or a condition was asked other questions.
@@ -233,6 +233,8 @@ def _compare(rows: pandas.DataFrame, reference: pandas.DataFrame, level: float |
     seeds = int(rows.groupby("id").size().max())
     out: dict[str, Any] = {"n": len(here), "seeds": seeds, "accuracy": accuracy.value}
     out |= {"low": accuracy.low, "high": accuracy.high}
+    if "unread" in rows.columns:  # results that were saved before do not tell
+        out["unread"] = float(rows["unread"].mean())
     a, b = here.to_numpy(dtype=float), there.loc[here.index].to_numpy(dtype=float)
     scenes = _clusters(rows.drop_duplicates("id"))
     difference = statistics.paired_difference(a, b, scenes, level=level, seed=seed)

@@ -1,4 +1,4 @@
-"""The last real position of logits: a prompt made elsewhere may be padded behind its items, and logits are padded so too.
+"""The last real position of logits: a prompt made elsewhere may be padded behind its items, and so are its logits.
 
 Batches that the toolkit makes are padded on the left, so an item's last row is the tensor's. Inputs made elsewhere
 keep their columns, and so do their logits: row `i` is position `i`. What reads an answer off them must know where each

@@ -6,7 +6,7 @@ import pytest
 
 import lostattn as la
 from lostattn.errors import InputError
-from lostattn.experiments.probing import attention_sources, first_choice, probe_questions
+from lostattn.experiments.probing import attention_sources, judged, probe_questions
 
 N = 9
 
@@ -47,9 +47,12 @@ def test_answers_are_what_the_model_generates_for_the_question_alone(run, condit
     table = results.table.set_index(["condition", "seed", "id"])
     for question in questions[:3]:
         prompt = model.prompt(question)
-        assert table.loc[("untouched", 0, question.id), "said"] == model.generate(prompt, max_new_tokens=4).text[0]
+        assert (
+            table.loc[("untouched", 0, question.id), "said"]
+            == model.generate(prompt, max_new_tokens=results.meta["max_new_tokens"]).text[0]
+        )
         edit = conditions["noise"].with_seed(7)
-        said = model.generate(prompt, edit, max_new_tokens=4).text[0]
+        said = model.generate(prompt, edit, max_new_tokens=results.meta["max_new_tokens"]).text[0]
         assert table.loc[("noise", 7, question.id), "said"] == said
 
 
@@ -64,7 +67,7 @@ def test_the_summary_pairs_each_condition_with_the_untouched_run(run):
         assert row["n"] == N
     assert everything.loc["untouched", "difference"] == 0
     table = la.experiments.probe(model, questions, {"uniform": la.ReplaceAttention(la.Uniform())}, progress=False)
-    expected = ["condition", "kind", "n", "accuracy", "low", "high", "difference", "p"]
+    expected = ["condition", "kind", "n", "accuracy", "low", "high", "unread", "difference", "p"]
     assert set(expected) <= set(table) and table.attrs["experiment"] == "probe"
 
 
@@ -84,13 +87,29 @@ def test_default_conditions_cover_every_source(tiny_model):
     assert all(edit.layers == (1,) and edit.queries == "text" for edit in found.values())
 
 
-def test_what_was_said_is_read_as_the_first_choice_that_it_names():
-    assert first_choice("Yes, there is.", ("yes", "no")) == "yes"
-    assert first_choice("not a choice", ("yes", "no")) is None
-    assert first_choice("B. A red square", ("A", "B")) == "B"
-    assert first_choice("dark red", ("red", "dark red")) == "dark red"
-    assert first_choice("10", ("1", "10")) == "10"
-    assert first_choice("", ("yes", "no")) is None
+def test_what_cannot_be_read_is_wrong_and_told(run, tmp_path):
+    _, _, results = run
+    table = results.table.assign(unread=[i % 3 == 0 for i in range(len(results.table))])
+    told = la.experiments.Results(table).summary().set_index(["condition", "kind"])
+    expected = table[table["condition"] == "blind"]["unread"].mean()
+    assert told.loc[("blind", "all"), "unread"] == pytest.approx(expected) and 0 < expected < 1
+    old = la.experiments.Results(results.table.drop(columns=["unread", "read"]))
+    old.save(tmp_path)
+    assert "unread" not in la.experiments.Results.load(tmp_path).summary()
+
+
+def test_an_answer_is_judged_as_one_likes(shapes_questions):
+    question = shapes_questions.only("choice")[0]
+    assert judged("It is a B", question)["read"] == "B"
+    nothing = judged("A cat", question)
+    assert nothing["said"] == "A cat" and nothing["unread"] and not nothing["correct"]
+    assert judged("??", question, lambda said, q: q.answer)["correct"]
+    assert judged("??", question, lambda said, q: True) == {
+        "said": "??", "answer": question.answer, "read": None, "correct": True, "unread": False,
+    }  # fmt: skip
+    assert judged("B", question, lambda said, q: None)["unread"]
+    with pytest.raises(InputError, match="judge gave 'Z' for question"):
+        judged("B", question, lambda said, q: "Z")
 
 
 def test_bad_input_is_refused(tiny_llava, shapes_questions):
