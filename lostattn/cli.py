@@ -189,6 +189,12 @@ def _add_probe(commands: Commands) -> None:
         "--layers", type=_layers, metavar="LAYERS", help="such as 2-5 or 0,3,6-7; every layer where not given"
     )
     command.add_argument("--queries", choices=("last", "text", "all"), default="last", help="which query rows")
+    command.add_argument(
+        "--max-new-tokens",
+        type=_count,
+        metavar="N",
+        help="where an answer is cut off; room for the longest choice and a sentence around it where not given",
+    )
 
 
 def _add_agreement(commands: Commands) -> None:

@@ -57,7 +57,7 @@ def _probe(args: argparse.Namespace) -> None:
         name: ReplaceAttention(SOURCES[name](args.seed), keys="image", queries=args.queries, layers=args.layers)
         for name in args.sources
     }
-    write(probe(model, data, conditions), args)
+    write(probe(model, data, conditions, max_new_tokens=args.max_new_tokens), args)
 
 
 def _agreement(args: argparse.Namespace) -> None:

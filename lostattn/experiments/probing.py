@@ -160,7 +160,7 @@ def judged(said: str, question: Question, judge: Judge | None = None) -> dict[st
 
 
 def _room(model: LVLM, questions: Sequence[Question]) -> int:
-    """How many tokens an answer may have: the longest choice, or text of a lettered option, and a sentence around it."""
+    """How many tokens an answer may have: the longest choice (or lettered option), and a sentence around it."""
     texts = {choice for question in questions for choice in question.choices}
     texts |= {line for q in questions if all(len(c) == 1 for c in q.choices) for line in q.text.splitlines()[1:]}
     tokenizer = model.processor.tokenizer

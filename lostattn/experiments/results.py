@@ -139,7 +139,8 @@ def accuracy_summary(
 
     Returns:
         One row per condition and kind ("all" too): condition, kind, n (questions), seeds, accuracy, low,
-        high, unread (where the table tells), difference, difference_low, difference_high, p; with several models, model first.
+        high, unread (the share that could not be read, where the table tells), difference, difference_low,
+        difference_high, p; with several models, model first.
 
     Raises:
         InputError: a column is missing, the table is empty, or a condition was asked other questions.

@@ -7,6 +7,7 @@ several choices, or none, nothing is read. There is no guess and no judge.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from typing import Any
 
 from lostattn.data.scoring.mentions import Mention, affirmed, bare, named, plain
@@ -35,7 +36,7 @@ def strict(said: str, question: Any) -> tuple[str | None, str]:
         return found, "exact"
     letters = _letters(choices)
     if letters is None:
-        return _one(text, named(text, {choice: choice for choice in choices}), "named")
+        return _one(text, named(text, _told_apart(choices)), "named")
     read, rule = _one(text, _as_letters(text, letters), "letter")
     if rule != "nothing named":
         return read, rule
@@ -44,6 +45,12 @@ def strict(said: str, question: Any) -> tuple[str | None, str]:
     if found is not None:
         return options[found], "option"
     return _one(text, named(text, options), "option")
+
+
+def _told_apart(choices: tuple[str, ...]) -> dict[str, str]:
+    """The choices that differ by more than case, each as its own word: only those can be read in a sentence."""
+    alike = Counter(map(bare, choices))
+    return {choice: choice for choice in choices if alike[bare(choice)] == 1}
 
 
 def _exact(said: str, choices: tuple[str, ...]) -> str | None:
