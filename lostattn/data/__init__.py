@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import lostattn.data.scoring as scoring
 from lostattn.data.asked import AskedObject, asked_objects
 from lostattn.data.asking import KINDS
 from lostattn.data.folder import read_rows
@@ -19,7 +20,7 @@ from lostattn.data.shapes import shapes as square_shapes
 from lostattn.data.shapes import shapes_wide as wide_shapes
 from lostattn.errors import InputError, UnknownName, nearest
 
-__all__ = ["AskedObject", "Question", "Questions", "asked_objects", "load", "names", "register"]
+__all__ = ["AskedObject", "Question", "Questions", "asked_objects", "load", "names", "register", "scoring"]
 
 Source = Callable[[str, int, int, Sequence[str]], Questions]
 _SOURCES: dict[str, tuple[Source, tuple[str, ...]]] = {}
