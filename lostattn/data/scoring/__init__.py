@@ -24,7 +24,7 @@ PROTOCOLS: dict[str, Reader] = {"strict": strict}
 """Every protocol by its name."""
 
 
-def read(protocol: str, said: str, question: Any) -> tuple[str | None, str]:
+def read(protocol: str, said: Any, question: Any) -> tuple[str | None, str]:
     """The answer that a text gives to a question under a protocol, and the rule by which it was read.
 
     Args:
