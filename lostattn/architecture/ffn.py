@@ -14,8 +14,7 @@ from lostattn.architecture.stream_sums import is_norm
 def ffn_of(path: str, layer: nn.Module, calls: tuple[Call, ...]) -> dict[str, Any]:
     """The FFN among the calls after the layer's attention, and its linear maps where it has two or three of them."""
     out: dict[str, Any] = {"mlp": None, "mlp_order": (), "mlp_post": None, "mlp_out": None}
-    modules = [(call.child, layer.get_submodule(call.child)) for call in calls if call.child != ATTENTION_CALL]
-    names = [name for name, module in modules if not is_norm(module) and attention_in(module) is None]
+    names = _candidates(layer, calls)
     if not names:
         return out
     first = layer.get_submodule(names[0])
@@ -29,11 +28,22 @@ def ffn_of(path: str, layer: nn.Module, calls: tuple[Call, ...]) -> dict[str, An
         linears = [call.child for call in ffn.calls if isinstance(first.get_submodule(call.child), nn.Linear)]
         last = ffn.result.child if ffn.result.kind == "child" and ffn.result.factor == 1.0 else ""
         out["mlp"] = out["mlp_out"] = path
-        if any(not isinstance(m, nn.Linear) and list(m.children()) for m in first.children()):
-            return out  # experts
+        if _has_experts(first):
+            return out
     if len(linears) not in (2, 3) or (last is not None and last != linears[-1]) or len(set(linears)) != len(linears):
         return out
     return {**out, **_maps(path, holder, linears)}
+
+
+def _candidates(layer: nn.Module, calls: tuple[Call, ...]) -> list[str]:
+    """The children that are called and are neither a norm nor attention."""
+    modules = [(call.child, layer.get_submodule(call.child)) for call in calls if call.child != ATTENTION_CALL]
+    return [name for name, module in modules if not is_norm(module) and attention_in(module) is None]
+
+
+def _has_experts(ffn: nn.Module) -> bool:
+    """Whether an FFN is made of modules that hold modules, rather than of linear maps."""
+    return any(not isinstance(child, nn.Linear) and list(child.children()) for child in ffn.children())
 
 
 def _maps(path: str, holder: nn.Module, linears: list[str]) -> dict[str, Any]:

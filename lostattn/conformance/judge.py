@@ -90,31 +90,28 @@ def _judged(family: str, kernel: str, seed: int) -> Verdict:
         return ended("failed" if "FAILED" in str(error) else "refused", error)
     except Exception as error:  # a crash is a failure of ours, and is shown as one
         return ended("failed", error)
-    kinds = Counter(block.kind for block in model.architecture.stack.blocks)
-    vision = model.architecture.vision
-    seen = vision is not None and any(name.startswith("vision_encoder.") for name in model.hook_names)
     amiss = [str(one) for one in compared.values() if one.failed]
+    unmoved = "" if reaches or not has_picture(prompt) else "the picture does not move the logits"
     return Verdict(
         family,
         kernel,
         "failed" if amiss else "passed",
-        kinds=", ".join(kinds),
+        kinds=", ".join(Counter(block.kind for block in model.architecture.stack.blocks)),
         points=len(model.hook_names),
         checks=len(report.checks),
         layout=layout if has_picture(prompt) else "none",
         image=_image(prompt),
-        vision=f"{len(vision.stack.blocks)} layers" if seen and vision is not None else "none",
-        remarks="; ".join(
-            said
-            for said in (
-                *amiss,
-                _remarks(model),
-                "" if reaches or not has_picture(prompt) else "the picture does not move the logits",
-            )
-            if said
-        ),
+        vision=_tower(model),
+        remarks="; ".join(filter(None, (*amiss, _remarks(model), unmoved))),
         comparisons=plain(compared),
     )
+
+
+def _tower(model: LVLM) -> str:
+    """How many layers of a vision tower have points."""
+    vision = model.architecture.vision
+    seen = any(name.startswith("vision_encoder.") for name in model.hook_names)
+    return f"{len(vision.stack.blocks)} layers" if seen and vision is not None else "none"
 
 
 def _picture_reaches(module: Any, inputs: dict[str, Tensor]) -> bool:

@@ -14,7 +14,7 @@ from lostattn import answers
 from lostattn.errors import InputError, nearest
 from lostattn.plan.intervention import Intervention
 from lostattn.plan.program import Reduction
-from lostattn.plan.touched import said_nowhere
+from lostattn.plan.touched import Touched, said_nowhere
 from lostattn.points.hooked_model import HookedModel
 from lostattn.prompt.batch import Prompt
 from lostattn.prompt.padded_logits import ending_last
@@ -45,31 +45,16 @@ def measure_data(
     """The table of :meth:`lostattn.LVLM.measure` over a data set."""
     import pandas as pd
 
-    kinds, functions, inside = _sorted_out(metrics)
+    asked = _sorted_out(metrics)
     columns: dict[str, list[Any]] = {}
     acted: dict[str, int] = {}
     length = 0
     with passes_bar(model, data, batch_size, "measuring", progress) as bar:
         for batch in in_batches(data, batch_size):
             prompt = batch if isinstance(batch, Prompt) else model.prompt(batch)
-            judges = _judges(model, batch, kinds)
-            reductions = {name: _renamed(one.make(model, prompt), name) for name, one in inside.items()}
-            flat = [reduction for own in reductions.values() for reduction in own]
-            if interventions is None:  # an edit may read again what a reduction has read
-                flat = let_go(flat)
-            logits: bool | str = True if functions else "last" if judges else False
-            call = measure_call(model, prompt, flat, interventions, logits)
-            raw = raw_of(model, call, remote)
-            kept, whole = read(call.reading, model, raw, prompt)
-            touched = touched_in(call.reading, raw)
+            found, touched = _of_batch(model, batch, prompt, asked, interventions, remote)
             for part, cells in ({} if touched is None else touched.cells).items():
                 acted[part] = acted.get(part, 0) + cells
-            seen: Any = None if whole is None else ending_last(whole)
-            found: dict[str, Any] = _about(batch, prompt)
-            found |= {name: judge(seen) for name, judge in judges.items()}
-            found |= {name: _called(function, seen, batch, name) for name, function in functions.items()}
-            for name, own in reductions.items():
-                found |= inside[name].read(name, {r.name.removeprefix(f"{name}/"): kept[r.name] for r in own})
             _extend(columns, found, len(prompt), length)
             length += len(prompt)
             bar.update()
@@ -85,7 +70,33 @@ def measure_data(
     return table
 
 
-def _sorted_out(metrics: Metrics) -> tuple[dict[str, str], dict[str, OfLogits], dict[str, InPass]]:
+_Asked = tuple[dict[str, str], dict[str, OfLogits], dict[str, InPass]]
+
+
+def _of_batch(
+    model: HookedModel, batch: Any, prompt: Prompt, asked: _Asked, interventions: Intervention | None, remote: Remote
+) -> tuple[dict[str, Any], Touched | None]:
+    """The columns of one batch, and where the interventions acted."""
+    kinds, functions, inside = asked
+    judges = _judges(model, batch, kinds)
+    reductions = {name: _renamed(one.make(model, prompt), name) for name, one in inside.items()}
+    flat = [reduction for own in reductions.values() for reduction in own]
+    if interventions is None:  # an edit may read again what a reduction has read
+        flat = let_go(flat)
+    logits: bool | str = True if functions else "last" if judges else False
+    call = measure_call(model, prompt, flat, interventions, logits)
+    raw = raw_of(model, call, remote)
+    kept, whole = read(call.reading, model, raw, prompt)
+    seen: Any = None if whole is None else ending_last(whole)
+    found: dict[str, Any] = _about(batch, prompt)
+    found |= {name: judge(seen) for name, judge in judges.items()}
+    found |= {name: _called(function, seen, batch, name) for name, function in functions.items()}
+    for name, own in reductions.items():
+        found |= inside[name].read(name, {r.name.removeprefix(f"{name}/"): kept[r.name] for r in own})
+    return found, touched_in(call.reading, raw)
+
+
+def _sorted_out(metrics: Metrics) -> _Asked:
     """Kinds of answer metrics, functions of logits, and what is reduced inside the pass; each by its column."""
     named: Mapping[str, Any]
     if isinstance(metrics, str):
