@@ -58,10 +58,10 @@ def attention_of(path: str, module: Any, n_heads: int, n_kv: int, outer: str | N
     read = flow(module)
     names = [call.child for call in read.calls]
     where = max((i for i, name in enumerate(names) if name == ATTENTION_CALL), default=len(names))
-    n_heads, n_kv = _counts(module, n_heads, n_kv)
+    output = _output_map(module, read.calls[where + 1 :])
+    n_heads, n_kv = _counts(module, output and module.get_submodule(output.child), n_heads, n_kv)
     before = [name for name in dict.fromkeys(names[:where]) if name != ATTENTION_CALL]
     found = _projections(module, before, n_heads, n_kv)
-    output = _output_map(module, read.calls[where + 1 :])
     mixed = output.given[0] if output else read.result if outer else OTHER
     calls = [name for name, _ in forward_calls(module) if name == ATTENTION_CALL]
     values = Value("child", found["v"]) if "v" in found else None
@@ -80,6 +80,7 @@ def attention_of(path: str, module: Any, n_heads: int, n_kv: int, outer: str | N
         o=f"{path}.{output.child}" if output else outer,
         n_heads=n_heads,
         n_key_value_heads=n_kv,
+        d_head=_head_size(module, output and module.get_submodule(output.child), n_heads),
         gives_o=outer is not None if output is None else read.result == Value("child", output.child),
         z_is_kernels=mixed == Value("child", ATTENTION_CALL),
         keeps_keys=_keeps_keys(module),
@@ -87,11 +88,31 @@ def attention_of(path: str, module: Any, n_heads: int, n_kv: int, outer: str | N
     )
 
 
-def _counts(module: Any, n_heads: int, n_kv: int) -> tuple[int, int]:
-    """Heads of queries, and of keys and values: as the module says, or as the model does."""
-    n_heads = next((v for n in ("num_heads", "num_attention_heads", "n_heads") if (v := _own(module, n))), n_heads)
+_HEADS = ("num_heads", "num_attention_heads", "n_heads")
+_HEAD_SIZES = ("v_head_dim", "head_dim", "attention_head_size", "key_value_proj_dim")
+
+
+def _counts(module: Any, output: Any, n_heads: int, n_kv: int) -> tuple[int, int]:
+    """Heads of queries, and of keys and values: as the module says, or its maps' widths do, or the model.
+
+    Layers of one stack may differ, so what is said of all of them counts only where the layer itself says nothing.
+    """
+    said = _first_own(module, _HEADS)
+    head, width = _first_own(module, _HEAD_SIZES), getattr(output, "in_features", 0)
+    by_width = width // head if head and width and width % head == 0 else None
+    n_heads = said or by_width or n_heads
     groups = _own(module, "num_key_value_groups")
     return n_heads, _own(module, "num_key_value_heads") or (n_heads // groups if groups else min(n_kv, n_heads))
+
+
+def _head_size(module: Any, output: Any, n_heads: int) -> int:
+    """The size of what a head gives: its share of the output map's input, or what the module says; 0 where none does."""
+    width = getattr(output, "in_features", 0)
+    return int(width // n_heads) if width and width % n_heads == 0 else _first_own(module, _HEAD_SIZES) or 0
+
+
+def _first_own(module: Any, names: tuple[str, ...]) -> int | None:
+    return next((value for name in names if (value := _own(module, name))), None)
 
 
 def _projections(module: Any, before: list[str], n_heads: int, n_kv: int) -> dict[str, str]:

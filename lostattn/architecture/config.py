@@ -7,12 +7,17 @@ from typing import Any
 
 import torch
 
+from lostattn.architecture.config_fields import one_for_all
 from lostattn.architecture.structure import Architecture
 
 
 @dataclass(frozen=True)
 class Config:
-    """What ``model.cfg`` holds; sizes of the decoder unless a name says ``vision``."""
+    """What ``model.cfg`` holds; sizes of the decoder unless a name says ``vision``.
+
+    Where layers differ, ``n_heads``, ``n_key_value_heads`` and ``d_head`` are those of the layer that has the most, and
+    ``heads_by_layer``, ``key_value_heads_by_layer`` and ``d_head_by_layer`` say them for each (0: no attention there).
+    """
 
     model_name: str
     n_layers: int
@@ -23,6 +28,9 @@ class Config:
     d_mlp: int
     d_vocab: int
     n_ctx: int | None
+    heads_by_layer: tuple[int, ...]
+    key_value_heads_by_layer: tuple[int, ...]
+    d_head_by_layer: tuple[int, ...]
     n_vision_layers: int
     d_vision: int
     n_vision_heads: int
@@ -45,7 +53,10 @@ def config_of(module: Any, architecture: Architecture, name: str) -> Config:
         d_head=stack.d_head,
         d_mlp=stack.d_mlp,
         d_vocab=weight.shape[0],
-        n_ctx=getattr(text, "max_position_embeddings", None),
+        n_ctx=one_for_all(text, "max_position_embeddings"),
+        heads_by_layer=stack.heads_by_layer,
+        key_value_heads_by_layer=stack.key_value_heads_by_layer,
+        d_head_by_layer=stack.d_head_by_layer,
         n_vision_layers=len(vision.stack.blocks) if vision else 0,
         d_vision=vision.stack.d_model if vision else 0,
         n_vision_heads=vision.stack.n_heads if vision else 0,

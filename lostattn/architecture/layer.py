@@ -7,6 +7,7 @@ from typing import Any
 from torch import nn
 
 from lostattn.architecture.attention import attention_in, held_attention, map_behind
+from lostattn.architecture.config_fields import of_layer, one_for_all
 from lostattn.architecture.cross_attention import cross_of
 from lostattn.architecture.dataflow import INPUT, Call, Flow, flow
 from lostattn.architecture.ffn import ffn_of
@@ -14,33 +15,36 @@ from lostattn.architecture.stream_sums import is_norm, is_stream, middle_of, upd
 from lostattn.architecture.structure import Block, Stack, Update
 from lostattn.errors import UnsupportedModel
 
-_HEADS = ("num_attention_heads", "num_heads", "attention_heads", "encoder_attention_heads", "n_heads")
+HEADS = ("num_attention_heads", "num_heads", "attention_heads", "encoder_attention_heads", "n_heads")
 
 
 def tells_heads(config: Any) -> bool:
-    """Whether a config says how many heads its layers have, one number for all."""
-    return any(isinstance(getattr(config, name, None), int) for name in _HEADS)
+    """Whether a config says how many heads its layers have, for all or for each."""
+    return any(of_layer(config, 0, name) for name in HEADS)
 
 
 def stack_of(prefix: str, path: str, layers: list[nn.Module], config: Any) -> Stack:
-    """A list of layers with its sizes, as ``config`` has them; ``prefix`` is what its hook names begin with."""
-    heads = _first(config, *_HEADS)
-    width = _first(config, "hidden_size", "embed_dim", "d_model", "width")
-    kv_heads = getattr(config, "num_key_value_heads", None) or heads
+    """A list of layers with its sizes; ``prefix`` is what its hook names begin with.
+
+    Heads belong to a layer: ``config`` says how many where the layer's own modules do not.
+    """
+    blocks = []
+    for i, layer in enumerate(layers):
+        heads = of_layer(config, i, *HEADS)
+        if heads is None:
+            raise UnsupportedModel(f"{type(config).__name__} says none of {', '.join(HEADS)} of layer {i}.")
+        blocks.append(block_of(f"{path}.{i}", layer, heads, of_layer(config, i, "num_key_value_heads") or heads))
     return Stack(
         prefix=prefix,
-        blocks=tuple(block_of(f"{path}.{i}", layer, heads, kv_heads) for i, layer in enumerate(layers)),
-        n_heads=heads,
-        n_key_value_heads=kv_heads,
-        d_head=getattr(config, "head_dim", None) or width // heads,
-        d_model=width,
+        blocks=tuple(blocks),
+        d_model=_first(config, "hidden_size", "embed_dim", "d_model", "width"),
         d_mlp=_first(config, "intermediate_size", "mlp_dim", "ffn_dim", "d_ff", "decoder_ffn_dim", default=0),
     )
 
 
 def _first(config: Any, *names: str, default: int | None = None) -> int:
     for name in names:
-        value = getattr(config, name, None)
+        value = one_for_all(config, name)
         if isinstance(value, int):
             return value
     if default is not None:

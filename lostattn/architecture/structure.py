@@ -25,6 +25,7 @@ class Attention:
     o: str | None
     n_heads: int
     n_key_value_heads: int
+    d_head: int = 0  # of what each head gives: its part of z
     z_is_kernels: bool = True  # what the output projection gets is the kernel's output, without a gate or a norm
     gives_o: bool = True  # what the module gives is what the output projection gives
     v_is_values: bool = True  # what the value projection gives is what the kernel gets, without a norm
@@ -112,11 +113,47 @@ class Stack:
 
     prefix: str  # of the hook names: "blocks", "vision_encoder.encoder_layers", …
     blocks: tuple[Block, ...]
-    n_heads: int
-    n_key_value_heads: int
-    d_head: int
     d_model: int
-    d_mlp: int
+    d_mlp: int  # of the config: layers may differ in it
+
+    @property
+    def n_heads(self) -> int:
+        """The heads of the layer that has the most; layers may differ (`heads_by_layer`)."""
+        return max(self.heads_by_layer, default=0)
+
+    @property
+    def n_key_value_heads(self) -> int:
+        """The key/value heads of the layer that has the most."""
+        return max(self.key_value_heads_by_layer, default=0)
+
+    @property
+    def d_head(self) -> int:
+        """The size of a head in the layer where it is the largest."""
+        return max(self.d_head_by_layer, default=0)
+
+    @property
+    def heads_by_layer(self) -> tuple[int, ...]:
+        """How many heads the attention of each layer has; 0 where a layer has none."""
+        return tuple(0 if attn is None else attn.n_heads for attn in self._attentions)
+
+    @property
+    def key_value_heads_by_layer(self) -> tuple[int, ...]:
+        """How many heads of keys and values each layer has; 0 where it has no attention."""
+        return tuple(0 if attn is None else attn.n_key_value_heads for attn in self._attentions)
+
+    @property
+    def d_head_by_layer(self) -> tuple[int, ...]:
+        """The size of a head in each layer; 0 where it has no attention."""
+        return tuple(0 if attn is None else attn.d_head for attn in self._attentions)
+
+    @property
+    def said_heads(self) -> str:
+        """How many heads layers have, in words: ``"4 or 8 heads"``."""
+        return " or ".join(map(str, sorted(set(self.heads_by_layer) - {0}))) + " heads"
+
+    @property
+    def _attentions(self) -> list[Attention | None]:
+        return [next(iter(block.attentions.values()), None) for block in self.blocks]
 
 
 @dataclass(frozen=True)

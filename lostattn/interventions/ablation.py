@@ -72,12 +72,11 @@ class Ablate(Intervention):
 
     def compile(self, setting: Setting) -> list[Edit]:
         """One edit for each layer."""
-        self._check_reference(setting)
-        heads = setting.heads(self.heads)
         positions = setting.positions(self.positions)
         out = []
         for i in setting.layers(self.layers, POINTS[self.what]):
             name = f"blocks.{i}.{POINTS[self.what]}"
+            self._check_reference(setting, name)
             steps, slot = checked_steps(self.steps), setting.slot(f"ablate.{name}")
             real = setting.positions("all")
             if self.to != "zero" and self.reference is None and steps[0] > 0:
@@ -87,7 +86,7 @@ class Ablate(Intervention):
                 "to": self.to,
                 "positions": positions,
                 "real": real,
-                "heads": heads,
+                "heads": setting.heads(self.heads, name),
                 "seeds": setting.seeds(self.seed, "resample", i),
                 "reference": self.reference,
                 "slot": slot,
@@ -95,12 +94,14 @@ class Ablate(Intervention):
             out.append(Edit(name, kernels.ablate, params, steps))
         return out
 
-    def _check_reference(self, setting: Setting) -> None:
+    def _check_reference(self, setting: Setting, name: str) -> None:
         if self.reference is None:
             return
-        stack = setting.sites.architecture.stack
-        row = (stack.n_heads, stack.d_head) if self.what in HEADS else (stack.d_model,)
+        row: tuple[int, ...] = (setting.sites.architecture.stack.d_model,)
+        if self.what in HEADS:
+            attn = setting.attention_at(name)
+            row = (attn.n_heads, attn.d_head)
         got = tuple(self.reference.shape)
         if len(got) != 1 + len(row) or got[1:] != row:
             expected = "[row, " + ", ".join(map(str, row)) + "]"
-            raise InputError(f"Ablate(reference) has shape {got}; for {self.what!r} this model needs {expected}.")
+            raise InputError(f"Ablate(reference) has shape {got}; {name!r} needs {expected}.")

@@ -37,7 +37,7 @@ def _checked_mix(mix: Any) -> float:
 def _boundary_edits(self: Any, setting: Setting, point: str, kernel: Any, params: dict[str, Any]) -> list[Edit]:
     queries = setting.positions(self.queries)
     return [
-        Edit(name, kernel, params, self.steps, queries, keys, setting.heads(self.heads))
+        Edit(name, kernel, params, self.steps, queries, keys, setting.heads(self.heads, name))
         for name, _, keys in setting.keyed(self.keys, self.layers, point)
     ]
 
@@ -179,7 +179,6 @@ def _check_steps_of(source: Source, steps: Any) -> None:
 
 def _replacing(self: Any, setting: Setting, align: str, percentiles: Any) -> list[Edit]:
     queries = setting.positions(self.queries)
-    heads = setting.heads(self.heads)
     weights = getattr(self, "space", "scores") == "weights"
     observers: list[Edit] = []
     out: list[Edit] = []
@@ -195,7 +194,7 @@ def _replacing(self: Any, setting: Setting, align: str, percentiles: Any) -> lis
             kernel = kernels.replace_scores
             params |= {"align": align, "percentiles": percentiles}
         steps = (0, 1) if drawn.prefill_only else self.steps
-        out.append(Edit(name, kernel, params, steps, queries, keys, heads))
+        out.append(Edit(name, kernel, params, steps, queries, keys, setting.heads(self.heads, name)))
     return observers + out
 
 

@@ -129,11 +129,11 @@ class Fixed(Source):
     def draw(self, setting: Setting, layer: int, keys: Any) -> Drawn:
         """The values, laid onto the prompt's positions."""
         mask = setting.key_mask
-        n_heads = setting.sites.architecture.stack.n_heads
+        n_heads = setting.attention_at(f"{setting.boundary}.hook_pattern").n_heads
         if self.values.dim() == 3 and self.values.shape[1] not in (1, n_heads):
             raise InputError(
                 f"Fixed(values) has shape {tuple(self.values.shape)} [batch, head, key]; "
-                f"expected {n_heads} heads, as this model has, or 1."
+                f"expected {n_heads} heads, as {setting.boundary} has, or 1."
             )
         values = setting.each(self.values) if self.values.dim() > 1 else self.values
         return Drawn(priors.given, {"values": spread(values, mask), "grows": not setting.crossing})
@@ -194,7 +194,7 @@ class FromCache(Source):
             raise InputError(f"FromCache holds layers {sorted(self.patterns)}, not {layer}; pass layers= to match.")
         pattern = setting.each(self.patterns[layer])
         n_pos = setting.prompt.n_pos
-        expected = (len(setting.prompt), setting.sites.architecture.stack.n_heads, n_pos, n_pos)
+        expected = (len(setting.prompt), setting.attention_at(f"{setting.boundary}.hook_pattern").n_heads, n_pos, n_pos)
         if tuple(pattern.shape) != expected:
             raise InputError(
                 f"FromCache holds a pattern of shape {tuple(pattern.shape)}; this prompt needs {expected}."

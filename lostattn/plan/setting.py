@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from lostattn.architecture.structure import Attention
 from lostattn.checkpoint.kinds import is_text_only
 from lostattn.errors import InputError
 from lostattn.plan.checks import Layers, checked_layers
@@ -101,13 +102,26 @@ class Setting:
             raise InputError(f"no layer of this model has {point!r}, so there is nothing to act on.")
         return having
 
-    def heads(self, heads: Layers) -> tuple[int, ...] | None:
-        """The heads meant; ``None`` for all.
+    def attention_at(self, name: str) -> Attention:
+        """The attention that a hook point of the decoder belongs to: ``blocks.3.attn.hook_z``."""
+        _, layer, which, *_ = name.split(".")
+        return self.sites.architecture.stack.blocks[int(layer)].attentions[which]
+
+    def heads(self, heads: Layers, name: str) -> tuple[int, ...] | None:
+        """The heads meant of the attention that the point ``name`` belongs to; ``None`` for all.
+
+        Heads belong to a layer: one may have fewer than another, and a negative number counts from its own last.
 
         Raises:
-            InputError: a head is out of range.
+            InputError: that layer has no such head.
         """
-        return None if heads is None else tuple(_in_range("head", heads, self.sites.architecture.stack.n_heads))
+        if heads is None:
+            return None
+        stack = self.sites.architecture.stack
+        n = self.attention_at(name).n_heads
+        alike = len(set(stack.heads_by_layer) - {0}) == 1
+        who = "the model" if alike else f"layer {name.split('.')[1]} (of layers with {stack.said_heads})"
+        return tuple(_in_range("head", heads, n, who))
 
     def positions(self, spec: Any) -> Positions:
         """A choice of positions as a mask over the prompt, and whether generated tokens belong to it.
@@ -205,11 +219,11 @@ def stable_seed(*parts: Any) -> int:
     return int.from_bytes(digest[:8], "little") >> 2
 
 
-def _in_range(what: str, asked: Layers, n: int) -> list[int]:
+def _in_range(what: str, asked: Layers, n: int, who: str = "the model") -> list[int]:
     indices = checked_layers(asked, f"{what}s")
     if indices is None:
         return list(range(n))
     bad = [i for i in indices if not -n <= i < n]
     if bad:
-        raise InputError(f"{what} {bad[0]} is out of range: the model has {n} {what}s (0 to {n - 1}, or negative).")
+        raise InputError(f"{what} {bad[0]} is out of range: {who} has {n} {what}s (0 to {n - 1}, or negative).")
     return list(dict.fromkeys(i % n for i in indices))  # an edit named twice still acts once
