@@ -21,6 +21,7 @@ from torch import Tensor
 
 from lostattn.cache.full_decomposition import full_decomposition
 from lostattn.cache.output_maps import head_parts, why_no_heads
+from lostattn.cache.same_shapes import stacked
 from lostattn.cache.stream import StreamReader
 from lostattn.errors import InputError
 from lostattn.points.stream_updates import KINDS
@@ -139,7 +140,7 @@ class Decomposition(StreamReader):
             here = [f"blocks.{i}.hook_between" in self._sites.at for i in layers]
             return torch.stack([self["between", i] if here[i] else torch.zeros_like(self["resid_post", i])
                                 for i in layers])  # fmt: skip
-        return torch.stack([self[activation_name, i, sublayer_type] for i in layers])
+        return stacked([self[activation_name, i, sublayer_type] for i in layers], layers, activation_name)
 
     def stack_head_results(
         self,

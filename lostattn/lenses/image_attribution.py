@@ -13,6 +13,7 @@ from torch import Tensor
 from lostattn.architecture.norms import centred, gain, root_mean_square
 from lostattn.cache.activation_cache import ActivationCache
 from lostattn.cache.output_maps import attention_passage
+from lostattn.cache.same_shapes import stacked
 from lostattn.cache.weights import with_weights
 from lostattn.errors import InputError
 from lostattn.prompt.batch import Prompt
@@ -160,7 +161,9 @@ def image_attribution(
         )
     direction = _direction(cache, tokens, incorrect_tokens, int(row), item)
     found = [_by_key(cache, i, int(row), item, direction, cache._sites.crosses_at(i) or "attn") for i in chosen]
-    return ImageAttribution(torch.stack(found), chosen, prompt, item, bool(cache._sites.crosses_at(chosen[0])))
+    return ImageAttribution(
+        stacked(found, chosen, "the attribution"), chosen, prompt, item, bool(cache._sites.crosses_at(chosen[0]))
+    )
 
 
 def _direction(cache: ActivationCache, right: Any, wrong: Any, row: int, item: int) -> Float[Tensor, "d_model"]:

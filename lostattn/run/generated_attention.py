@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lostattn.cache.activation_cache import ActivationCache
+from lostattn.cache.same_shapes import stacked
 from lostattn.errors import InputError
 from lostattn.pictures.patch_grid import PatchGrid
 from lostattn.prompt.batch import Prompt
@@ -157,7 +158,8 @@ def generated_attention(
         )
     place = prompt.token_map.patch_index[item].cpu()
     here = ((prompt.token_map.image_index[item].cpu() == image) & (place >= 0)).nonzero().flatten()
-    seen = torch.stack([cache.rows(cache.name_of(("pattern", i)), list(rows))[item][..., here] for i in chosen])
+    patterns = [cache.rows(cache.name_of(("pattern", i)), list(rows))[item][..., here] for i in chosen]
+    seen = stacked(patterns, chosen, "the pattern")
     values = seen.new_zeros(*seen.shape[:-1], len(grid))  # a patch that has no token (VideoLLaMA 3) gets nothing
     values[..., place[here]] = seen
     return GeneratedAttention(values, chosen, tuple(tokens), prompt, item, image)

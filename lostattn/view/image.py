@@ -11,7 +11,7 @@ import torch
 from lostattn.errors import InputError
 from lostattn.pictures.videos import Video
 from lostattn.view.figures import new_figure
-from lostattn.view.reading import on_patches, pattern, pick_heads, picture_and_grid
+from lostattn.view.reading import heads_of_all, on_patches, pattern, picture_and_grid
 
 if TYPE_CHECKING:
     import matplotlib.axes
@@ -170,7 +170,7 @@ def attention_on_image(
         raise InputError("layers is empty; pass at least one layer.")
     picture, grid = picture_and_grid(prompt, item, image)
     rows = {layer: _query_row(pattern(cache, prompt, layer, item), query) for layer in layers}
-    chosen = pick_heads(heads, len(rows[layers[0]]))
+    chosen = heads_of_all(heads, {layer: len(row) for layer, row in rows.items()})
     values = {layer: on_patches(row[torch.as_tensor(chosen)], prompt, item, image) for layer, row in rows.items()}
     limits = (0.0, max(float(v.max()) for v in values.values()) or 1.0)
     sheets = _sheets(grid, values[layers[0]].shape[-1])

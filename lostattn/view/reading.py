@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -67,7 +67,7 @@ def pattern(cache: Any, prompt: Any, layer: int, item: int) -> Float[Tensor, "he
     return kept[:, positions] if kept.shape[1] == n_pos else kept[:, -1:]
 
 
-def pick_heads(heads: Sequence[int] | int | None, n_heads: int) -> list[int]:
+def pick_heads(heads: Sequence[int] | int | None, n_heads: int, who: str = "the layer") -> list[int]:
     """The heads asked for, all where None.
 
     Raises:
@@ -77,8 +77,21 @@ def pick_heads(heads: Sequence[int] | int | None, n_heads: int) -> list[int]:
     wrong = [h for h in chosen if not 0 <= h < n_heads]
     if wrong or not chosen:
         what = f"head {wrong[0]}" if wrong else "no head at all"
-        raise InputError(f"heads asks for {what}; the layer has heads 0 to {n_heads - 1}.")
+        raise InputError(f"heads asks for {what}; {who} has heads 0 to {n_heads - 1}.")
     return chosen
+
+
+def heads_of_all(heads: Sequence[int] | int | None, counts: Mapping[int, int]) -> list[int]:
+    """The heads asked for, of layers with so many heads each; all where None.
+
+    Raises:
+        InputError: a layer has no such head, or all are asked for and layers have unlike numbers of them.
+    """
+    if heads is None and len(set(counts.values())) > 1:
+        said = ", ".join(f"layer {layer} has {n}" for layer, n in counts.items())
+        raise InputError(f"the layers differ in their heads ({said}); say which with heads=, or take layers alike.")
+    least = min(counts, key=lambda layer: counts[layer])
+    return pick_heads(heads, counts[least], f"layer {least}")
 
 
 def n_cross_keys(prompt: Any) -> int:
