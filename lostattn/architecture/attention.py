@@ -106,7 +106,7 @@ def _counts(module: Any, output: Any, n_heads: int, n_kv: int) -> tuple[int, int
 
 
 def _head_size(module: Any, output: Any, n_heads: int) -> int:
-    """The size of what a head gives: its share of the output map's input, or what the module says; 0 where none does."""
+    """The size of what a head gives: its share of the output map's input, or what the module says; else 0."""
     width = getattr(output, "in_features", 0)
     return int(width // n_heads) if width and width % n_heads == 0 else _first_own(module, _HEAD_SIZES) or 0
 

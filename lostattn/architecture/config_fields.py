@@ -16,7 +16,7 @@ def one_for_all(config: Any, name: str) -> Any:
 
 
 def of_layer(config: Any, layer: int, *names: str) -> int | None:
-    """The first whole number under these names that a config has for a layer: its own, its place in a list, or all's."""
+    """The first whole number under these names that a config has for a layer: its own, one of a list, or all's."""
     own = config
     if getattr(config, "is_heterogeneous", False) and layer < len(config.per_layer_config):
         own = config.per_layer_config[layer]
