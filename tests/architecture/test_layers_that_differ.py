@@ -156,14 +156,14 @@ def test_a_reference_has_the_shape_of_its_layer(model: Any, prompt: Any) -> None
         model.run_with_cache(prompt, interventions=la.Ablate("head", layers=[0, 1], to="mean", reference=rows[0]))
 
 
-def test_a_head_that_only_other_layers_have_is_refused_with_the_layer_named() -> None:
+def test_a_head_that_only_other_layers_have_is_refused_with_the_layer_named(prompt: Any) -> None:
     text = {"layer_types": ["full_attention", "sliding_attention"] * 2, "num_hidden_layers": 4}
     config = CONFIG_MAPPING["step3p7"](text_config={**text, "num_sliding_attention_heads": 96})
     with torch.device("meta"):
         module = transformers.Step3p7ForConditionalGeneration(config)
     sites = Sites(resolve(module))
     assert sites.architecture.stack.heads_by_layer == (64, 96, 64, 96)
-    setting = Setting(sites, module, None)  # type: ignore[arg-type]
+    setting = Setting(sites, module, prompt)
     assert setting.heads((70, -1), "blocks.1.attn.hook_z") == (70, 95)
     assert setting.heads((-1,), "blocks.2.attn.hook_z") == (63,)
     with pytest.raises(InputError, match=r"head 70 .* layer 2 \(of layers with 64 or 96 heads\) has 64"):
