@@ -150,7 +150,7 @@ def cells_of(
 
 
 def _checked_heads(heads: str | Sequence[int], n: int, name: str) -> list[int]:
-    if isinstance(heads, str) or not heads or any(not 0 <= h < n for h in heads):
+    if isinstance(heads, str | Mapping) or not heads or any(not 0 <= h < n for h in heads):
         raise InputError(f"heads is {heads!r}; expected 'each', None, or some of 0 to {n - 1}, the heads of {name!r}.")
     return list(heads)
 

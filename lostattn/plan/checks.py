@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, SupportsIndex
 
 import numpy as np
@@ -22,6 +22,11 @@ def checked_layers(value: Layers, name: str = "layers") -> tuple[int, ...] | Non
     if value is None:
         return None
     asked: Any = value
+    if isinstance(asked, Mapping):
+        raise InputError(
+            f"{name} is {value!r}; one intervention has the same {name} in all of its layers. Join one a layer with +, "
+            "such as la.Ablate('head', layers=1, heads=0) + la.Ablate('head', layers=3, heads=2)."
+        )
     given = tuple(asked) if isinstance(asked, Iterable) and not isinstance(asked, str) else (asked,)
     if not given or not all(isinstance(i, int | np.integer) and not isinstance(i, bool) for i in given):
         raise InputError(f"{name} is {value!r}; expected an int, or one or more of them, or None for all.")

@@ -11,7 +11,7 @@ import torch
 from lostattn.errors import InputError
 from lostattn.pictures.videos import Video
 from lostattn.view.figures import new_figure
-from lostattn.view.reading import heads_of_all, on_patches, pattern, picture_and_grid
+from lostattn.view.reading import heads_of_all, on_patches, pattern, picture_and_grid, query_row
 
 if TYPE_CHECKING:
     import matplotlib.axes
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 Box = Sequence[float | int]
 
 _COLOURS = "inferno"  # dark to light in even steps, readable in grey and for every kind of colour vision
+_DIVERGING = "PuOr"  # of differences: two colours that every kind of colour vision tells apart, white at 0
+_MOST_LINED = 144  # patches with lines between them
 
 
 def overlay(
@@ -137,9 +139,9 @@ def attention_on_image(
     layers: Sequence[int] | int,
     *,
     item: int = 0,
-    heads: Sequence[int] | int | None = None,
+    heads: Any = None,
     image: int = 0,
-    query: int = -1,
+    query: Any = -1,
     columns: int | None = None,
     title: str | None = None,
     opacity: float | int = 0.65,
@@ -155,9 +157,10 @@ def attention_on_image(
         prompt: the prompt that the cache was made with.
         layers: which layers.
         item: which item of the batch.
-        heads: which heads; all where None.
+        heads: which heads; all where None. ``"mean"`` draws their mean.
         image: which image of the item.
-        query: the row to show, counted over real positions; -1 is the last, which the answer is read from.
+        query: the row to show: an int counts real positions (-1 is the last, which the answer is read from); or a
+            choice of one position, such as ``"last"``.
         columns: how many pictures stand side by side, where one layer's should be broken into several rows.
         title: what is shown.
         opacity: of the colours over the picture, from 0 to 1.
@@ -169,8 +172,12 @@ def attention_on_image(
     if not layers:
         raise InputError("layers is empty; pass at least one layer.")
     picture, grid = picture_and_grid(prompt, item, image)
-    rows = {layer: _query_row(pattern(cache, prompt, layer, item), query) for layer in layers}
-    chosen = heads_of_all(heads, {layer: len(row) for layer, row in rows.items()})
+    row = query_row(prompt, item, query)
+    rows = {layer: _query_row(pattern(cache, prompt, layer, item), row) for layer in layers}
+    mean = isinstance(heads, str) and heads == "mean"
+    if mean:
+        rows = {layer: weights.mean(0, keepdim=True) for layer, weights in rows.items()}
+    chosen = heads_of_all(None if mean else heads, {layer: len(weights) for layer, weights in rows.items()})
     values = {layer: on_patches(row[torch.as_tensor(chosen)], prompt, item, image) for layer, row in rows.items()}
     limits = (0.0, max(float(v.max()) for v in values.values()) or 1.0)
     sheets = _sheets(grid, values[layers[0]].shape[-1])
@@ -188,12 +195,12 @@ def attention_on_image(
         boxes, numbers = _boxes(picture, values[layer][chosen.index(head)], grid)
         boxes, numbers = boxes[own], numbers[own]
         mappable = _draw_patches(where, _still(picture, frame), boxes, numbers, limits, float(opacity))
-        where.set_title(f"head {head}: {100 * numbers.sum():.0f} %", fontsize=9)
+        where.set_title(f"{'mean of heads' if mean else f'head {head}'}: {100 * numbers.sum():.0f} %", fontsize=9)
     for spare in axes.ravel()[len(panels) :]:
         spare.set_visible(False)
     axes[0, 0].set_title("picture", fontsize=9)
     figure.colorbar(mappable, ax=axes, label="attention weight", shrink=0.85, aspect=30)
-    who = "last position" if query == -1 else f"position {query}"
+    who = "last position" if row == -1 or query == "last" else f"position {query}"
     figure.suptitle(title or f"Attention of the {who} to the image (share of all its attention, %)", fontsize=11)
     return figure
 
@@ -256,7 +263,11 @@ def _still(image: Any, frame: int) -> Any:
 
 
 def _limits(numbers: np.ndarray) -> tuple[float, float]:
+    """From 0 to the largest; where some are negative, the same distance on both sides of 0."""
     low, high = min(0.0, float(numbers.min())), float(numbers.max())
+    if low < 0:
+        most = max(-low, high)
+        return (-most, most)
     return (low, high) if high > low else (low, low + 1)
 
 
@@ -277,21 +288,24 @@ def _draw_patches(
     limits: tuple[float, float],
     opacity: float,
 ) -> Any:
-    """Colours over the picture, turned to grey so that its own colours are not taken for values."""
+    """Colours over the picture, the more transparent the nearer to 0, so that what has no weight is seen as it is.
+
+    Lines between patches are drawn up to 12 x 12 of them; of more they would hide the picture.
+    """
     from matplotlib.collections import PolyCollection
 
-    grey = np.asarray(image, dtype=float)
-    _draw_picture(axes, grey if grey.ndim == 2 else grey[..., :3].mean(axis=2))
+    _draw_picture(axes, image)
     left, top, right, bottom = boxes.T
     corners = np.stack([left, top, right, top, right, bottom, left, bottom], axis=1).reshape(-1, 4, 2)
     patches = PolyCollection(
         list(corners),
         array=numbers,
-        cmap=_COLOURS,
+        cmap=_DIVERGING if limits[0] < 0 else _COLOURS,
         clim=limits,
-        alpha=opacity,
-        edgecolors="white",
+        alpha=opacity * np.clip(np.abs(numbers) / max(*map(abs, limits), 1e-30), 0.0, 1.0),
+        edgecolors="white" if len(boxes) <= _MOST_LINED else "none",
         linewidths=0.3,
+        antialiaseds=len(boxes) <= _MOST_LINED,
     )
     axes.add_collection(patches, autolim=False)
     return patches

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -43,6 +44,40 @@ def token_labels(prompt: Any, item: int) -> list[str]:
     return labels
 
 
+def check_prompt(cache: Any, prompt: Any) -> None:
+    """Refuse a prompt that a cache was not made with: its map would be drawn over another picture.
+
+    Raises:
+        InputError: the cache knows its prompt, and that holds other ids or pixels.
+    """
+    own = getattr(cache, "prompt", None)
+    if own is None or own is prompt:
+        return
+    mine, theirs = own.inputs, prompt.inputs
+    same = mine.keys() == theirs.keys() and all(
+        mine[name].shape == theirs[name].shape and torch.equal(mine[name].cpu(), theirs[name].cpu()) for name in mine
+    )
+    if not same:
+        raise InputError(
+            "the cache was made with another prompt than the one given: its attention would be drawn over a picture "
+            "that it is not about. Pass cache.prompt, or make a cache of this prompt."
+        )
+
+
+def query_row(prompt: Any, item: int, query: Any) -> int:
+    """A query's place among the real positions of an item: an int counts them, anything else is a choice of one.
+
+    Raises:
+        InputError: the choice names no position of the item, or several.
+    """
+    if isinstance(query, int | np.integer) and not isinstance(query, bool):
+        return int(query)
+    chosen = prompt.token_map.resolve(query)[item].cpu()[real_positions(prompt, item)].nonzero().flatten().tolist()
+    if len(chosen) != 1:
+        raise InputError(f"query is {query!r}, which names {len(chosen)} positions of item {item}; expected one.")
+    return int(chosen[0])
+
+
 def pattern(cache: Any, prompt: Any, layer: int, item: int) -> Float[Tensor, "head query key"]:
     """The attention of one item at its real keys; its real queries, or the single one that was kept.
 
@@ -52,6 +87,7 @@ def pattern(cache: Any, prompt: Any, layer: int, item: int) -> Float[Tensor, "he
     Raises:
         InputError: the cache holds another prompt's pattern.
     """
+    check_prompt(cache, prompt)
     beside = prompt.token_map.cross is not None and ("cross_pattern", layer) in cache
     found = cache["cross_pattern" if beside else "pattern", layer]
     positions = real_positions(prompt, item)
@@ -67,13 +103,16 @@ def pattern(cache: Any, prompt: Any, layer: int, item: int) -> Float[Tensor, "he
     return kept[:, positions] if kept.shape[1] == n_pos else kept[:, -1:]
 
 
-def pick_heads(heads: Sequence[int] | int | None, n_heads: int, who: str = "the layer") -> list[int]:
+def pick_heads(heads: Any, n_heads: int, who: str = "the layer") -> list[int]:
     """The heads asked for, all where None.
 
     Raises:
-        InputError: a head is out of range, or none is asked for.
+        InputError: a head is out of range, or none is asked for, or what is asked for is no head.
     """
-    chosen = list(range(n_heads)) if heads is None else [heads] if isinstance(heads, int) else list(heads)
+    given = [heads] if isinstance(heads, int) else range(n_heads) if heads is None else heads
+    if isinstance(given, str | Mapping) or not all(isinstance(h, int | np.integer) for h in given):
+        raise InputError(f"heads is {heads!r}; expected some of 0 to {n_heads - 1}, or None for all of them.")
+    chosen = [int(h) for h in given]
     wrong = [h for h in chosen if not 0 <= h < n_heads]
     if wrong or not chosen:
         what = f"head {wrong[0]}" if wrong else "no head at all"
@@ -81,7 +120,7 @@ def pick_heads(heads: Sequence[int] | int | None, n_heads: int, who: str = "the 
     return chosen
 
 
-def heads_of_all(heads: Sequence[int] | int | None, counts: Mapping[int, int]) -> list[int]:
+def heads_of_all(heads: Any, counts: Mapping[int, int]) -> list[int]:
     """The heads asked for, of layers with so many heads each; all where None.
 
     Raises:
