@@ -19,7 +19,7 @@ WEIGHTS := bitsandbytes==0.50.2 ninja==1.13.2 optimum-quanto==0.2.7 peft==0.21.2
 WEIGHTS_STAMP := .weights/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test test-ndif test-weights lint docs notebooks bench conformance
+.PHONY: help env demo test test-fast test-ndif test-weights lint docs notebooks bench conformance
 
 help: ## Show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,6 +40,9 @@ demo: env ## Run both experiments on both tiny models and write demo/report.html
 
 test: env ## Run the tests
 	$(BIN)/pytest -n $(WORKERS) --dist loadfile
+
+test-fast: env ## Run the tests that are not marked slow: a slice of every area
+	$(BIN)/pytest -n $(WORKERS) --dist loadfile -m "not slow"
 
 test-ndif: env ## Run every remote call against a real NDIF on the loopback interface
 	NDIF_EARLY=1 tests/ndif/with-ndif $(BIN)/pytest tests/ndif -p no:cacheprovider -n 2

@@ -13,6 +13,8 @@ import torch
 import lostattn as la
 from benchmarks import lines, memory, page, peers, subjects, timing, workloads
 
+pytestmark = pytest.mark.slow
+
 MICRO = subjects.Size("micro", 2, 48, 80, 3, (2, 32, 40, 2))
 SIDE = 3
 SIZES = SimpleNamespace(d_model=48, d_mlp=80, d_vision=40, n_layers=2, n_vision_layers=2)  # the same

@@ -12,6 +12,8 @@ import lostattn as la
 from lostattn import demo
 from lostattn.errors import InputError
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):

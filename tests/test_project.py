@@ -97,6 +97,7 @@ def test_every_name_that_a_page_s_python_uses_exists(page):
                 found = getattr(found, name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["tiny-llava", "tiny-qwen2_5-vl"])
 def test_the_first_session_of_the_readme_runs(model, monkeypatch, tmp_path):
     """As it stands there, with fewer questions."""

@@ -23,6 +23,8 @@ from lostattn.conformance.inputs import picture_inputs, prompt_of
 from lostattn.conformance.models import build
 from lostattn.kernels import attention
 
+pytestmark = pytest.mark.slow
+
 
 def subject_of(family, kernel="sdpa"):
     module = build(family, kernel)

@@ -18,6 +18,8 @@ from lostattn.model import LVLM
 from lostattn.plan import Edit
 from lostattn.run.local import run_edits
 
+pytestmark = pytest.mark.slow
+
 # family -> the kinds of its layers, and whether a vision tower is found in it
 KINDS = {
     "llava": ({"plain"}, True),

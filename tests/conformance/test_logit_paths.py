@@ -13,6 +13,8 @@ from lostattn.conformance.inputs import picture_inputs, prompt_of
 from lostattn.conformance.models import build
 from lostattn.errors import InputError
 
+pytestmark = pytest.mark.slow
+
 PATHS = {  # what the unembedding is given is multiplied by, what it gives is multiplied by, and capped at
     "granite_docling": (1.0, 0.25, None),
     "mistral_large4": (1.0, 1.0, 30.0),

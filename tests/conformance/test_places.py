@@ -18,6 +18,8 @@ from lostattn.errors import InputError
 from lostattn.prompt import build_prompt
 from lostattn.prompt.token_map import TokenMap
 
+pytestmark = pytest.mark.slow
+
 
 @functools.cache
 def pictures(family: str) -> list[torch.Tensor]:

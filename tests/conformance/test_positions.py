@@ -23,6 +23,8 @@ from lostattn.kernels import attention
 from lostattn.prompt.cross_keys import CrossKeys
 from lostattn.prompt.parts import CODE
 
+pytestmark = pytest.mark.slow
+
 
 def subject_of(family, more=None):
     module = build(family, "eager")

@@ -15,6 +15,8 @@ from lostattn.conformance.scan import scan, write_table
 from lostattn.conformance.table import in_page, markdown, summary
 from lostattn.errors import InputError
 
+pytestmark = pytest.mark.slow
+
 VERDICTS = [
     Verdict("one", "eager", "passed", kinds="plain", points=40, checks=9, layout="whole", image="6 tokens",
             comparisons={"patterns": {"worst": 2e-6, "allowed": 1e-5}, "identity": {"worst": 0.0, "allowed": 0.0},

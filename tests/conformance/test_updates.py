@@ -15,6 +15,8 @@ from lostattn.conformance.models import build
 from lostattn.errors import InputError, UnknownName
 from lostattn.gradients import gradients
 
+pytestmark = pytest.mark.slow
+
 BOTH = ["0_attn_out", "0_mlp_out"]
 LABELS = {
     "qwen3_vl": [*BOTH, "0_between", "1_attn_out", "1_mlp_out"],  # deepstack, after a layer

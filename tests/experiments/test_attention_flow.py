@@ -10,6 +10,8 @@ from lostattn.answers import answer_probability, answer_tokens
 from lostattn.errors import InputError
 from lostattn.experiments.attention_flow import EDGES, flow, flow_questions
 
+pytestmark = pytest.mark.slow
+
 
 def test_each_row_is_a_knock_out_of_its_own(tiny_model, shapes_questions) -> None:
     questions = shapes_questions[:5]

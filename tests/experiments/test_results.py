@@ -94,6 +94,7 @@ def test_a_run_that_is_stopped_leaves_what_was_there(tmp_path, monkeypatch, fail
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
 
 
+@pytest.mark.slow
 def test_a_process_killed_while_writing_leaves_no_table(tmp_path):
     # Nothing cleans up after SIGKILL, so only the names of finished files may not be there.
     code = (

@@ -50,7 +50,7 @@ def qwen(tiny_qwen, eager_qwen, shapes_questions):
     return _pair(tiny_qwen, eager_qwen, shapes_questions)
 
 
-@pytest.fixture(scope="session", params=["llava", "qwen"])
+@pytest.fixture(scope="session", params=["llava", pytest.param("qwen", marks=pytest.mark.slow)])
 def pair(request):
     return request.getfixturevalue(request.param)
 

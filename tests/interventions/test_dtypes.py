@@ -10,6 +10,8 @@ import torch
 import lostattn as la
 from lostattn.errors import InputError
 
+pytestmark = pytest.mark.slow
+
 EDITS = [
     la.ReplaceAttention(la.Gaussian(seed=1)),
     la.ReplaceAttention(la.Gaussian(seed=1), space="scores", queries="all"),

@@ -21,6 +21,8 @@ from lostattn.interventions.complexity import prompt_complexity
 from lostattn.interventions.projection import EarlyProjection
 from lostattn.plan.setting import stable_seed
 
+pytestmark = pytest.mark.slow
+
 N_NEW = 3
 
 

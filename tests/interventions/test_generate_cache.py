@@ -17,6 +17,8 @@ from lostattn.run.local import run_here
 from lostattn.run.make_calls import generate_call
 from lostattn.run.reading import read
 
+pytestmark = pytest.mark.slow
+
 N_NEW = 4
 POINTS = [
     "blocks.2.hook_resid_post",

@@ -20,6 +20,8 @@ from vision_priors import PRIORS
 import lostattn as la
 from lostattn.interventions.complexity import prompt_complexity
 
+pytestmark = pytest.mark.slow
+
 
 def dirichlet(prompt, item: int, seed: int, step: int) -> Tensor:
     """One draw over an item's visual tokens for a whole call, from the item's identity and the step."""

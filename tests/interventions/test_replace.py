@@ -141,6 +141,7 @@ def test_seeds(pair, source, space):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "edit",
     [

@@ -501,6 +501,7 @@ def test_identity_edits_are_exact_everywhere(family, kernel):
     assert torch.equal(run_edits(model, prompt, (), edits)[0][real], before[real])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_editable_point_moves_the_logits(family):
     """Patterns and scores in every layer (TransformerLens edits some of them in vain), the rest in one a tower."""

@@ -108,6 +108,7 @@ def test_patterns() -> None:
         _checks.check_pattern(PATTERN, torch.ones(2, dtype=torch.bool))
 
 
+@pytest.mark.slow
 def test_without_the_type_checker_the_functions_refuse_by_themselves() -> None:
     # The suite runs under a type checker that would speak first; users do not.
     script = """

@@ -45,6 +45,7 @@ def test_a_summary_in_one_line():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_folder_gives_what_its_name_gives(family, tmp_path, request, shapes_questions):
     known = request.getfixturevalue("tiny_llava" if family == "llava" else "tiny_qwen")
@@ -99,6 +100,7 @@ def test_kernels_agree(name, request, shapes_questions):
         bounds.close(cache["pattern", 1], other_cache["pattern", 1], share, size=cache["attn_scores", 1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.bfloat16, "bfloat16"])
 def test_half_precision(dtype, shapes_questions):
     model = la.load("tiny-qwen2_5-vl", dtype=dtype, selftest=isinstance(dtype, torch.dtype))

@@ -64,6 +64,7 @@ def test_each_row_is_a_question_by_itself(tiny_model, shapes_questions) -> None:
     assert table.attrs["n"] == 7 and la.Intervention.from_json(table.attrs["interventions"]) == EDIT
 
 
+@pytest.mark.slow
 def test_what_goes_in_does_not_stay(tiny_llava) -> None:
     """Pictures, logits and activations of a batch are gone before the next but one, however many batches there are."""
     peaks = []

@@ -10,6 +10,8 @@ from lostattn import answers, patching
 from lostattn.cli import main
 from lostattn.errors import InputError
 
+pytestmark = pytest.mark.slow
+
 
 def test_it_correlates_the_sweep_with_its_estimates(tiny_llava, shapes_questions) -> None:
     clean = list(shapes_questions.only("colour")[:2])

@@ -15,6 +15,8 @@ from lostattn.answers import answer_tokens, logit_difference
 from lostattn.errors import InputError
 from lostattn.model.load import load
 
+pytestmark = pytest.mark.slow
+
 POINTS = ["resid_pre", "attn_out", "mlp_out", "z", "q", "v", "pattern", "attn_scores"]
 
 

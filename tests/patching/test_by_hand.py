@@ -13,6 +13,8 @@ from tiny import FAMILIES, rounding
 from lostattn import patching
 from lostattn.interventions.patching import Patch
 
+pytestmark = pytest.mark.slow
+
 
 def settings(model, prompt, point: str) -> list[tuple[int, int | str, int | None]]:
     """Three random layers, positions (one of the image, one of the text, and a token group) and heads."""

@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 # What packages there are is looked up when transformers is first imported, so the folder comes before anything else;
 # and the package itself may not be imported before pytest, which has its annotations checked.

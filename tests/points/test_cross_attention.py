@@ -18,6 +18,8 @@ from lostattn.plan import Edit
 from lostattn.plan.compiling import compiled
 from lostattn.view.reading import pattern as drawn_pattern
 
+pytestmark = pytest.mark.slow
+
 # family -> the modules of layer 1: attention, output map, what gives the stream with it in it, the next norm
 PARTS = {
     "florence2": ("model.language_model.decoder.layers.1.encoder_attn", "out_proj", "encoder_attn_layer_norm"),

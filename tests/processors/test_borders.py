@@ -13,7 +13,10 @@ import torch
 from painting import grid_of, noise, paint, prompt
 
 # PaliGemma's processor makes an array of a tensor in a way that numpy is about to drop.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
+]
 
 VERY_WIDE, VERY_TALL = (1503, 251), (251, 1503)
 

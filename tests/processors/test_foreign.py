@@ -10,7 +10,10 @@ from lostattn.errors import InputError
 from lostattn.prompt import build_prompt
 
 # PaliGemma's processor makes an array of a tensor in a way that numpy is about to drop.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
+]
 
 NAMES = [name for name in families.MAKERS if name != "gemma3 with pan and scan"]
 ALIKE = [{"qwen2_vl", "qwen2_5_vl"}, {"qwen3_vl", "qwen3_5"}]  # the same ids and the same pixels

@@ -107,6 +107,7 @@ def test_tiles_and_the_thumbnail_are_told_apart():
     assert len(maps) == 7 and maps[6][1, 1] == 6 * 256 + 17
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [n for n in families.MAKERS if n != "mllama"])
 def test_the_picture_goes_into_image_positions_and_no_others(name):
     """Newlines, marks of rows and columns, start and end tokens are the same for any picture; patches are not."""
@@ -133,6 +134,7 @@ def test_cross_attention_keys_are_the_patches_of_the_tiles():
 BATCHED = [n for n in families.MAKERS if n != "gemma3 with pan and scan"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BATCHED)
 def test_an_item_of_a_batch_is_the_prompt_of_that_item_alone(name):
     family = families.family(name)

@@ -21,7 +21,10 @@ SIZES = {
 
 
 # PaliGemma's processor makes an array of a tensor in a way that numpy is about to drop.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
+]
 
 
 def chosen(boxes: torch.Tensor, n: int, seed: int) -> list[int]:

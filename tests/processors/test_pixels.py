@@ -15,6 +15,8 @@ import lostattn as la
 from lostattn import lenses
 from lostattn.errors import InputError
 
+pytestmark = pytest.mark.slow
+
 PICTURES = {
     "llava_next": [(500, 420)],
     "internvl": [(230, 230), (300, 160)],

@@ -18,6 +18,8 @@ from lostattn.interventions.complexity import patch_complexity, prompt_complexit
 from lostattn.pictures.patch_grid import TiledGrid
 from lostattn.tower.tokens import tower_tokens
 
+pytestmark = pytest.mark.slow
+
 # Pictures of one item: tiles of several numbers, and beside them a picture that stays whole.
 PICTURES = {
     "llava_next": ((500, 420), (700, 100)),  # a window of its decoder reaches no further than 4096 tokens

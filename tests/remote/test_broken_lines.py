@@ -15,6 +15,8 @@ from lostattn.remote.failures import ConnectionLost, Interrupted, JobFailed, Rem
 from lostattn.remote.jobs import Job
 from lostattn.remote.service import Service
 
+pytestmark = pytest.mark.slow
+
 BUSY = "Critical server error occurred. Please try again later."
 
 

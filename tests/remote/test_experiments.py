@@ -11,6 +11,8 @@ from lostattn.experiments.decoupling import _measure
 from lostattn.remote.session import Session
 from lostattn.run.batches import bar
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def questions(shapes_questions):

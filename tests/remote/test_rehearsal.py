@@ -13,6 +13,8 @@ from lostattn.errors import InputError
 from lostattn.reductions import update_metrics
 from lostattn.remote.rehearsal import absent
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("name", TABLE)
 def test_every_call_rehearsed_equals_the_call_here(name, tiny_model, prompt):

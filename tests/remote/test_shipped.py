@@ -66,6 +66,7 @@ def run_as_a_server(folder: Path, *arguments: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_calls_run_where_nothing_of_this_package_is(family, tmp_path):
     model = wrapped(family)
@@ -106,6 +107,7 @@ def without_geometry(raw: Any) -> Any:
     return {**raw, "kept": kept}
 
 
+@pytest.mark.slow
 def test_no_function_that_may_be_sent_holds_a_trap(tmp_path):
     """Every function of the kernels, whether a call of the table reaches it or not."""
     modules = [lostattn.kernels.metrics]
@@ -161,6 +163,7 @@ def test_a_function_whose_file_has_changed_is_not_sent(tmp_path, monkeypatch):
         Pickler(io.BytesIO(), protocol=4).dump(module.tripled)
 
 
+@pytest.mark.slow
 def test_bytecode_is_refused_and_source_is_not(tmp_path):
     @dataclasses.dataclass
     class Settings:

@@ -16,6 +16,8 @@ from torch import Tensor
 import lostattn as la
 from lostattn import lenses, patching
 
+pytestmark = pytest.mark.slow
+
 GRIDS = ((1, 4, 6), (1, 8, 10), (1, 6, 4))
 LONG = 1500
 

@@ -56,6 +56,7 @@ def test_the_report_of_a_sound_model(family, kernel):
     assert repr(report) == f"self-test of {model.name}: {len(names)} of {len(names)} checks passed"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_padded_batch_and_half_precision_pass_too(family):
     model = wrapped(family)
@@ -140,6 +141,7 @@ def test_a_pattern_that_is_computed_but_not_used():
     assert refused(*load(module)) == ["a perturbed blocks.2.attn.hook_pattern moves the logits"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("family", "path", "failed"),
     [
@@ -191,6 +193,7 @@ def test_values_that_are_not_numbers():
     assert "the untouched pass is the bare model's" in failed
 
 
+@pytest.mark.slow
 def test_load_refuses_what_the_selftest_refuses(tiny_llava):
     module = MAKERS["llava"]()
     broken = la.load("tiny-llava", selftest=False).hf

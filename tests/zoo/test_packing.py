@@ -16,6 +16,8 @@ from lostattn.zoo.packing import Asked, Packer, QwenFamily, family_of, packed_hi
 from lostattn.zoo.recipe import NAMES, build_model, build_processor
 from lostattn.zoo.train import Sampler
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module", params=NAMES)
 def parts(request: pytest.FixtureRequest) -> tuple[Any, Any, Packer]:

@@ -120,6 +120,7 @@ def test_lessons_are_right() -> None:
     assert set(TAUGHT) == {*CHOICES, *LESSONS}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_a_short_training_learns_saves_and_can_be_repeated(name: str, tmp_path: Path) -> None:
     first = Part(steps=40, stop=8, scenes=2, warmup=2, lr=3e-3, log_every=4, check_every=8)
@@ -135,7 +136,8 @@ def test_a_short_training_learns_saves_and_can_be_repeated(name: str, tmp_path: 
     assert set(lines[1]["kinds"]) == set(CHOICES)
     assert set(lines[3]["kinds"]) <= set(TAUGHT)
     assert set(lines[3]["val"]) == {"all", *CHOICES}
-    assert [line["answer"] for line in lines] == pytest.approx([x["answer"] for x in logs[1][1:]], abs=1e-2)
+    # The same operations in the same order: the same bits.
+    assert [line["answer"] for line in lines] == [line["answer"] for line in logs[1][1:]]
     written = (tmp_path / "0" / "train_log.jsonl").read_text().splitlines()
     assert [json.loads(line) for line in written] == json.loads(json.dumps(logs[0]))
 
@@ -144,7 +146,7 @@ def test_a_short_training_learns_saves_and_can_be_repeated(name: str, tmp_path: 
     a, b = (AutoModelForImageTextToText.from_pretrained(tmp_path / str(i)) for i in range(2))
     assert a.dtype == torch.float32
     for x, y in zip(a.parameters(), b.parameters(), strict=True):
-        torch.testing.assert_close(x, y, atol=2e-3, rtol=1e-2)
+        assert torch.equal(x, y)
 
 
 def test_a_folder_that_cannot_be_written_is_refused_before_training(tmp_path: Path) -> None:

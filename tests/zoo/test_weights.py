@@ -20,6 +20,8 @@ from lostattn.zoo.card import model_card, read_log
 from lostattn.zoo.course import COURSES
 from lostattn.zoo.evaluate import accuracy, answers
 
+pytestmark = pytest.mark.slow
+
 _CLASSES = {
     "tiny-llava": transformers.LlavaForConditionalGeneration,
     "tiny-qwen2_5-vl": transformers.Qwen2_5_VLForConditionalGeneration,
