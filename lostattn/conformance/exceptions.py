@@ -16,9 +16,13 @@ CONFIG_CHANGES: dict[str, dict[str, Any]] = {
     # Sizes that must agree with others and have no default that does.
     "dots3_note": {
         "text_config.head_dim": 24,
+        "text_config.per_layer_config.2.head_dim": 40,
         "audio_config.adapter_input_size": 64,
         "audio_config.conv_output_size": 256,
     },
+    # Layers of two kinds: with another number of key/value heads in a window, and with an adapter.
+    "inkling_mm_model": {"text_config.swa_num_key_value_heads": 4},
+    "evolla": {"aligner_num_add_layers": 1},
     "glm5_next": {"text_config.index_kpool": 2},
     "kimi_k25": {"text_config.head_dim": 8},
     "muse_glimmer": {"out_hidden_size": 256},

@@ -78,6 +78,7 @@ def _shrunk(data: dict[str, Any], ids: dict[str, int]) -> dict[str, Any]:
         small[name] = _value(name, value, kept, ids)
     if data.get("num_key_value_heads") == data.get("num_attention_heads") and "num_attention_heads" in data:
         small["num_key_value_heads"] = small["num_attention_heads"]
+    _unlike(data, small, kept)
     rope = small.get("rope_parameters")
     if isinstance(rope, dict) and "rope_type" in rope:
         # A multimodal rotary embedding shares half of what it turns out to time, height and width.
@@ -92,13 +93,18 @@ def _shrunk(data: dict[str, Any], ids: dict[str, int]) -> dict[str, Any]:
 def _kept_layers(data: dict[str, Any]) -> list[int]:
     """One layer of each kind, and two at the least."""
     n = next((data[k] for k in ("num_hidden_layers", "depth", "num_layers") if isinstance(data.get(k), int)), 2)
-    lists = [v for k, v in data.items() if isinstance(v, list) and len(v) == n > 2 and not k.endswith(BY_INDEX)]
+    lists = [v for k, v in data.items() if isinstance(v, list) and len(v) == n > 2 and _by_layer(k, v)]
     kinds: dict[str, int] = {}
     for i in range(n):
         kinds.setdefault(repr([v[i] for v in lists]), i)
     kept = sorted(kinds.values())[:5]
     kept += [i for i in range(n) if i not in kept][: max(0, 2 - len(kept))]
     return sorted(kept) if n > 1 else [0, 1]
+
+
+def _by_layer(name: str, value: list[Any]) -> bool:
+    """Whether a list of as many as there are layers says something of each, and does not name some by number."""
+    return not name.endswith(BY_INDEX) or all(isinstance(v, int) for v in value) and set(value) <= {0, 1}
 
 
 def _value(name: str, value: Any, kept: list[int], ids: dict[str, int]) -> Any:
@@ -113,6 +119,16 @@ def _value(name: str, value: Any, kept: list[int], ids: dict[str, int]) -> Any:
     if isinstance(value, list):
         return _listed(name, value, kept)
     return min(SIZES[name], value) if name in SIZES and isinstance(value, int) else value
+
+
+def _unlike(data: dict[str, Any], small: dict[str, Any], kept: list[int]) -> None:
+    """Make single layers' own sizes unlike those of all where they are so in the real config: half of it, or twice."""
+    own = {int(layer): values for layer, values in (data.get("per_layer_config") or {}).items()}
+    for layer, sizes in (small.get("per_layer_config") or {}).items():
+        for name, size in sizes.items():
+            common, usual, real = data.get(name), small.get(name), own[kept[int(layer)]][name]
+            if name in SIZES and isinstance(common, int) and isinstance(real, int) and size == usual and real != common:
+                sizes[name] = 2 * size if real > common else max(1, size // 2)
 
 
 def _mapping(name: str, value: dict[Any, Any], kept: list[int], ids: dict[str, int]) -> dict[Any, Any]:
