@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from lostattn import demo
+from lostattn.conformance.judge import DEFAULTS
 from lostattn.conformance.models import families
 from lostattn.conformance.scan import scan, write_table
 from lostattn.conformance.table import in_page, summary
@@ -94,9 +95,9 @@ def _conformance(args: argparse.Namespace) -> None:
             raise InputError(f"--page is {args.page}, which is no file; expected a page such as docs/models.md.")
         in_page(args.page.read_text(encoding="utf-8"), [])  # it has a place for the table
     verdicts = []
-    for verdict in scan(args.families or list(known), args.kernels, args.limit, args.seed, args.packages):
+    for verdict in scan(args.families or list(known), [*args.kernels, DEFAULTS], args.limit, args.seed, args.packages):
         verdicts.append(verdict)
-        print(f"{verdict.family:24} {verdict.kernel:6} {verdict.outcome:10} {verdict.kinds} {verdict.remarks[:100]}")
+        print(f"{verdict.family:24} {verdict.kernel:14} {verdict.outcome:10} {verdict.kinds} {verdict.remarks[:100]}")
     print(summary(verdicts))
     if args.out is not None:
         print(f"wrote {', '.join(map(str, write_table(verdicts, args.out)))}")

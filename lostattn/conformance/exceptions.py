@@ -113,6 +113,32 @@ CONFIG_CHANGES: dict[str, dict[str, Any]] = {
     "step3p7": {"text_config.sliding_window": 9},
 }
 
+# What a class's own defaults lack or contradict, at its full size; by the path of a field below the config.
+DEFAULT_CHANGES: dict[str, dict[str, Any]] = {
+    "aya_vision": {"vision_config.num_attention_heads": 16},  # 14 do not divide the width of 1152
+    "cohere_compass": {"text_config.rope_parameters": _COMPASS},
+    "deepseek_ocr2": {"text_config.mlp_layer_types": ["dense", *["sparse"] * 11], "text_config.num_experts_per_tok": 6},
+    "perception_lm": {
+        "vision_config.architecture": "vit_pe_core_large_patch14_336",
+        "vision_config.model_args": {
+            "embed_dim": 1024,
+            "img_size": [448, 448],
+            "depth": 23,
+            "global_pool": "",
+            "use_post_transformer_norm": False,
+            "init_values": 0.1,
+            "ref_feat_shape": [32, 32],
+        },
+    },
+    "qwen4_exp": {
+        "text_config.indexer_n_heads": 4,
+        "text_config.indexer_kv_heads": 1,
+        "text_config.indexer_head_dim": 128,
+        "text_config.indexer_budget": 2048,
+        "text_config.indexer_compress_ratio": 4,
+    },
+}
+
 # Sub-configs that are optional: without them there is no vision tower.
 GIVEN: dict[str, dict[str, Any]] = {
     "gemma4": {"vision_config": {"model_type": "gemma4_vision"}, "audio_config": {"model_type": "gemma4_audio"}},

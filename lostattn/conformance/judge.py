@@ -15,14 +15,17 @@ from lostattn.architecture.call_order import calls_attention
 from lostattn.checkpoint.attention_choice import other_parts
 from lostattn.conformance.compare import compare
 from lostattn.conformance.comparison import plain
+from lostattn.conformance.default_config import amiss, default_config, on_meta, ways
 from lostattn.conformance.inputs import NoInput, moved_picture, picture_inputs, prompt_of
-from lostattn.conformance.models import build
+from lostattn.conformance.models import build, families
 from lostattn.errors import LostAttnError, UnsupportedModel
 from lostattn.model.load import load
 from lostattn.model.lvlm import LVLM
+from lostattn.points.hooked_model import HookedModel
 from lostattn.prompt.batch import Prompt
 from lostattn.prompt.picture_inputs import has_picture, holds_picture
 
+DEFAULTS = "default config"  # stands where a kernel does: the class's own config, on the meta device
 OUTCOMES = ("passed", "failed", "refused", "not built", "no input")
 
 
@@ -33,7 +36,8 @@ class Verdict:
     ``outcome``: ``passed``; ``failed`` (the self-test names a point, or a comparison with the bare model did not come
     out); ``refused`` (its parts were not found); ``not built`` (transformers itself cannot, without a package or with
     this kernel); ``no input`` (no picture in a layout that is known here). ``comparisons`` holds the largest error of
-    each comparison and what was allowed, or why the family cannot have it. ``remarks`` says what is not there, or why.
+    each comparison and what was allowed, or why the family cannot have it. ``remarks`` says what is not there, or why; ``differ`` in what
+    the layers of the default config differ from each other, all of which the tiny model has too.
     """
 
     family: str
@@ -48,6 +52,7 @@ class Verdict:
     remarks: str = ""
     seconds: float = 0.0
     comparisons: dict[str, dict[str, Any]] = field(default_factory=dict)
+    differ: str = ""
 
     @property
     def passed(self) -> bool:
@@ -62,8 +67,31 @@ class Verdict:
 def judge(family: str, kernel: str = "eager", seed: int = 0) -> Verdict:
     """Build a family, resolve it, run the self-test on a picture, and compare it with a bare model."""
     began = time.perf_counter()
-    found = _judged(family, kernel, seed)
+    found = _at_defaults(family) if kernel == DEFAULTS else _judged(family, kernel, seed)
     return replace(found, seconds=round(time.perf_counter() - began, 1))
+
+
+def _at_defaults(family: str) -> Verdict:
+    """Resolve the family at its class's default config, without weights, and hold what is found to the modules."""
+    try:
+        config, filled = default_config(family)
+        module = on_meta(family, config)
+    except Exception as error:  # whatever transformers says
+        kind = families()[family]
+        reason = f"transformers cannot build {kind} from its config's own defaults: {_line(error)}"
+        return Verdict(family, DEFAULTS, "not built", remarks=reason)
+    try:
+        model = HookedModel(module, None, family)
+        differ, lost = ways(family, model)
+        wrong = amiss(model) + [f"the tiny model's layers do not differ in {name}" for name in lost]
+    except UnsupportedModel as error:
+        return Verdict(family, DEFAULTS, "refused", remarks=_line(error))
+    except Exception as error:  # a crash is a failure of ours, and is shown as one
+        return Verdict(family, DEFAULTS, "failed", remarks=_line(error))
+    given = [f"its defaults do not settle {', '.join(filled)}"] if filled else []
+    outcome, points = "failed" if wrong else "passed", len(model.hook_names)
+    remarks = "; ".join([*wrong[:3], *given])
+    return Verdict(family, DEFAULTS, outcome, points=points, remarks=remarks, differ=", ".join(differ))
 
 
 def _judged(family: str, kernel: str, seed: int) -> Verdict:

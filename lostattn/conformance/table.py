@@ -46,7 +46,18 @@ def markdown(verdicts: Sequence[Verdict]) -> str:
     by_family: dict[str, dict[str, Verdict]] = {}
     for verdict in verdicts:
         by_family.setdefault(verdict.family, {})[verdict.kernel] = verdict
-    head = ["family", "layers", "points", *kernels, "compared", "pixels", "image tokens", "vision tower", "remarks"]
+    head = [
+        "family",
+        "layers",
+        "points",
+        *kernels,
+        "layers differ in",
+        "compared",
+        "pixels",
+        "image tokens",
+        "vision tower",
+        "remarks",
+    ]
     rows = [head, ["---"] * len(head)]
     for family in sorted(by_family):
         mine = by_family[family]
@@ -54,9 +65,10 @@ def markdown(verdicts: Sequence[Verdict]) -> str:
         outcomes = [mine[k].outcome if k in mine else "" for k in kernels]
         odd = [f"{k}: {said}" for k, v in mine.items() if best.passed and (said := _beside(v.remarks, best.remarks))]
         remarks = "; ".join([part for part in (best.remarks, *odd) if part])
+        differ = next((v.differ for v in mine.values() if v.differ), "")
         points = str(best.points) if best.passed else ""
         seen = [best.layout, best.image, best.vision, remarks[:200]]
-        rows.append([family, best.kinds, points, *outcomes, compared(mine.values()), *seen])
+        rows.append([family, best.kinds, points, *outcomes, differ, compared(mine.values()), *seen])
     return "\n".join("| " + " | ".join(cell.replace("|", "/") for cell in row) + " |" for row in rows) + "\n"
 
 

@@ -33,9 +33,9 @@ def test_the_summary_counts_outcomes_by_kernel():
 
 def test_a_row_shows_every_kernel_and_why_one_of_them_does_not_pass():
     head, _, one, two = markdown(VERDICTS).splitlines()
-    assert head.startswith("| family | layers | points | eager | sdpa | compared |")
+    assert head.startswith("| family | layers | points | eager | sdpa | layers differ in | compared |")
     assert one.startswith(
-        "| one | plain | 40 | passed | not built | 3 of 3, 2e-06; steps: n/a: no generation | whole | 6 tokens |"
+        "| one | plain | 40 | passed | not built |  | 3 of 3, 2e-06; steps: n/a: no generation | whole | 6 tokens |"
     )
     assert one.endswith("sdpa: no such kernel |")
     assert two.startswith("| two | parallel | 31 | failed | passed |") and "a / b" in two
