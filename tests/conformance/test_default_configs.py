@@ -1,9 +1,8 @@
-"""Families at their classes' own default configs, on the meta device, and tiny models that differ as the real ones do."""
+"""Families at their classes' own default configs, on the meta device; tiny models that differ as the real ones do."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -30,7 +29,10 @@ DIFFER = {
 }
 
 
-@pytest.mark.parametrize("family", DIFFER)
+LARGE = ("dots3_note", "mistral_large4", "step3p7")
+
+
+@pytest.mark.parametrize("family", [pytest.param(f, marks=pytest.mark.slow) if f in LARGE else f for f in DIFFER])
 def test_a_default_config_is_resolved_and_the_tiny_model_differs_in_all_that_it_does(family: str) -> None:
     verdict = judge(family, DEFAULTS)
     assert (verdict.outcome, verdict.points > 100) == ("passed", True), verdict.remarks
@@ -42,6 +44,7 @@ def test_a_default_config_without_a_decoder_to_look_into_is_refused_by_the_model
     assert verdict.outcome == "refused" and "below 'git'" in verdict.remarks
 
 
+@pytest.mark.slow
 def test_the_worker_of_the_scan_resolves_default_configs(tmp_path: Any) -> None:
     (verdict,) = scan(["paligemma"], [DEFAULTS], packages=tmp_path)
     assert (verdict.kernel, verdict.outcome, verdict.differ) == (DEFAULTS, "passed", "")
@@ -60,11 +63,12 @@ def test_numbers_that_the_modules_do_not_bear_out_are_told() -> None:
     block = stack.blocks[1]
     wrong = replace(block, attn=replace(block.attn, n_heads=2 * block.attn.n_heads))
     architecture = replace(model.architecture, stack=replace(stack, blocks=(stack.blocks[0], wrong)))
-    told = amiss(SimpleNamespace(architecture=architecture, hf=model.hf, hook_names=model.hook_names))
+    model.architecture = architecture
+    told = amiss(model)
     assert any(one.startswith("layer 1, attn: the output map takes") for one in told)
     absent = replace(architecture, stack=replace(stack, blocks=(replace(block, attn=None), stack.blocks[1])))
-    told = amiss(SimpleNamespace(architecture=absent, hf=model.hf, hook_names=model.hook_names))
-    assert told == ["layer 0 holds 1 calls of the attention interface, 0 are known"]
+    model.architecture = absent
+    assert amiss(model) == ["layer 0 holds 1 calls of the attention interface, 0 are known"]
 
 
 @pytest.mark.parametrize("kinds", [["full_attention", "sliding_attention"], ["sliding_attention", "full_attention"]])
