@@ -36,8 +36,8 @@ class Verdict:
     ``outcome``: ``passed``; ``failed`` (the self-test names a point, or a comparison with the bare model did not come
     out); ``refused`` (its parts were not found); ``not built`` (transformers itself cannot, without a package or with
     this kernel); ``no input`` (no picture in a layout that is known here). ``comparisons`` holds the largest error of
-    each comparison and what was allowed, or why the family cannot have it. ``remarks`` says what is not there, or why; ``differ`` in what
-    the layers of the default config differ from each other, all of which the tiny model has too.
+    each comparison and what was allowed, or why the family cannot have it. ``remarks`` says what is not there, or
+    why; ``differ`` in what the layers of the default config differ, all of which the tiny model has too.
     """
 
     family: str
