@@ -77,8 +77,9 @@ def test_every_make_target_that_a_page_names_exists(page):
     assert page != "README.md" or {"demo", "test"} <= named
 
 
-# Run by hand: they compare with peers, start a server of two gigabytes, or go through all families.
-BY_HAND = {"bench", "test-ndif", "conformance"}
+# Run by hand: they compare with peers, start a server of two gigabytes, go through all families, or run a part of the
+# tests.
+BY_HAND = {"bench", "test-ndif", "conformance", "test-fast"}
 
 
 def test_ci_runs_every_target_of_the_makefile():
