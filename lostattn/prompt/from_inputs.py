@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from lostattn.errors import InputError
 from lostattn.pictures.loading import load_pictures
-from lostattn.pictures.videos import load_videos
+from lostattn.pictures.videos import Video, load_videos
+from lostattn.prompt.alignment import Rendered
 from lostattn.prompt.assemble import PICTURE, assemble, check_pictures, placeholder, real_positions
 from lostattn.prompt.batch import Prompt
 from lostattn.prompt.encoder_decoder import OWN, encoder_config, of_decoder
+from lostattn.prompt.framing import says_words
 from lostattn.prompt.identity import inputs_id
 from lostattn.prompt.input_checks import check_inputs
+from lostattn.prompt.layouts.base import ImageLayout
 from lostattn.prompt.layouts.crossed import beside
 from lostattn.prompt.layouts.of_items import layouts_of
 from lostattn.prompt.layouts.videos import video_token_id
 from lostattn.prompt.picture_inputs import holds_picture
-from lostattn.prompt.rendering import recover
+from lostattn.prompt.recovering import recover
 from lostattn.prompt.token_ids import MASKED, audio_token_id, image_token_id, mark_id, marked, shown_id
 from lostattn.prompt.video_arguments import video_placeholder
 
@@ -81,8 +85,35 @@ def _read(
     """
     if "input_ids" not in tensors:
         raise InputError(_NO_IDS.format(f"missing among {', '.join(tensors) or 'nothing'}"))
-    n = len(tensors["input_ids"])
-    texts = [given] if isinstance(given, str) else [None] * n if given is None else list(given)
+    texts, pictures, moving = _known(len(tensors["input_ids"]), given, images, videos, fps)
+    check_pictures(config, pictures)
+    image_id, video_id = shown_id(processor, config, tensors), video_token_id(config, tensors)
+    marks = (image_id, video_id, mark_id(processor, config), audio_token_id(config, tensors))
+    check_inputs(processor, config, tensors, {token for token in marks if token is not None})
+    real = real_positions(tensors)
+    layouts = layouts_of(processor, config, tensors, image_id, real, pictures, moving)
+    rows = [row[own].tolist() for row, own in zip(marked(tensors), real, strict=True)]
+    if image_id is not None:
+        rows = [[image_id if token == video_id else token for token in row] for row in rows]
+    mark = _mark(processor, config, tensors, image_id)
+    rendered = [
+        _read_back(processor, row, own, text, image_id, mark)
+        for row, own, text in zip(rows, layouts, texts, strict=True)
+    ]
+    told = [r.text[slice(*(r.question or (0, None)))] if t is None else t for t, r in zip(texts, rendered, strict=True)]
+    prompt = assemble(processor, config, tensors, rendered, told, pictures, [""] * len(texts), moving)
+    return replace(prompt, ids=tuple(inputs_id(prompt, i) for i in range(len(texts))))
+
+
+def _known(
+    n: int, given: Any, images: Any, videos: Any, fps: float | int | None
+) -> tuple[list[str | None], list[tuple[Image.Image, ...]], list[tuple[Video, ...]]]:
+    """What is known of the text, the pictures and the videos of each item.
+
+    Raises:
+        InputError: they are for another number of items.
+    """
+    texts: list[str | None] = [given] if isinstance(given, str) else [None] * n if given is None else list(given)
     images, clips = _by_item(images, n), [videos] if n == 1 else _by_item(videos, n)
     if len(texts) != n or len(images) != n or len(clips) != n:
         raise InputError(
@@ -90,27 +121,33 @@ def _read(
             " given."
         )
     pictures = [load_pictures(p, i) for i, p in enumerate(images)]
-    moving = [load_videos(v, i, fps) for i, v in enumerate(clips)]
-    check_pictures(config, pictures)
-    image_id, video_id = shown_id(processor, config, tensors), video_token_id(config, tensors)
-    marks = (image_id, video_id, mark_id(processor, config), audio_token_id(config, tensors))
-    check_inputs(processor, config, tensors, {token for token in marks if token is not None})
-    seen = holds_picture(tensors) and beside(tensors, config) is None  # a picture that is among the tokens
-    mark = PICTURE if image_id == MASKED else placeholder(processor, config) if seen or image_id is not None else ""
-    real = real_positions(tensors)
-    rows = [row[own].tolist() for row, own in zip(marked(tensors), real, strict=True)]
-    layouts = layouts_of(processor, config, tensors, image_id, real, pictures, moving)
-    rendered = []
-    for row, own, text in zip(rows, layouts, texts, strict=True):
-        shown = row if image_id is None else [image_id if token == video_id else token for token in row]
-        decoded = _decode_collapsed(processor.tokenizer, shown, image_id, [m.tokens for m in own])
-        n_videos = sum(one.grid.is_video for one in own)
-        ends = _around_images(processor.tokenizer, shown, image_id)
-        counts = (len(own) - n_videos, n_videos)
-        rendered.append(recover(processor, decoded, text, counts, mark, video_placeholder(processor), ends))
-    told = [r.text[slice(*(r.question or (0, None)))] if t is None else t for t, r in zip(texts, rendered, strict=True)]
-    prompt = assemble(processor, config, tensors, rendered, told, pictures, [""] * n, moving)
-    return replace(prompt, ids=tuple(inputs_id(prompt, i) for i in range(n)))
+    return texts, pictures, [load_videos(v, i, fps) for i, v in enumerate(clips)]
+
+
+def _mark(processor: Any, config: Any, tensors: Mapping[str, Tensor], image_id: int | None) -> str:
+    """What a text holds in an image's place; empty where there is nothing of the kind."""
+    if image_id == MASKED:
+        return PICTURE
+    among = holds_picture(tensors) and beside(tensors, config) is None  # a picture that is among the tokens
+    return placeholder(processor, config) if among or image_id is not None else ""
+
+
+def _read_back(
+    processor: Any, row: list[int], layouts: Sequence[ImageLayout], text: str | None, image_id: int | None, mark: str
+) -> Rendered:
+    """The text of one item and its parts, from its ids."""
+    kept, within = _collapsed(row, image_id, [one.tokens for one in layouts])
+    decoded = _decoded(processor.tokenizer, kept, image_id)
+    n_videos = sum(one.grid.is_video for one in layouts)
+    if not n_videos and says_words(processor, _decoded(processor.tokenizer, within, image_id)):
+        # Pictures that could not be told apart, and what was said between them: words are never of a picture.
+        words = _decoded(processor.tokenizer, [token for token in row if token != image_id], image_id)
+        return Rendered(words, 0, None, None, False)
+    counts = (len(layouts) - n_videos, n_videos)
+    shown_as = "" if image_id is None else PICTURE
+    if image_id is not None and image_id != MASKED:
+        shown_as = str(processor.tokenizer.decode([image_id], skip_special_tokens=False))
+    return recover(processor, decoded, text, counts, mark, video_placeholder(processor), shown_as)
 
 
 def _tensors(inputs: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -138,12 +175,11 @@ def _by_item(given: Any, n: int) -> list[Any]:
     return list(given)
 
 
-def _decode_collapsed(tokenizer: Any, row: list[int], image_id: int | None, counts: list[int]) -> str:
-    """The text of an item with each image, all that stands among its tokens included, written as one placeholder."""
-    if image_id == MASKED:
-        pieces = [(key, list(group)) for key, group in groupby(row, lambda token: token == MASKED)]
-        return "".join(PICTURE if picture else tokenizer.decode(ids) for picture, ids in pieces)
-    kept, seen, left = [], 0, list(counts)
+def _collapsed(row: list[int], image_id: int | None, counts: list[int]) -> tuple[list[int], list[int]]:
+    """The ids of an item with each image as one token, and what stands among the tokens of images."""
+    kept: list[int] = []
+    within: list[int] = []
+    seen, left = 0, list(counts)
     for token in row:
         if token == image_id:
             kept += [token] * (seen == 0 and bool(left))
@@ -151,18 +187,14 @@ def _decode_collapsed(tokenizer: Any, row: list[int], image_id: int | None, coun
             if left and seen >= left[0]:
                 left.pop(0)
                 seen = 0
-        elif not seen:
-            kept.append(token)
-    return str(tokenizer.decode(kept, skip_special_tokens=False, clean_up_tokenization_spaces=False))
+        else:
+            (within if seen else kept).append(token)
+    return kept, within
 
 
-def _around_images(tokenizer: Any, row: list[int], image_id: int | None) -> tuple[str, str] | None:
-    """The text of an item before the first token of an image and behind the last; None where it has none."""
-    if image_id is None or image_id not in row:
-        return None
-    first, last = row.index(image_id), len(row) - row[::-1].index(image_id)
-    head, tail = (
-        tokenizer.decode(part, skip_special_tokens=False, clean_up_tokenization_spaces=False)
-        for part in (row[:first], row[last:])
-    )
-    return str(head), str(tail)
+def _decoded(tokenizer: Any, ids: list[int], image_id: int | None) -> str:
+    """The text of ids, special tokens written out."""
+    if image_id == MASKED:
+        pieces = [(key, list(group)) for key, group in groupby(ids, lambda token: token == MASKED)]
+        return "".join(PICTURE if picture else tokenizer.decode(own) for picture, own in pieces)
+    return str(tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))

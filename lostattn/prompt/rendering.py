@@ -13,7 +13,7 @@ from lostattn.prompt.alignment import Rendered
 
 Counts = tuple[int, int]
 """How many images and how many videos."""
-_NOTHING: Counts = (0, 0)
+NOTHING: Counts = (0, 0)
 _MARK = "lostattn-puts-the-question-here"
 """Rendered in the question's place, it shows what the template puts before and after a question."""
 
@@ -135,96 +135,15 @@ def _moved(rendered: Rendered, text: str) -> Rendered:
     return replace(rendered, text=text, content=now(rendered.content), question=question, answer=answer)
 
 
-def recover(
-    processor: Any,
-    decoded: str,
-    text: str | None,
-    counts: Counts,
-    placeholder: str,
-    moving: str = "",
-    ends: tuple[str, str] | None = None,
-) -> Rendered:
-    """Where the parts are in a prompt that was rendered elsewhere.
-
-    Args:
-        processor: the model's processor.
-        decoded: the prompt's text, one image placeholder an image or video, special tokens written out.
-        text: the question, if it is known; otherwise it is what stands where the template puts one.
-        counts: how many images and how many videos the prompt holds.
-        placeholder: the processor's image placeholder.
-        moving: the processor's video placeholder; empty where it names none.
-        ends: the text before the first token of an image and behind the last, with the marks that the processor put
-            around images; None where there is no image.
-    """
-    if has_template(processor):
-        # The images stand where the template puts them, or the text held its own placeholders.
-        for shown in dict.fromkeys((counts, (sum(counts), 0), _NOTHING)):
-            still = ends is not None and shown == _NOTHING and not counts[1]
-            if still and ends and (told := _unframed(processor, ends, text, counts[0], placeholder)):
-                return told
-            before, after = _around(processor, shown, None)
-            before = before.replace(moving, placeholder) if moving and placeholder else before
-            start = decoded.find(before)
-            end = decoded.rfind(after) if start >= 0 else -1
-            said = decoded[start + len(before) : max(end, 0)]
-            if shown != _NOTHING and _bare(processor, said) != said.lstrip():
-                continue  # marks that the processor put behind an image, not the question
-            if start >= 0 and end >= start + len(before) and (text is None or text.strip() in decoded):
-                rest = end + len(after)
-                content, first = start + _content(processor, before, None), start + len(before)
-                if shown != counts and counts[1]:  # between them stands what the processor put before a video's tokens
-                    known = placeholder if text is None else text.strip()
-                    first = max(first, decoded.rfind(known) + (len(known) if text is None else 0))
-                return Rendered(decoded, content, (first, end), rest if rest < len(decoded) else None, False)
-    elif text is None and ends is not None:  # without a template all text is the question
-        text = _bare(processor, ends[1]) or None
-    start = -1 if text is None else decoded.rfind(text.strip())
-    found = None if text is None or start < 0 else (start, start + len(text.strip()))
-    first = decoded.find(placeholder) if placeholder else -1
-    return Rendered(decoded, max(0, start if first < 0 else min(first, start)), found, None, False)
-
-
-def _unframed(
-    processor: Any, ends: tuple[str, str], text: str | None, n_images: int, placeholder: str
-) -> Rendered | None:
-    """A prompt whose images the processor framed with marks of its own, as the text that it was given.
-
-    None unless the images stand where the template puts them, with nothing said between it and them.
-    """
-    before, after = _around(processor, (n_images, 0), None)
-    lead, *rest = before.split(placeholder) if placeholder else [before]
-    head, tail = ends
-    start, end = head.find(lead), tail.rfind(after)
-    if len(rest) != n_images or start < 0 or end < 0:
-        return None
-    question = _bare(processor, tail[:end]).removeprefix(rest[-1].strip()).lstrip()
-    framing = re.sub(r"<[^<>]+>", "", _bare(processor, head[start + len(lead) :])).strip()
-    if not question or (text is not None and text.strip() != question.strip()) or (framing and text is None):
-        return None
-    begins, whole = start + len(before), head[:start] + before + question + after + tail[end + len(after) :]
-    ends_at = begins + len(question) + len(after)
-    answer = ends_at if ends_at < len(whole) else None
-    return Rendered(whole, start + _content(processor, before, None), (begins, begins + len(question)), answer, False)
-
-
-def _bare(processor: Any, text: str) -> str:
-    """A text without the white space and the special tokens that it begins with."""
-    added = getattr(processor.tokenizer, "added_tokens_decoder", {})
-    marks = {str(token) for token in added.values() if token.special}
-    marks |= set(map(str, getattr(processor.tokenizer, "all_special_tokens", ())))
-    longest_first = sorted(filter(None, marks), key=len, reverse=True)
-    return re.sub("^(?:" + "|".join([r"\s", *map(re.escape, longest_first)]) + ")+", "", text)
-
-
 def _through_template(processor: Any, text: str, shown: Counts, system: str | None, answer: str | None) -> Rendered:
     full = _apply(processor, text, shown, system)
-    before, after = _around(processor, shown, system)
+    before, after = around(processor, shown, system)
     if full.startswith(before) and full.endswith(after) and len(full) >= len(before) + len(after):
         question: tuple[int, int] | None = (len(before), len(full) - len(after))
     else:  # The template rewrites the text; it may still hold it word for word.
         start = full.rfind(text.strip())
         question = (start, start + len(text.strip())) if start >= 0 and text.strip() else None
-    content = _content(processor, full, system)
+    content = content_start(processor, full, system)
     begins = None
     if answer:
         begins = len(full)
@@ -235,7 +154,20 @@ def _through_template(processor: Any, text: str, shown: Counts, system: str | No
     return Rendered(full, content, question, begins, add_specials=not (bos and full.startswith(bos)))
 
 
-def _around(processor: Any, shown: Counts, system: str | None) -> tuple[str, str]:
+def between_turns(processor: Any) -> tuple[str, str]:
+    """What the template puts between a question and its answer, and between that and the next question.
+
+    Raises:
+        InputError: the template takes no conversation, or drops words of it.
+    """
+    shown = _written(processor, [_turn(role, _MARK) for role in ("user", "assistant", "user")])
+    pieces = shown.split(_MARK)
+    if len(pieces) != 4:
+        raise InputError("The processor's chat template does not write a conversation word for word.")
+    return pieces[1], pieces[2]
+
+
+def around(processor: Any, shown: Counts, system: str | None) -> tuple[str, str]:
     """What the template puts before and after a question's text."""
     before, mark, after = _apply(processor, _MARK, shown, system).partition(_MARK)
     if not mark:
@@ -243,9 +175,9 @@ def _around(processor: Any, shown: Counts, system: str | None) -> tuple[str, str
     return before, after
 
 
-def _content(processor: Any, full: str, system: str | None) -> int:
+def content_start(processor: Any, full: str, system: str | None) -> int:
     """Where the user's content begins: as far as prompts with and without images are the same."""
-    bare, _ = _around(processor, _NOTHING, system)
+    bare, _ = around(processor, NOTHING, system)
     same = 0
     while same < min(len(bare), len(full)) and bare[same] == full[same]:
         same += 1
@@ -253,19 +185,24 @@ def _content(processor: Any, full: str, system: str | None) -> int:
 
 
 def _apply(processor: Any, text: str, shown: Counts, system: str | None, answer: str | None = None) -> str:
-    def turn(role: str, said: str, held: Counts = _NOTHING) -> dict[str, Any]:
-        content: list[dict[str, str]] = [{"type": "image"}] * held[0] + [{"type": "video"}] * held[1]
-        return {"role": role, "content": [*content, {"type": "text", "text": said}]}
+    turns = [] if system is None else [_turn("system", system)]
+    turns.append(_turn("user", text, shown))
+    if answer is None:
+        return _written(processor, turns)
+    return _written(processor, [*turns, _turn("assistant", answer)], continued=True)
 
-    turns = [] if system is None else [turn("system", system)]
-    turns.append(turn("user", text, shown))
+
+def _turn(role: str, said: str, held: Counts = NOTHING) -> dict[str, Any]:
+    content: list[dict[str, str]] = [{"type": "image"}] * held[0] + [{"type": "video"}] * held[1]
+    return {"role": role, "content": [*content, {"type": "text", "text": said}]}
+
+
+def _written(processor: Any, turns: list[dict[str, Any]], continued: bool = False) -> str:
     from jinja2 import TemplateError
 
+    ends = {"continue_final_message": True} if continued else {"add_generation_prompt": True}
     try:
-        if answer is None:
-            return str(processor.apply_chat_template(turns, add_generation_prompt=True, tokenize=False))
-        turns.append(turn("assistant", answer))
-        return str(processor.apply_chat_template(turns, continue_final_message=True, tokenize=False))
+        return str(processor.apply_chat_template(turns, tokenize=False, **ends))
     except TemplateError as error:
         raise InputError(f"The processor's chat template refuses this prompt: {error}.") from error
 
