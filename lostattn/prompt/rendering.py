@@ -8,6 +8,7 @@ from dataclasses import replace
 from difflib import SequenceMatcher
 from typing import Any
 
+from lostattn.checkpoint.templates.chat import apply_chat_template
 from lostattn.errors import InputError
 from lostattn.prompt.alignment import Rendered
 
@@ -198,13 +199,8 @@ def _turn(role: str, said: str, held: Counts = NOTHING) -> dict[str, Any]:
 
 
 def _written(processor: Any, turns: list[dict[str, Any]], continued: bool = False) -> str:
-    from jinja2 import TemplateError
-
     ends = {"continue_final_message": True} if continued else {"add_generation_prompt": True}
-    try:
-        return str(processor.apply_chat_template(turns, tokenize=False, **ends))
-    except TemplateError as error:
-        raise InputError(f"The processor's chat template refuses this prompt: {error}.") from error
+    return apply_chat_template(processor, turns, **ends)
 
 
 def has_template(processor: Any) -> bool:

@@ -17,7 +17,7 @@ from nnsight.schema.config import CONFIG
 
 from lostattn.errors import InputError
 from lostattn.remote.failures import UnreadableResult
-from lostattn.remote.told import printable
+from lostattn.remote.told import said
 
 if TYPE_CHECKING:
     import httpx
@@ -170,7 +170,7 @@ def result_address(url: str, host: str) -> str:
     except (httpx.InvalidURL, UnicodeError, ValueError):
         whole = False
     if not whole or found.scheme not in ("http", "https"):
-        raise UnreadableResult(f"{host} says that its result is at {printable(url)[:200]!r}, which is no address.")
+        raise UnreadableResult(f"{host} says that its result is at {said(url)[:200]!r}, which is no address.")
     if origin(found) != origin(asked) and (
         (found.scheme == "http" and asked.scheme != "http") or (is_here(found) and not is_here(asked))
     ):

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from lostattn.remote.failures import ConnectionLost, UnreadableResult
 from lostattn.remote.line import Line
-from lostattn.remote.told import detail, printable
+from lostattn.remote.told import detail, said
 
 if TYPE_CHECKING:
     import httpx
@@ -23,7 +23,7 @@ def hosted_models(host: str) -> list[str]:
     deployments = page(host, "/status").get("deployments", {})
     listed = deployments.values() if isinstance(deployments, dict) else ()
     running = [d for d in listed if isinstance(d, dict) and d.get("deployment_level") in ("HOT", "WARM")]
-    return sorted({printable(d.get("repo_id"))[:200] for d in running if d.get("task") in VISION_TASKS})
+    return sorted({said(d.get("repo_id"))[:200] for d in running if d.get("task") in VISION_TASKS})
 
 
 def version_drift(host: str) -> dict[str, tuple[str, str]]:
@@ -36,8 +36,8 @@ def version_drift(host: str) -> dict[str, tuple[str, str]]:
 
     there = page(host, "/env")
     packages = there.get("packages", {})
-    plain = {printable(k)[:100]: printable(v)[:100] for k, v in packages.items()} if isinstance(packages, dict) else {}
-    remote = {"python_version": printable(there.get("python_version") or "unknown"), "packages": plain}
+    plain = {said(k)[:100]: said(v)[:100] for k, v in packages.items()} if isinstance(packages, dict) else {}
+    remote = {"python_version": said(there.get("python_version") or "unknown"), "packages": plain}
     comparison = EnvComparison(get_local_env(), remote)
     return {name: (v["local"], v["remote"]) for name, v in comparison.critical_mismatches.items()}
 
@@ -57,7 +57,7 @@ def page(host: str, path: str) -> dict[str, Any]:
     except httpx.HTTPStatusError as error:
         raise ConnectionLost(f"{host} cannot be asked ({detail(error.response)}).") from error
     except (httpx.HTTPError, ValueError, RecursionError, UnreadableResult) as error:
-        raise ConnectionLost(f"{host} cannot be reached ({printable(error)}).") from error
+        raise ConnectionLost(f"{host} cannot be reached ({said(error)}).") from error
     if not isinstance(found, dict):
         raise ConnectionLost(f"{host}{path} answers with a {type(found).__name__}. Is this an NDIF service?")
     return found

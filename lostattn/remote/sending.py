@@ -20,7 +20,7 @@ from pydantic import ValidationError
 
 from lostattn.remote.line import Line
 from lostattn.remote.shipping import packed
-from lostattn.remote.told import detail, printable, read_response
+from lostattn.remote.told import detail, read_response, said
 
 TRIES = 6  # how often a request is sent at the most
 PAUSE = 0.5  # seconds before the second try, doubled before each later one
@@ -108,7 +108,7 @@ class Submission(RemoteBackend):
         except httpx.HTTPStatusError as error:
             raise RemoteError(f"Failed to send request: {detail(error.response, self.api_key)}") from error
         except httpx.HTTPError as error:
-            raise RemoteError(f"Failed to send request: {printable(error)}") from error
+            raise RemoteError(f"Failed to send request: {said(error)}") from error
         return read_response(answer, self.api_key)
 
     def _is_known(self, name: str) -> bool:

@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 from typing import TYPE_CHECKING, Any
 
 from nnsight.schema.response import ResponseModel
 
 from lostattn.remote.failures import UnreadableResult
+from lostattn.saved.text import printable
 
 if TYPE_CHECKING:
     import httpx
 
 LONGEST = 100_000  # characters of a text that is shown; of a longer one the end, where a traceback has its error
 JOB = re.compile(r"[A-Za-z0-9_-]{1,128}")
-# Control and format characters move a terminal's cursor or turn text around; two of them only set it.
-STEERING, HARMLESS = ("Cc", "Cf", "Cs"), "\n\t"
 
 
-def printable(text: object, key: str = "") -> str:
+def said(text: object, key: str = "") -> str:
     """A server's text without what steers a terminal, and without the key, which some servers say back."""
-    shown = "".join(c for c in str(text)[-LONGEST:] if c in HARMLESS or unicodedata.category(c) not in STEERING)
+    shown = printable(str(text)[-LONGEST:])
     return shown.replace(key, "…") if key else shown
 
 
@@ -37,18 +35,18 @@ def read_response(answer: httpx.Response, key: str = "") -> ResponseModel:
         ValidationError: the answer was cut short, or is of another kind.
         UnreadableResult: it names the job, or where its result is, in a way that cannot be meant.
     """
-    said = ResponseModel.model_validate_json(answer.content)
-    if not is_job(said.id) or not (said.data is None or isinstance(said.data, str)):
+    response = ResponseModel.model_validate_json(answer.content)
+    if not is_job(response.id) or not (response.data is None or isinstance(response.data, str)):
         raise UnreadableResult(
             f"{answer.url.host} answered with a job or result of another kind than NDIF's. Is this an NDIF service?"
         )
-    return said.model_copy(update={"description": printable(said.description, key), "meta": None})
+    return response.model_copy(update={"description": said(response.description, key), "meta": None})
 
 
 def detail(answer: httpx.Response, key: str = "") -> str:
     """The reason that a refusal gives, or its status."""
     if answer.is_redirect:
-        place = printable(answer.headers.get("location", "elsewhere"), key)[:200]
+        place = said(answer.headers.get("location", "elsewhere"), key)[:200]
         return (
             f"it sends on to {place!r}, which is not followed: the key and the job go to the host that you name. "
             "If the service is there, name that (NDIF_HOST)."
@@ -59,4 +57,4 @@ def detail(answer: httpx.Response, key: str = "") -> str:
         told = body.get("detail") if isinstance(body, dict) else body
     except (ValueError, RecursionError):
         told = answer.text
-    return printable(told, key)[:2000] or f"status {answer.status_code}"
+    return said(told, key)[:2000] or f"status {answer.status_code}"

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from lostattn.checkpoint.processors import load_processor
+from lostattn.checkpoint.templates.chat import apply_chat_template
 from lostattn.data import load
 from lostattn.data.question import Question, Questions
 
@@ -40,7 +41,7 @@ def answers(
     said: list[str] = []
     for start in range(0, len(questions), batch_size):
         batch = [questions[i] for i in range(start, min(start + batch_size, len(questions)))]
-        prompts = [processor.apply_chat_template(chat(q), add_generation_prompt=True) for q in batch]
+        prompts = [apply_chat_template(processor, chat(q), add_generation_prompt=True) for q in batch]
         inputs = processor(
             text=prompts,
             images=[list(q.images) for q in batch],

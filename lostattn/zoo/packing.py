@@ -21,6 +21,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from lostattn.checkpoint.templates.chat import apply_chat_template
+
 
 @dataclass(frozen=True)
 class Asked:
@@ -225,7 +227,7 @@ class Packer:
         """The whole prompt with one placeholder an image, up to where the answer begins."""
         processor = self.family.processor
         content: list[dict[str, str]] = [{"type": "image"}] * n_images + [{"type": "text", "text": text}]
-        prompt = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
+        prompt = apply_chat_template(processor, [{"role": "user", "content": content}], add_generation_prompt=True)
         return processor.tokenizer(prompt)["input_ids"]
 
     def _place(
