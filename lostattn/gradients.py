@@ -19,7 +19,7 @@ from lostattn.errors import InputError, UnknownName, nearest
 from lostattn.kernels.passes import slopes_of
 from lostattn.kernels.workbench import add_probe, add_probe_rows
 from lostattn.plan.acting import SINGLE
-from lostattn.plan.compiling import compiled
+from lostattn.plan.compiling import compile_edits
 from lostattn.plan.intervention import Intervention
 from lostattn.plan.program import Edit
 from lostattn.points.hooked_model import HookedModel
@@ -145,7 +145,7 @@ def _pass_and_back(
     if not callable(metric):
         raise InputError(f"the metric is {metric!r}; expected a function of the logits, such as la.answers.metric(…).")
     probing = [Edit(name, add_probe_rows if is_square(name) else add_probe, {"name": name}) for name in keys]
-    edits = [*compiled(model, interventions, prompt, steps=SINGLE), *probing]
+    edits = [*compile_edits(model, interventions, prompt, steps=SINGLE), *probing]
     call = pass_call(model, prompt, Reading("raw"), names, edits)
     if remote is False:
         with running(model):

@@ -20,11 +20,11 @@ from lostattn.cache.positions import choose
 from lostattn.errors import InputError, UnknownName, nearest
 from lostattn.kernels.attention import attention_scores, softmax_rows
 from lostattn.plan.intervention import Intervention
-from lostattn.plan.touched import Touched, said_nowhere
+from lostattn.plan.touch_record import Touched, said_nowhere
 from lostattn.points.hooked_model import HookedModel
 from lostattn.points.names import get_act_name
 from lostattn.points.sites import Derived, Sites
-from lostattn.points.stream_updates import find_update, judged, stream_updates
+from lostattn.points.stream_updates import before_and_after, find_update, stream_updates
 from lostattn.prompt.batch import Prompt
 
 if TYPE_CHECKING:
@@ -308,7 +308,7 @@ class ActivationCache(Decomposition):
         if update is None:
             return {i: metric(self[point, i], mask=mask) for i in range(n)}
         found = {i: find_update(self._sites, update, i) for i in range(n)}
-        return {i: metric(*judged(one, self), mask=mask) for i, one in found.items() if one is not None}
+        return {i: metric(*before_and_after(one, self), mask=mask) for i, one in found.items() if one is not None}
 
     def logit_lens(self, positions: Any = "last", **keywords: Any) -> Readout:
         """The stream before each layer, read through the final norm and the unembedding.

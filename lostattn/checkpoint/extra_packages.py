@@ -25,7 +25,7 @@ def use(folder: str | Path) -> bool:
     return True
 
 
-def missing() -> list[str]:
+def missing_packages() -> list[str]:
     """Those of the packages that this process cannot import."""
     return [name for name in PACKAGES if importlib.util.find_spec(name) is None]
 

@@ -59,7 +59,7 @@ def uniform(subject: Subject, allowed: float = NEAR) -> list[Comparison]:
         found = subject.model.run_with_hooks(subject.prompt, interventions=edit)
         made += [
             Comparison(name_of(keys), gap_of(found, expected.logits[0], real), allowed),
-            moved(f"{name_of(keys)} moves", found, untouched.logits[0], real),
+            logits_moved(f"{name_of(keys)} moves", found, untouched.logits[0], real),
         ]
     return made
 
@@ -76,7 +76,7 @@ def gap_of(found: Tensor, expected: Tensor, real: Tensor) -> float:
     return relative(finite(found)[real], finite(expected)[real])
 
 
-def moved(name: str, found: Tensor, untouched: Tensor, real: Tensor) -> Comparison:
+def logits_moved(name: str, found: Tensor, untouched: Tensor, real: Tensor) -> Comparison:
     """Whether an edit moved the logits; ``worst`` counts how often it did not."""
     return Comparison(name, float(gap_of(found, untouched, real) <= MOVED), 0.0)
 

@@ -32,7 +32,7 @@ def flex(subject: Subject, make: Callable[[], Any]) -> list[Comparison]:
     if kernel != "flex_attention":
         raise Absent(f"transformers gives the decoder {kernel} attention instead")
     bare = copy.deepcopy(module)
-    with uncompiled():
+    with uncompiled_flex():
         try:
             with torch.no_grad():
                 bare(**subject.model._inputs(subject.prompt), use_cache=False)
@@ -45,7 +45,7 @@ def flex(subject: Subject, make: Callable[[], Any]) -> list[Comparison]:
 
 
 @contextmanager
-def uncompiled() -> Iterator[None]:
+def uncompiled_flex() -> Iterator[None]:
     """Flex attention as torch defines it: compiling its kernel takes half a minute a family on a processor."""
     from torch.nn.attention import flex_attention as torchs
     from transformers import masking_utils

@@ -9,11 +9,11 @@ from torch import Tensor
 
 from lostattn.checkpoint.no_processor import NoProcessor
 from lostattn.conformance.by_hand import HandEdit, Seen, by_hand
-from lostattn.conformance.compare_edits import identities, moved, name_of, uniform_by_hand, unlike_bits
+from lostattn.conformance.compare_edits import identities, logits_moved, name_of, uniform_by_hand, unlike_bits
 from lostattn.conformance.comparison import NEAR, Absent, Comparison, Subject, finite, largest, relative
 from lostattn.interventions.attention import ReplaceAttention
 from lostattn.interventions.sources import Uniform
-from lostattn.plan.compiling import compiled
+from lostattn.plan.compiling import compile_edits
 from lostattn.plan.program import Edit, write
 from lostattn.prompt.token_ids import image_token_id
 from lostattn.run.calls import Call, Reading
@@ -49,10 +49,10 @@ def steps(subject: Subject, cache: str | None = None, allowed: float = NEAR) -> 
     for keys in subject.choices:
         expected = _bare(subject, settings, uniform_by_hand(subject, keys))
         edit = ReplaceAttention(Uniform(), keys=keys, queries="last")
-        found = _ours(subject, settings, compiled(subject.model, edit, subject.prompt))
+        found = _ours(subject, settings, compile_edits(subject.model, edit, subject.prompt))
         gaps = [relative(finite(a), finite(b)) for a, b in zip(found, _last(expected), strict=True)]
         made.append(Comparison(name_of(keys), max(gaps), allowed))
-        made.append(moved(f"{name_of(keys)} moves", found[-1], _last(bare)[-1], real))
+        made.append(logits_moved(f"{name_of(keys)} moves", found[-1], _last(bare)[-1], real))
         if cache is None:
             made.append(_without_cache(subject, keys, bare, expected, found, allowed))
     return made

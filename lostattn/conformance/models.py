@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from lostattn.checkpoint.attention_choice import Choice, with_kernel
-from lostattn.checkpoint.extra_packages import missing
+from lostattn.checkpoint.extra_packages import missing_packages
 from lostattn.conformance.exceptions import CONFIG_CHANGES, GIVEN
 from lostattn.conformance.shrink import shrunk
 from lostattn.errors import UnknownName, nearest
@@ -66,7 +66,7 @@ def build(family: str, attn_implementation: str = "eager", seed: int = 0) -> nn.
     try:
         model = with_kernel(make, kind, config, attn_implementation).eval()
     except ImportError as error:
-        lacking = missing()
+        lacking = missing_packages()
         if not lacking:
             raise
         raise ImportError(

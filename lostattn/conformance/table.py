@@ -19,7 +19,7 @@ def summary(verdicts: Sequence[Verdict]) -> str:
     return "\n".join(lines)
 
 
-def compared(verdicts: Iterable[Verdict]) -> str:
+def comparison_counts(verdicts: Iterable[Verdict]) -> str:
     """How many comparisons came out under all kernels together, the worst error in float32, and what could not be made.
 
     The errors of bfloat16 stand in ``conformance.json`` with all others.
@@ -68,7 +68,7 @@ def markdown(verdicts: Sequence[Verdict]) -> str:
         differ = next((v.differ for v in mine.values() if v.differ), "")
         points = str(best.points) if best.passed else ""
         seen = [best.layout, best.image, best.vision, remarks[:200]]
-        rows.append([family, best.kinds, points, *outcomes, differ, compared(mine.values()), *seen])
+        rows.append([family, best.kinds, points, *outcomes, differ, comparison_counts(mine.values()), *seen])
     return "\n".join("| " + " | ".join(cell.replace("|", "/") for cell in row) + " |" for row in rows) + "\n"
 
 

@@ -15,7 +15,7 @@ from lostattn.answers import answer_probability, answer_tokens
 from lostattn.data.question import Question
 from lostattn.errors import InputError
 from lostattn.experiments.results import Results
-from lostattn.experiments.running import Acted, batches, checked, provenance, row_of
+from lostattn.experiments.running import Acted, batches, checked_questions, provenance, row_of
 from lostattn.experiments.statistics import mean_interval
 from lostattn.interventions.attention import KnockOut
 from lostattn.model.lvlm import LVLM
@@ -105,7 +105,7 @@ def flow_questions(
     """The table behind :func:`flow`: one row a question, edge and window."""
     import pandas as pd
 
-    questions = checked(data, batch_size)
+    questions = checked_questions(data, batch_size)
     chosen = dict(EDGES if edges is None else edges)
     if not chosen:
         raise InputError("edges is empty; give at least one, such as {'image -> last': ('last', 'image')}.")

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from lostattn.data.question import Question
 from lostattn.errors import InputError
 from lostattn.experiments.results import Results, mean_summary
-from lostattn.experiments.running import batches, checked, provenance, row_of
+from lostattn.experiments.running import batches, checked_questions, provenance, row_of
 from lostattn.interventions.noise import NoiseUpdate, NoiseWeights
 from lostattn.interventions.rotary import RemoveRotary
 from lostattn.model.lvlm import LVLM
@@ -102,7 +102,7 @@ def decouple_questions(
     """The table behind :func:`decouple`: one row a question, layer and update."""
     import pandas as pd
 
-    questions = checked(data, batch_size)
+    questions = checked_questions(data, batch_size)
     unknown = [c for c in controls if c not in CONTROLS]
     if unknown:
         raise InputError(f"controls holds {unknown[0]!r}; expected some of {', '.join(CONTROLS)}.")

@@ -13,7 +13,7 @@ from lostattn.data.question import Question
 from lostattn.data.scoring import read
 from lostattn.errors import InputError
 from lostattn.experiments.results import UNTOUCHED, Results, accuracy_summary
-from lostattn.experiments.running import Acted, batches, checked, provenance, row_of
+from lostattn.experiments.running import Acted, batches, checked_questions, provenance, row_of
 from lostattn.interventions.attention import Released, ReplaceAttention
 from lostattn.interventions.picture_sources import Complexity, VisionPrior
 from lostattn.interventions.sources import Dirichlet, Gaussian, Uniform
@@ -102,7 +102,7 @@ def probe_questions(
     """The table behind :func:`probe`: one row a question, condition and seed, with what was said."""
     import pandas as pd
 
-    questions = checked(data, batch_size)
+    questions = checked_questions(data, batch_size)
     conditions = attention_sources() if conditions is None else conditions
     runs = _runs(conditions, seeds)
     if judge is not None and not callable(judge):

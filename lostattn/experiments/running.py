@@ -10,13 +10,13 @@ from lostattn.data.question import Question
 from lostattn.errors import InputError
 from lostattn.experiments.results import environment
 from lostattn.model.lvlm import LVLM
-from lostattn.plan.touched import Touched, said_nowhere
+from lostattn.plan.touch_record import Touched, said_nowhere
 from lostattn.run.batches import EMPTY
 
 log = logging.getLogger("lostattn")
 
 
-def checked(data: Sequence[Question], batch_size: int) -> list[Question]:
+def checked_questions(data: Sequence[Question], batch_size: int) -> list[Question]:
     """The questions as a list.
 
     Raises:

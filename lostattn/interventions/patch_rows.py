@@ -75,7 +75,7 @@ def layout_of(token_map: TokenMap) -> Int[Tensor, "batch pos"]:
     return (token_map.part + len(PARTS) * (token_map.image_index + 1)).cpu()
 
 
-def matched(
+def matched_positions(
     source: Int[Tensor, "a"], chosen: Tensor, target: Int[Tensor, "b"], mask: Tensor, spec: Any, reduce: str = "none"
 ) -> tuple[Int[Tensor, "n"], Int[Tensor, "n"]]:
     """Which position of the source goes to which of the target, for one item.

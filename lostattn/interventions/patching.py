@@ -15,7 +15,7 @@ from lostattn.interventions.patch_rows import (
     by_query,
     head_mask,
     layout_of,
-    matched,
+    matched_positions,
     point_names,
     row_edit,
     same_keys,
@@ -113,7 +113,7 @@ class Patch(Intervention):
         places, rows, items = [], [], []
         for b in range(len(mask)):
             a = 0 if one else b // setting.copies
-            source, at = matched(
+            source, at = matched_positions(
                 self.layout[a], self.chosen[a], layout_of(target)[b], mask[b], self.positions, self.reduce
             )
             places.append(at)

@@ -35,7 +35,7 @@ class Complexity(Source):
         """
         _, grows = _only_image(setting, keys, "Complexity")
         values = prompt_complexity(setting.prompt)[:, None, None, :]
-        return Drawn(priors.given, {"values": values, "grows": grows})
+        return Drawn(priors.given_prior, {"values": values, "grows": grows})
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -88,7 +88,7 @@ class VisionPrior(Source):
             steps=(0, 1),
             watches=True,
         )
-        return Drawn(priors.remembered, {"slot": slot, "image_mask": image, "grows": grows}, (observer,))
+        return Drawn(priors.remembered_prior, {"slot": slot, "image_mask": image, "grows": grows}, (observer,))
 
 
 def _only_image(setting: Setting, keys: Any, source: str) -> tuple[Tensor, bool]:

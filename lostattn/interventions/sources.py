@@ -136,7 +136,7 @@ class Fixed(Source):
                 f"expected {n_heads} heads, as {setting.boundary} has, or 1."
             )
         values = setting.each(self.values) if self.values.dim() > 1 else self.values
-        return Drawn(priors.given, {"values": spread(values, mask), "grows": not setting.crossing})
+        return Drawn(priors.given_prior, {"values": spread(values, mask), "grows": not setting.crossing})
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -199,7 +199,7 @@ class FromCache(Source):
             raise InputError(
                 f"FromCache holds a pattern of shape {tuple(pattern.shape)}; this prompt needs {expected}."
             )
-        return Drawn(priors.given, {"values": pattern}, prefill_only=True)
+        return Drawn(priors.given_prior, {"values": pattern}, prefill_only=True)
 
 
 def spread(values: Tensor, mask: Tensor) -> Tensor:

@@ -163,7 +163,7 @@ def product(
     return out
 
 
-def now(positions, step: int, n: int):
+def mask_at_step(positions, step: int, n: int):
     """A choice of prompt positions, carried over to a step: ``(mask [batch, prompt], extends)`` -> ``[batch, n]``.
 
     Each step after the prompt's pass adds one token, which belongs to the choice where ``extends`` says so. The ``n``
@@ -175,7 +175,7 @@ def now(positions, step: int, n: int):
     mask, extends = positions[:2]
     if len(positions) == 3:
         behind = positions[2]
-        return torch.cat([now(positions[:2], step, n - behind.shape[1]), behind], dim=1)
+        return torch.cat([mask_at_step(positions[:2], step, n - behind.shape[1]), behind], dim=1)
     if extends is None:
         return mask
     if step:
@@ -190,7 +190,7 @@ def wanted_rows(edits, step: int, n_queries: int, device):
     for edit in edits:
         if edit["queries"] is None:
             return torch.arange(n_queries, device=device)
-        touched |= now(edit["queries"], step, n_queries).to(device).any(0)
+        touched |= mask_at_step(edit["queries"], step, n_queries).to(device).any(0)
     return touched.nonzero()[:, 0]
 
 
@@ -198,9 +198,9 @@ def selection(edit, visible, rows, n_heads: int, step: int, n_queries: int):
     """The cells ``[batch, head, row, key]`` that an edit may touch: its queries, keys and heads, where visible."""
     chosen = visible
     if edit["queries"] is not None:
-        chosen = chosen & now(edit["queries"], step, n_queries).to(visible.device)[:, None, rows, None]
+        chosen = chosen & mask_at_step(edit["queries"], step, n_queries).to(visible.device)[:, None, rows, None]
     if edit["keys"] is not None:
-        chosen = chosen & now(edit["keys"], step, visible.shape[-1]).to(visible.device)[:, None, None, :]
+        chosen = chosen & mask_at_step(edit["keys"], step, visible.shape[-1]).to(visible.device)[:, None, None, :]
     if edit["heads"] is not None:
         heads = torch.zeros(n_heads, dtype=torch.bool, device=visible.device)
         heads[list(edit["heads"])] = True
@@ -208,7 +208,7 @@ def selection(edit, visible, rows, n_heads: int, step: int, n_queries: int):
     return chosen
 
 
-def selected(edit, visible, rows, n_heads: int, n_queries: int, here):
+def selection_once(edit, visible, rows, n_heads: int, n_queries: int, here):
     """``selection``; at a decoding step worked out once for all layers that are edited alike and see the same."""
     if n_queries > 1:
         return selection(edit, visible, rows, n_heads, here["step"], n_queries)
@@ -230,7 +230,7 @@ def edited_rows(scores, visible, rows, score_edits, pattern_edits, n_queries: in
     here["rows"] = rows
     before = softmax_rows(scores, sinks, everything)
     for i, edit in enumerate(score_edits):
-        cells = selected(edit, visible, rows, n_heads, n_queries, here)
+        cells = selection_once(edit, visible, rows, n_heads, n_queries, here)
         if i:
             cells = cells & (scores > float("-inf"))
         given = scores
@@ -239,7 +239,7 @@ def edited_rows(scores, visible, rows, score_edits, pattern_edits, n_queries: in
     after = softmax_rows(scores, sinks) if score_edits else before
     left = scores > float("-inf") if score_edits and pattern_edits else None
     for edit in pattern_edits:
-        cells = selected(edit, visible, rows, n_heads, n_queries, here)
+        cells = selection_once(edit, visible, rows, n_heads, n_queries, here)
         given = after
         after = edit["kernel"](given, cells if left is None else cells & left, here, **edit["params"])
         note_change(edit, given, after, here, True)

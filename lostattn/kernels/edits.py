@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from lostattn.kernels.attention import now
+from lostattn.kernels.attention import mask_at_step
 
 
 def cell_mean(x: Float[Tensor, "*rows key"], cells: Bool[Tensor, "..."]) -> Float[Tensor, "*rows 1"]:
@@ -108,7 +108,7 @@ def call_hook(x, here, function, hook):
 
 def chosen_positions(x, here, positions):
     """Which rows of ``x [batch, pos, …]`` are meant, at the prompt's pass or at a decoding step."""
-    chosen = now(positions, here["step"], x.shape[1]).to(x.device)
+    chosen = mask_at_step(positions, here["step"], x.shape[1]).to(x.device)
     return chosen.reshape(*chosen.shape, *([1] * (x.dim() - 2)))
 
 

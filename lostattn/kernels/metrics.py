@@ -382,7 +382,7 @@ def discrepancy(before, basis, after, moved=None):
     }
 
 
-def prepared(states, mask, tol, is_before, mixing):
+def prepared_state(states, mask, tol, is_before, mixing):
     """A state of a stream with all that its updates need of it; ``is_before`` where one is judged against it."""
     state = decompose(states, mask, tol)
     return {
@@ -405,7 +405,7 @@ def stream_metrics(states, mask, tol, layer_input, power, normalise, last, run=m
     judge = [u - 1 if layer_input and u % 2 == 1 else u for u in range(count - 1)]
     is_before = [i in judge for i in range(count)]
     mixing = (power, normalise, last)
-    ready = run(prepared, states, [mask] * count, [tol] * count, is_before, [mixing] * count)
+    ready = run(prepared_state, states, [mask] * count, [tol] * count, is_before, [mixing] * count)
     moves = run(change, [states[i] for i in judge], states[1:], [mask] * (count - 1))
     known, found = {}, []
     for i, new in enumerate(ready):

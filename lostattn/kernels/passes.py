@@ -91,20 +91,23 @@ def generated(result):
     return found
 
 
-def leaving(found):
+def compact_result(found):
     """The same values as they should travel: a view of a larger tensor by itself, and equal masks once.
 
     Saved as it is, one head's q would take the memory of the fused q, k and v along.
     """
-    return packed(found, [])
+    return compact_value(found, [])
 
 
-def packed(value, masks):
-    """``leaving`` of one value; ``masks`` holds those that were met before."""
+def compact_value(value, masks):
+    """``compact_result`` of one value; ``masks`` holds those that were met before."""
     if isinstance(value, dict):
-        return {key: shared(part, masks) if key == "mask" else packed(part, masks) for key, part in value.items()}
+        return {
+            key: shared_mask(part, masks) if key == "mask" else compact_value(part, masks)
+            for key, part in value.items()
+        }
     if isinstance(value, list):
-        return [packed(part, masks) for part in value]
+        return [compact_value(part, masks) for part in value]
     if isinstance(value, torch.Tensor):
         value = value.detach()
         whole = value.untyped_storage().nbytes()
@@ -112,12 +115,12 @@ def packed(value, masks):
     return value
 
 
-def shared(mask, masks):
+def shared_mask(mask, masks):
     """Layers are given the same mask, but a sandboxed server hands each of them a copy of it."""
     if mask is None:
         return None
     for known in masks:
         if known.shape == mask.shape and known.dtype == mask.dtype and torch.equal(known, mask):
             return known
-    masks.append(packed(mask, masks))
+    masks.append(compact_value(mask, masks))
     return masks[-1]

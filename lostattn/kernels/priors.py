@@ -46,7 +46,7 @@ def draws(cells, seeds, step: int, uniform: bool, shared: bool = False):
     return out
 
 
-def given(x, cells, here, values, grows=True):
+def given_prior(x, cells, here, values, grows=True):
     """Values made before the pass, ``[batch, head | 1, row | 1, key of the prompt]``; generated keys get nothing.
 
     Keys of cross-attention are the same ones at every step: they do not grow.
@@ -70,7 +70,7 @@ def on_keys(values, step: int, n_keys: int):
     return wide[..., total - n_keys :] if n_keys < total else wide
 
 
-def remembered(x, cells, here, slot, image_mask, grows=True):
+def remembered_prior(x, cells, here, slot, image_mask, grows=True):
     """A prior that an observer left in memory earlier in the same pass: one number per image token, in order."""
     image_mask = image_mask.to(x.device)
     values = torch.zeros(image_mask.shape, dtype=x.dtype, device=x.device)

@@ -54,20 +54,20 @@ if TYPE_CHECKING:  # names of types alone: what is sent to a server holds none o
 from lostattn.kernels.touched import note_change
 
 
-def acts(item: BoundEdit, step: int) -> bool:
+def acts_at(item: BoundEdit, step: int) -> bool:
     """Whether an edit, or whatever else carries ``steps``, acts at this step."""
     first, end = item["steps"]
     return first <= step and (end is None or step < end)
 
 
-def unwrapped(value):
+def output_tensor(value):
     """The tensor of a module's output, which may come in a tuple or a transformers ModelOutput."""
     if isinstance(value, torch.Tensor):
         return value
     return value[0]
 
 
-def rewrapped(value, tensor):
+def with_tensor(value, tensor):
     """The module's output with its tensor replaced, in the container that it came in."""
     if isinstance(value, torch.Tensor):
         return tensor
@@ -76,7 +76,7 @@ def rewrapped(value, tensor):
     return (tensor, *value[1:])
 
 
-def viewed(value, view):
+def view_of(value, view):
     """A hook point's own shape: ``("plain",)``, ``("heads", n)`` or ``("fused", part, n)`` of a tensor."""
     if view[0] == "heads":
         return value.unflatten(-1, (view[1], -1))
@@ -89,7 +89,7 @@ def seen_by(value, view, here):
     """The same for every view: ``("between", name)`` is what was added to the stream that is held under that name."""
     if view[0] == "between":
         return value - held_stream(view, value, here)
-    return viewed(value, view)
+    return view_of(value, view)
 
 
 def held_stream(view, value, here):
@@ -97,7 +97,7 @@ def held_stream(view, value, here):
     return here["held"][view[1]].to(value.device)
 
 
-def unviewed(value, view, edited):
+def undo_view(value, view, edited):
     """The tensor whose view is ``edited``, in the model's layout and dtype."""
     edited = edited.to(value.dtype)
     if view[0] == "heads":
@@ -135,12 +135,12 @@ def perform(actions: Sequence[Action], value: Any, out: dict[str, Any], here: di
         elif action["verb"] == "add_behind":
             if action["held"] in here["held"]:
                 value = value + here["held"].pop(action["held"])
-        elif acts(action, here["step"]):
-            value = replaced(action, value, here)
+        elif acts_at(action, here["step"]):
+            value = edited_value(action, value, here)
     return value
 
 
-def replaced(action: EditValue | EditBehind | EditSum, value: Any, here: dict[str, Any]) -> Any:
+def edited_value(action: EditValue | EditBehind | EditSum, value: Any, here: dict[str, Any]) -> Any:
     """A value after one edit; the same object where the edit gave back what it was given."""
     if action["verb"] == "edit_behind":
         after = action["kernel"](value, here, **action["params"]).to(value.dtype)
@@ -159,7 +159,7 @@ def replaced(action: EditValue | EditBehind | EditSum, value: Any, here: dict[st
         # What is not edited stays to the last bit; what is, is added to the held stream as written.
         written = held_stream(action["view"], value, here) + after.to(value.dtype)
         return torch.where(after == before, value + (after - before).to(value.dtype), written)
-    return value if after is before else unviewed(value, action["view"], after)
+    return value if after is before else undo_view(value, action["view"], after)
 
 
 def visit_tensor(root: Any, event: TensorEvent, out: dict[str, Any], here: dict[str, Any]) -> None:
@@ -175,15 +175,15 @@ def visit_tensor(root: Any, event: TensorEvent, out: dict[str, Any], here: dict[
     if event["needs_input"]:
         here["input"] = envoy.input
     raw = envoy.output
-    value = unwrapped(raw)
+    value = output_tensor(raw)
     edited = perform(event["actions"], value, out, here)
     if edited is not value:
-        envoy.output = rewrapped(raw, edited)
+        envoy.output = with_tensor(raw, edited)
 
 
 def active(edits: Sequence[BoundEdit], step: int) -> list[BoundEdit]:
     """The edits of a list that act at this step."""
-    return [edit for edit in edits if acts(edit, step)]
+    return [edit for edit in edits if acts_at(edit, step)]
 
 
 def moved_heads(value):

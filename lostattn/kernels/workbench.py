@@ -19,7 +19,7 @@ def put_rows(x, here, items, places, values, base, heads):
     """
     items, places = items.to(x.device), places.to(x.device)
     old = x[items, places]
-    new = replaced(old, values, base, heads)
+    new = replaced_rows(old, values, base, heads)
     edited = x.clone()
     edited[items, places] = new
     return edited
@@ -31,7 +31,7 @@ def put_cells(x, cells, here, items, places, values, base, heads):
     rows = torch.searchsorted(here["rows"].to(x.device), places.to(x.device))
     old = x[items, :, rows]
     edited = x.clone()
-    new = replaced(old, values, base, heads)
+    new = replaced_rows(old, values, base, heads)
     # A softmax beside other rows adds up in another order: a weight that differs by no more (32 units of single
     # precision) is the one that is there, and stays.
     other = ~((new - old).abs() <= 2.0**-18 * old.abs())
@@ -39,7 +39,7 @@ def put_cells(x, cells, here, items, places, values, base, heads):
     return edited
 
 
-def replaced(old, values, base, heads):
+def replaced_rows(old, values, base, heads):
     """``values`` in the place of ``old [row, …]``, but where it equals ``base`` or another head is meant."""
     new = values.to(old.device)
     chosen = torch.ones_like(new, dtype=torch.bool) if base is None else new != base.to(old.device)

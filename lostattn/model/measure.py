@@ -14,7 +14,7 @@ from lostattn import answers
 from lostattn.errors import InputError, nearest
 from lostattn.plan.intervention import Intervention
 from lostattn.plan.program import Reduction
-from lostattn.plan.touched import Touched, said_nowhere
+from lostattn.plan.touch_record import Touched, said_nowhere
 from lostattn.points.hooked_model import HookedModel
 from lostattn.prompt.batch import Prompt
 from lostattn.prompt.padded_logits import ending_last

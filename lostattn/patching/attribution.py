@@ -20,9 +20,9 @@ from torch import Tensor
 from lostattn.cache.activation_cache import ActivationCache
 from lostattn.errors import InputError
 from lostattn.gradients import gradients
-from lostattn.interventions.patch_rows import by_query, layout_of, matched, point_names, row_edit, same_keys
+from lostattn.interventions.patch_rows import by_query, layout_of, matched_positions, point_names, row_edit, same_keys
 from lostattn.model.lvlm import LVLM
-from lostattn.patching.copies import Cell, Metric, Rows, measured
+from lostattn.patching.copies import Cell, Metric, Rows, metric_values
 from lostattn.patching.sweeps import both_runs, cells_of, groups_of, result_row, same_number, single
 from lostattn.plan.checks import Layers
 from lostattn.plan.intervention import Intervention
@@ -96,7 +96,7 @@ def attribute(
     wanted = list(dict.fromkeys(name for _, name in names))
     kept = [*wanted, START] if steps and along == "input" else wanted
     (clean_logits, source), (corrupted_logits, base) = both_runs(model, clean, kept, corrupted, kept, remote)
-    ends = measured(metric, clean_logits), measured(metric, corrupted_logits)
+    ends = metric_values(metric, clean_logits), metric_values(metric, corrupted_logits)
     slopes = _Slopes(model, clean, corrupted, metric, source, base, remote).of(wanted, steps, along)
     values = Rows(clean, corrupted, source, base, reduce)
     rows = []
@@ -171,7 +171,7 @@ class _Slopes:
         a, b = self.clean.token_map.real.cpu(), self.corrupted.token_map.real.cpu()
         items, places, values = [], [], []
         for i in range(len(self.corrupted)):
-            come, go = matched(there[i], a[i], here[i], b[i], "all")
+            come, go = matched_positions(there[i], a[i], here[i], b[i], "all")
             items.append(torch.full_like(go, i))
             places.append(go)
             first, last = old[i, go], new[i, come]

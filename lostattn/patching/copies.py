@@ -12,9 +12,9 @@ from torch import Tensor
 
 from lostattn.cache.activation_cache import ActivationCache
 from lostattn.errors import InputError
-from lostattn.interventions.patch_rows import by_query, layout_of, matched, n_heads_of, row_edit, same_keys
+from lostattn.interventions.patch_rows import by_query, layout_of, matched_positions, n_heads_of, row_edit, same_keys
 from lostattn.model.lvlm import LVLM
-from lostattn.patching.encoded import encoded
+from lostattn.patching.encoded import encoded_inputs
 from lostattn.plan.intervention import Intervention
 from lostattn.plan.program import Edit
 from lostattn.plan.setting import Setting
@@ -80,7 +80,7 @@ class Rows:
         """Which positions come from where: worked out once for all layers and heads that a group is patched in."""
         known = self._matched.get((group, item))
         if known is None:
-            known = self._matched[group, item] = matched(
+            known = self._matched[group, item] = matched_positions(
                 self.clean[item], group.source[item], self.corrupted[item], group.target[item], group.spec, self.reduce
             )
         return known
@@ -145,7 +145,7 @@ class Runner:
     def _here(self, copies: Prompt, chunks: list[list[Cell]]) -> Iterator[Tensor]:
         """The same in this process, where every pass is over the same pictures: they are encoded once."""
         unpatched = hooks_call(self.model, copies)
-        inputs = encoded(self.model, unpatched.inputs)
+        inputs = encoded_inputs(self.model, unpatched.inputs)
         yield carry_out(self.model, replace(unpatched, inputs=inputs))
         for chunk in chunks:
             patched = hooks_call(self.model, copies, (), self._filled(chunk))
@@ -157,7 +157,7 @@ class Runner:
         return self._edits(chunk + [chunk[-1]] * (self.n - len(chunk)))
 
     def _metrics(self, logits: Float[Tensor, "copy pos d_vocab"], n: int) -> list[Tensor]:
-        return [measured(self.metric, part) for part in ending_last(logits).split(len(logits) // n)]
+        return [metric_values(self.metric, part) for part in ending_last(logits).split(len(logits) // n)]
 
     def _edits(self, settings: list[Cell]) -> _Copies:
         """One edit a site, over the rows of all copies that are patched there."""
@@ -186,7 +186,7 @@ class Runner:
         return row_edit(name, mask, at, where, torch.cat(values), torch.cat(bases), torch.cat(heads) if heads else None)
 
 
-def measured(metric: Metric, logits: Tensor) -> Float[Tensor, "item"]:
+def metric_values(metric: Metric, logits: Tensor) -> Float[Tensor, "item"]:
     """The metric as one number an item, or one for all."""
     found = metric(ending_last(logits))
     if not isinstance(found, Tensor) or found.dim() > 1 or (found.dim() == 1 and len(found) not in (1, len(logits))):

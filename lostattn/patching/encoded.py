@@ -10,7 +10,7 @@ import torch
 from lostattn.model.lvlm import LVLM
 
 
-def encoded(model: LVLM, inputs: dict[str, Any]) -> dict[str, Any]:
+def encoded_inputs(model: LVLM, inputs: dict[str, Any]) -> dict[str, Any]:
     """A batch's inputs with what the vision tower makes of its pictures in the place of the pictures.
 
     A pass over them gives the same to the last bit. Where a model does not take that, or there are no pictures (or

@@ -14,7 +14,7 @@ from lostattn.errors import InputError
 from lostattn.interventions.patch_rows import point_names
 from lostattn.interventions.patching import Patch
 from lostattn.model.lvlm import LVLM
-from lostattn.patching.copies import Metric, measured
+from lostattn.patching.copies import Metric, metric_values
 from lostattn.patching.sweeps import both_runs, same_number, single
 from lostattn.plan.intervention import Composition, Intervention
 from lostattn.prompt.batch import Prompt
@@ -83,7 +83,7 @@ def path_patch(
     _, held = model.run_with_cache(corrupted, [name for name, _ in heard], speaking, remote=remote)
     listening = tuple(Patch.of(held, name, positions=receiver_positions, heads=head) for name, head in heard)
     logits = model.run_with_hooks(corrupted, (), Composition(listening), remote)
-    ends = measured(metric, clean_logits), measured(metric, corrupted_logits), measured(metric, logits)
+    ends = metric_values(metric, clean_logits), metric_values(metric, corrupted_logits), metric_values(metric, logits)
     rows = []
     for i, (whole, none, found) in enumerate(zip(*(end.tolist() for end in ends), strict=True)):
         effect, span = found - none, whole - none

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from lostattn.cache.activation_cache import ActivationCache
 from lostattn.errors import InputError
-from lostattn.interventions.patch_rows import layout_of, matched, n_heads_of, point_names
+from lostattn.interventions.patch_rows import layout_of, matched_positions, n_heads_of, point_names
 from lostattn.model.lvlm import LVLM
-from lostattn.patching.copies import Cell, Group, Metric, Rows, Runner, measured
+from lostattn.patching.copies import Cell, Group, Metric, Rows, Runner, metric_values
 from lostattn.plan.checks import Layers
 from lostattn.points.names import split_block
 from lostattn.prompt.batch import Prompt
@@ -81,7 +81,7 @@ def sweep(
     settings = list(cells_of(model, names, groups, heads))
     wanted = [name for _, name in names]
     (clean_logits, source), (corrupted_logits, base) = both_runs(model, clean, wanted, corrupted, wanted, remote)
-    ends = measured(metric, clean_logits), measured(metric, corrupted_logits)
+    ends = metric_values(metric, clean_logits), metric_values(metric, corrupted_logits)
     n = min(max(1, batch_size // len(clean)), len(settings))
     runner = Runner(model, corrupted, metric, Rows(clean, corrupted, source, base, reduce), n, remote)
     rows: list[dict[str, Any]] = []
@@ -167,7 +167,7 @@ def groups_of(clean: Prompt, corrupted: Prompt, positions: Any, reduce: str) -> 
     for label, spec in named.items():
         group = Group(label, "", spec, a.resolve(spec, need=True).cpu(), b.resolve(spec, need=True).cpu())
         for i in range(len(clean)):
-            matched(layout_of(a)[i], group.source[i], layout_of(b)[i], group.target[i], spec, reduce)
+            matched_positions(layout_of(a)[i], group.source[i], layout_of(b)[i], group.target[i], spec, reduce)
         groups.append(group)
     return groups
 
@@ -178,7 +178,7 @@ def _each(clean: Prompt, corrupted: Prompt) -> list[Group]:
     layout, real = layout_of(a)[0], a.real[0].cpu()
     for other in (a, b):
         for i in range(len(clean)):
-            matched(layout, real, layout_of(other)[i], other.real[i].cpu(), "each")
+            matched_positions(layout, real, layout_of(other)[i], other.real[i].cpu(), "each")
     tokens = [t for t, real in zip(corrupted.str_tokens[0], b.real[0].tolist(), strict=True) if real]
     return [Group(i, tokens[i], i, a.resolve(i).cpu(), b.resolve(i).cpu()) for i in range(len(tokens))]
 

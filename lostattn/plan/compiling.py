@@ -20,7 +20,7 @@ from lostattn.prompt.batch import Prompt
 from lostattn.prompt.repeated import repeated
 
 
-def compiled(
+def compile_edits(
     model: HookedModel,
     interventions: Intervention | None,
     prompt: Prompt,

@@ -11,7 +11,7 @@ from lostattn.errors import InputError
 from lostattn.kernels.edits import call_hook, call_rows
 from lostattn.plan.program import Edit
 from lostattn.points.names import is_square, split_block
-from lostattn.points.reach import check_reached, reached
+from lostattn.points.reach import check_reached, reached_points
 from lostattn.points.sites import Sites
 from lostattn.prompt.batch import Prompt
 
@@ -70,7 +70,7 @@ def hook_edits(sites: Sites, fwd_hooks: Sequence[FwdHook | Any], prompt: Prompt)
 
 
 def _accepted(sites: Sites, accepts: Callable[[str], bool], prompt: Prompt) -> list[str]:
-    accepted = [name for name in reached(prompt, sites.names) if accepts(name)]
+    accepted = [name for name in reached_points(prompt, sites.names) if accepts(name)]
     editable = []
     for name in accepted:
         try:

@@ -26,7 +26,7 @@ from lostattn.kernels.program import (
     WindowsEvent,
 )
 from lostattn.points.names import is_square
-from lostattn.points.sites import Sites, Slot, of_mid, served
+from lostattn.points.sites import Sites, Slot, of_mid, served_path
 
 
 @dataclass(frozen=True)
@@ -235,7 +235,7 @@ class _Wanted:
             "patterns": [edit.bound() for edit in self.at(named["pattern"])],
             "taps": [(name, what) for what, name in named.items() if name in self.direct],
             "geometry": f"{at}.geometry" if at in self.geometries else None,
-            "out": served(slot.out),
+            "out": served_path(slot.out),
             "once": slot.once,
             "heads": heads,
             "kv_heads": kv_heads,

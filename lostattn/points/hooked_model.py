@@ -17,7 +17,7 @@ from lostattn.checkpoint.kinds import is_text_only
 from lostattn.checkpoint.no_processor import NoProcessor
 from lostattn.errors import InputError, UnsupportedModel
 from lostattn.points.module_record import ModuleRecord
-from lostattn.points.sites import Sites, served
+from lostattn.points.sites import Sites, served_path
 from lostattn.prompt.batch import Prompt
 from lostattn.prompt.build import build_prompt
 from lostattn.prompt.identity import check_maker
@@ -142,7 +142,7 @@ def _operations(model: HookedModel) -> dict[str, str]:
     found = {}
     for stack in stacks:
         for path in (attn.path for block in stack.blocks for attn in block.attentions.values()):
-            names = [n for n in model.nn.get(served(path)).source.names if n.startswith("attention_interface_")]
+            names = [n for n in model.nn.get(served_path(path)).source.names if n.startswith("attention_interface_")]
             if not names:
                 raise UnsupportedModel(f"{path}: nnsight sees no call of attention_interface in its forward.")
             found[path] = names[-1]

@@ -14,7 +14,7 @@ def of_vision(name: str) -> bool:
     return name.startswith(("vision_encoder.", "vision_projector."))
 
 
-def reached(prompt: Prompt, names: Iterable[str]) -> tuple[str, ...]:
+def reached_points(prompt: Prompt, names: Iterable[str]) -> tuple[str, ...]:
     """Those of the names that a pass on this prompt comes by."""
     seen = has_picture(prompt) and runs_once(prompt)
     return tuple(names) if seen else tuple(name for name in names if not of_vision(name))

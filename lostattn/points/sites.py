@@ -54,10 +54,10 @@ class Slot:
     @property
     def served(self) -> str:
         """The path under which nnsight serves the module."""
-        return served(self.path)
+        return served_path(self.path)
 
 
-def served(path: str) -> str:
+def served_path(path: str) -> str:
     """A module's path in nnsight, where a child called ``output`` makes way for the value of that name."""
     return ".".join(f"E_{part}" if part in ("input", "inputs", "output") else part for part in path.split("."))
 

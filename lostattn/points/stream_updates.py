@@ -93,7 +93,7 @@ def find_update(sites: Sites, kind: str, layer: int) -> StreamUpdate | None:
     )
 
 
-def judged(update: StreamUpdate, points: Mapping[str, Any]) -> tuple[Any, Any]:
+def before_and_after(update: StreamUpdate, points: Mapping[str, Any]) -> tuple[Any, Any]:
     """The stream before an update and after it; in parallel blocks, the layer's input without and with it alone."""
     if is_difference(update):
         return points[update.terms[1][0]], points[update.terms[0][0]]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lostattn.errors import InputError
-from lostattn.kernels.walker import rewrapped, unviewed, unwrapped, viewed
+from lostattn.kernels.walker import output_tensor, undo_view, view_of, with_tensor
 from lostattn.points.hooked_model import HookedModel
 from lostattn.points.names import get_act_name
 from lostattn.points.sites import Slot, View, of_mid
@@ -46,15 +46,15 @@ class Point:
     @property
     def value(self) -> Any:
         """The value in the shape that the hook name promises."""
-        raw = self.envoy.input if self.slot.port == "input" else unwrapped(self.envoy.output)
-        return viewed(raw, self.view)
+        raw = self.envoy.input if self.slot.port == "input" else output_tensor(self.envoy.output)
+        return view_of(raw, self.view)
 
     @value.setter
     def value(self, new: Any) -> None:
         if of_mid(self.name) and self.slot.port == "input":
             raise InputError(f"{self.name!r} is read here but written elsewhere; edit it with run_with_hooks.")
         if self.slot.port == "input":
-            self.envoy.input = unviewed(self.envoy.input, self.view, new)
+            self.envoy.input = undo_view(self.envoy.input, self.view, new)
         else:
             raw = self.envoy.output
-            self.envoy.output = rewrapped(raw, unviewed(unwrapped(raw), self.view, new))
+            self.envoy.output = with_tensor(raw, undo_view(output_tensor(raw), self.view, new))

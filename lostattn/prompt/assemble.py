@@ -19,7 +19,7 @@ from lostattn.prompt.identity import maker_of
 from lostattn.prompt.layouts.crossed import cross_keys
 from lostattn.prompt.layouts.of_items import layouts_of
 from lostattn.prompt.layouts.videos import video_token_id
-from lostattn.prompt.token_ids import MASKED, audio_token_id, image_token_id, mark_id, marked, shown_id
+from lostattn.prompt.token_ids import MASKED, audio_token_id, image_token_id, mark_id, marked_ids, shown_id
 from lostattn.prompt.token_map import TokenMap
 
 Pictures = Sequence[tuple[Image.Image, ...]]
@@ -68,7 +68,7 @@ def assemble(
     Raises:
         InputError: where image tokens and pixel values do not add up.
     """
-    ids, real = marked(inputs), real_positions(inputs)
+    ids, real = marked_ids(inputs), real_positions(inputs)
     image_id, video_id = shown_id(processor, config, inputs), video_token_id(config, inputs)
     layouts = layouts_of(processor, config, inputs, image_id, real, pictures, videos, kinds)
     cross = cross_keys(inputs, [[one.grid for one in own] for own in layouts], config)

@@ -22,12 +22,12 @@ from lostattn.prompt.framing import says_words
 from lostattn.prompt.identity import inputs_id
 from lostattn.prompt.input_checks import check_inputs
 from lostattn.prompt.layouts.base import ImageLayout
-from lostattn.prompt.layouts.crossed import beside
+from lostattn.prompt.layouts.crossed import layouts_beside_text
 from lostattn.prompt.layouts.of_items import layouts_of
 from lostattn.prompt.layouts.videos import video_token_id
 from lostattn.prompt.picture_inputs import holds_picture
-from lostattn.prompt.recovering import recover
-from lostattn.prompt.token_ids import MASKED, audio_token_id, image_token_id, mark_id, marked, shown_id
+from lostattn.prompt.recovery import recover
+from lostattn.prompt.token_ids import MASKED, audio_token_id, image_token_id, mark_id, marked_ids, shown_id
 from lostattn.prompt.video_arguments import video_placeholder
 
 
@@ -92,7 +92,7 @@ def _read(
     check_inputs(processor, config, tensors, {token for token in marks if token is not None})
     real = real_positions(tensors)
     layouts = layouts_of(processor, config, tensors, image_id, real, pictures, moving)
-    rows = [row[own].tolist() for row, own in zip(marked(tensors), real, strict=True)]
+    rows = [row[own].tolist() for row, own in zip(marked_ids(tensors), real, strict=True)]
     if image_id is not None:
         rows = [[image_id if token == video_id else token for token in row] for row in rows]
     mark = _mark(processor, config, tensors, image_id)
@@ -128,7 +128,9 @@ def _mark(processor: Any, config: Any, tensors: Mapping[str, Tensor], image_id: 
     """What a text holds in an image's place; empty where there is nothing of the kind."""
     if image_id == MASKED:
         return PICTURE
-    among = holds_picture(tensors) and beside(tensors, config) is None  # a picture that is among the tokens
+    among = (
+        holds_picture(tensors) and layouts_beside_text(tensors, config) is None
+    )  # a picture that is among the tokens
     return placeholder(processor, config) if among or image_id is not None else ""
 
 

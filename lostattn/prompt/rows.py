@@ -29,7 +29,7 @@ def per_image(inputs: Mapping[str, Tensor], grids: Sequence[Sequence[Grid]]) -> 
     rows = rows_of_videos(inputs, everything)
     rest = {name: value for name, value in inputs.items() if name not in rows}
     stills = [[grid for grid in own if not grid.is_video] for own in grids]
-    return rows | {name: among(everything, counts, False) for name, counts in _of_stills(rest, stills).items()}
+    return rows | {name: counts_among(everything, counts, False) for name, counts in _of_stills(rest, stills).items()}
 
 
 def _of_stills(inputs: Mapping[str, Tensor], grids: Sequence[Sequence[Grid]]) -> dict[str, list[int]]:
@@ -161,7 +161,7 @@ def rows_of_videos(inputs: Mapping[str, Tensor], grids: Sequence[Grid]) -> dict[
     for name, value in inputs.items():
         if name.startswith(_OF_VIDEOS):
             fits = [counts for counts in _choices(inputs, name, frames) if sum(counts) == len(value)]
-            out |= {name: among(grids, fits[0], True)} if fits else {}
+            out |= {name: counts_among(grids, fits[0], True)} if fits else {}
         elif moving and "pixel_values_videos" not in inputs and name.startswith("pixel_"):
             if value.ndim >= 4 and len(value) == len(grids) == len(moving):  # the frames are a row's second axis
                 out[name] = [1] * len(grids)
@@ -185,7 +185,7 @@ def _pictures(grid: Grid) -> int:
     return grid.frames if isinstance(grid, PatchGrid) and grid.is_video else max(len(grid.tiles), 1)
 
 
-def among(grids: Sequence[Grid], counts: Iterable[int], videos: bool) -> list[int]:
+def counts_among(grids: Sequence[Grid], counts: Iterable[int], videos: bool) -> list[int]:
     """Counts of the videos (or of the other images) of a batch, with 0 in the places of the rest."""
     left = iter(counts)
     return [next(left) if grid.is_video is videos else 0 for grid in grids]

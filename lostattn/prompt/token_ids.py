@@ -45,7 +45,7 @@ def shown_id(processor: Any, config: Any, inputs: Mapping[str, Tensor]) -> int |
     return MASKED if _MASK in inputs else image_token_id(processor, config)
 
 
-def marked(inputs: Mapping[str, Tensor]) -> Int[Tensor, "batch pos"]:
+def marked_ids(inputs: Mapping[str, Tensor]) -> Int[Tensor, "batch pos"]:
     """The ids, with `MASKED` where a mask says that a position is a picture's."""
     mask = inputs.get(_MASK)
     return inputs["input_ids"] if mask is None else inputs["input_ids"].masked_fill(mask == 1, MASKED)

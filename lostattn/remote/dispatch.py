@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from lostattn.plan.touched import said_nowhere
+from lostattn.plan.touch_record import said_nowhere
 from lostattn.points.hooked_model import HookedModel
 from lostattn.remote.session import run_there
 from lostattn.run.calls import Call, Raw, Remote

@@ -20,16 +20,16 @@ from lostattn.run.calls import Call, Raw, Remote
 from lostattn.run.local import open_forward, open_generation, open_session
 
 
-def rehearsed(model: HookedModel, calls: Sequence[Call], rehearsal: Rehearsal) -> list[Raw]:
+def rehearse_calls(model: HookedModel, calls: Sequence[Call], rehearsal: Rehearsal) -> list[Raw]:
     """The way of a remote call, here."""
     if model.is_described_only:
         raise InputError(
             f'{model.name!r} is described without its weights, and remote="local" runs here: load it with its weights.'
         )
-    return opened(model, calls, rehearsal)
+    return open_trace(model, calls, rehearsal)
 
 
-def submitted(model: HookedModel, calls: Sequence[Call], remote: Remote) -> Job:
+def submit_calls(model: HookedModel, calls: Sequence[Call], remote: Remote) -> Job:
     """Send calls to a service as one job, again where it certainly did not start; see :mod:`lostattn.remote.sending`.
 
     Raises:
@@ -46,14 +46,14 @@ def submitted(model: HookedModel, calls: Sequence[Call], remote: Remote) -> Job:
 
     try:
         with service.explained(model, submission):
-            opened(model, calls, submission)
+            open_trace(model, calls, submission)
     except ConnectionLost as error:
         error.job = job() if submission.fate == UNKNOWN else None
         raise
     return job()
 
 
-def opened(model: HookedModel, calls: Sequence[Call], backend: Any) -> Any:
+def open_trace(model: HookedModel, calls: Sequence[Call], backend: Any) -> Any:
     """Open the trace that carries the calls, on a backend: a single call by itself, several as a session."""
     if any("streamer" in (call.generation or {}) for call in calls):
         raise InputError(

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from lostattn.points.hooked_model import HookedModel
 from lostattn.remote.failures import ConnectionLost, Interrupted, JobFailed, RemoteFailure, UnknownJob
 from lostattn.remote.jobs import Job
-from lostattn.remote.opening import submitted
+from lostattn.remote.opening import submit_calls
 from lostattn.run.calls import Call, Raw, Remote
 
 SENT_ANEW = 2  # how often a job that the service gave up, or never knew, is sent again
@@ -34,7 +34,7 @@ class Part:
         if self.job is None:
             self.failure = None
             try:
-                self.job = submitted(self.model, self.calls, self.remote)
+                self.job = submit_calls(self.model, self.calls, self.remote)
             except ConnectionLost as error:
                 self.job = error.job  # it may have been accepted, and is asked for first
                 raise

@@ -23,7 +23,7 @@ from nnsight.tracing.tracer import _saves, dec, inc, mark
 from nnsight.tracing.util import push
 
 from lostattn.remote.results import read_result
-from lostattn.remote.shipping import PACKAGE, packed
+from lostattn.remote.shipping import PACKAGE, packed_request
 
 # Of what this package stands on, what a server does not have.
 ABSENT = (PACKAGE, "jaxtyping", "beartype", "transformer_lens", "circuitsvis")
@@ -42,11 +42,11 @@ class Rehearsal(Backend):
         import zstandard
         from nnsight.schema.request import RequestModel
 
-        blob = packed(tracer, compress=True)
+        blob = packed_request(tracer, compress=True)
         self.sent = len(blob)
         with sources_kept(), classes_apart(), absent(ABSENT):
             there = RequestModel.deserialize(blob, self.model._remoteable_persistent_objects(), compress=True)
-            result = executed(there)
+            result = execute_trace(there)
         self.received = len(zstandard.ZstdCompressor(level=3).compress(result))
         values = read_result(result, False, "the rehearsal")
         for value in values.values():
@@ -54,7 +54,7 @@ class Rehearsal(Backend):
         push(tracer.info.frame, values)
 
 
-def executed(tracer: Any) -> bytes:
+def execute_trace(tracer: Any) -> bytes:
     """Run a rebuilt trace and save what its block marked, as a server does."""
     inc()
     try:

@@ -19,7 +19,7 @@ from nnsight.schema.response import ResponseModel
 from pydantic import ValidationError
 
 from lostattn.remote.line import Line
-from lostattn.remote.shipping import packed
+from lostattn.remote.shipping import packed_request
 from lostattn.remote.told import detail, read_response, said
 
 TRIES = 6  # how often a request is sent at the most
@@ -51,7 +51,7 @@ class Submission(RemoteBackend):
         self.fate = NOT_STARTED
 
     def _serialize(self, tracer: Any) -> bytes:
-        blob = packed(tracer, self.compress)
+        blob = packed_request(tracer, self.compress)
         self.sent = len(blob)
         return blob
 

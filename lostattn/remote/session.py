@@ -7,11 +7,11 @@ from dataclasses import replace
 from typing import Any
 
 from lostattn.errors import InputError
-from lostattn.plan.touched import Touched
+from lostattn.plan.touch_record import Touched
 from lostattn.points.hooked_model import HookedModel
 from lostattn.remote.failures import ConnectionLost
 from lostattn.remote.jobs import Job
-from lostattn.remote.opening import checked_remote, rehearsed
+from lostattn.remote.opening import checked_remote, rehearse_calls
 from lostattn.remote.parts import Part, carried_out
 from lostattn.remote.rehearsal import Rehearsal
 from lostattn.run.calls import Call, Raw, Remote
@@ -109,7 +109,7 @@ class Session:
             self._raw = self._here
         elif self.remote == "local":
             rehearsal = Rehearsal(self.model.nn)
-            self._raw = rehearsed(self.model, self.calls, rehearsal)
+            self._raw = rehearse_calls(self.model, self.calls, rehearsal)
             self.sent, self.received = rehearsal.sent, rehearsal.received
         else:
             size = self.job_size or len(self.calls)
@@ -244,5 +244,5 @@ def run_there(model: HookedModel, calls: Sequence[Call], remote: Remote) -> list
     """
     checked_remote(remote)
     if remote == "local":
-        return rehearsed(model, calls, Rehearsal(model.nn))
+        return rehearse_calls(model, calls, Rehearsal(model.nn))
     return Part(model, list(calls), remote).fetched()

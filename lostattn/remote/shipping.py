@@ -96,7 +96,7 @@ def shipped_by_value() -> Iterator[None]:
             unregister_pickle_by_value(package)
 
 
-def packed(tracer: Any, compress: bool) -> bytes:
+def packed_request(tracer: Any, compress: bool) -> bytes:
     """The request's payload: the tracer and its block's source with the values that the block reads."""
     from nnsight.ndif import pull_env
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lostattn.cache.activation_cache import ActivationCache, Key
 from lostattn.errors import InputError
-from lostattn.plan.touched import Touched, said_nowhere
+from lostattn.plan.touch_record import Touched, said_nowhere
 from lostattn.points.names import is_square
 from lostattn.run.generated_attention import GeneratedAttention, generated_attention
 

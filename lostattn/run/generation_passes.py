@@ -18,7 +18,7 @@ from lostattn.prompt.batch import Prompt
 from lostattn.prompt.parts import PARTS
 
 
-def extended(
+def extended_prompt(
     prompt: Prompt, tokens: Int[Tensor, "batch more"], alive: Bool[Tensor, "batch more"], texts: Sequence[Sequence[str]]
 ) -> Prompt:
     """The prompt with generated tokens behind it, as its answer so far; what an item was filled up with is padding."""
@@ -57,7 +57,7 @@ def _longer(name: str, value: Tensor, tokens: Tensor, alive: Tensor) -> Tensor:
     return torch.cat([value, more.to(value)], 1)
 
 
-def joined(steps: Sequence[Mapping[str, Any]], n_tokens: int) -> dict[str, Any]:
+def joined_steps(steps: Sequence[Mapping[str, Any]], n_tokens: int) -> dict[str, Any]:
     """What every pass kept as one: a row for each position of the prompt and one for each step after it.
 
     Raises:

@@ -31,7 +31,7 @@ GIVING = frozenset(
     "num_return_sequences return_dict_in_generate output_scores output_logits logits_to_keep streamer".split()
 )
 
-# How the same passes are carried out; :mod:`lostattn.run.settled` brings them to the one way that is proved.
+# How the same passes are carried out; :mod:`lostattn.run.merged_settings` brings them to the one way that is proved.
 CARRYING = frozenset("use_cache cache_implementation prefill_chunk_size max_cache_len disable_compile".split())
 
 EXACT = CHOOSING | ENDING | GIVING | CARRYING

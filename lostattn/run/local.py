@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from lostattn.errors import InputError
-from lostattn.kernels.passes import generated, leaving, one_pass, one_step
+from lostattn.kernels.passes import compact_result, generated, one_pass, one_step
 from lostattn.kernels.touched import noted_in
 from lostattn.plan.program import Edit
 from lostattn.points.hooked_model import HookedModel
@@ -71,7 +71,7 @@ def open_forward(root: Any, call: dict[str, Any], session: dict[str, Any], backe
     travels = backend is not None
     with root.trace(call["inputs"], use_cache=False, backend=backend) as tracer:
         found = one_pass(root, tracer, program, logits, session, slope)
-        sent = nnsight.save(leaving(found) if travels else found)
+        sent = nnsight.save(compact_result(found) if travels else found)
     return sent
 
 
@@ -88,7 +88,7 @@ def open_generation(root: Any, call: dict[str, Any], backend: Any = None) -> Any
                     one_step(root, tracer, program, memory, step)
             with tracer.invoke():
                 found = {**generated(tracer.result), "steps": memory["steps"], **noted_in(memory)}
-                sent = nnsight.save(leaving(found) if travels else found)
+                sent = nnsight.save(compact_result(found) if travels else found)
         else:
             with tracer.invoke(call["inputs"]):
                 sent = nnsight.save({**generated(tracer.result), "steps": []})
@@ -122,7 +122,7 @@ def open_session(root: Any, calls: Sequence[dict[str, Any]], backend: Any) -> An
             if call["remember"]:
                 session.update(found["kept"])
                 found = {}
-            sent.append(leaving(found))
+            sent.append(compact_result(found))
     return sent
 
 

@@ -11,18 +11,18 @@ import torch
 
 from lostattn.errors import InputError
 from lostattn.plan.acting import SINGLE
-from lostattn.plan.compiling import compiled
+from lostattn.plan.compiling import compile_edits
 from lostattn.plan.hooks import FwdHook, hook_edits
 from lostattn.plan.intervention import Composition, Intervention
 from lostattn.plan.program import Edit, Reduction, last_step, write
 from lostattn.points.hooked_model import HookedModel
-from lostattn.points.reach import check_reached, reached
+from lostattn.points.reach import check_reached, reached_points
 from lostattn.points.sites import NamesFilter
 from lostattn.prompt.batch import Prompt
 from lostattn.prompt.padded_logits import padded_ends
 from lostattn.prompt.repeated import repeated
 from lostattn.run.calls import Call, Reading
-from lostattn.run.settled import settled
+from lostattn.run.merged_settings import settled
 
 RESULT = "attn.hook_result"
 
@@ -39,7 +39,7 @@ def cache_call(
     prompt = model._prompted(prompt)
     names = kept_names(model, prompt, names_filter)
     reading = Reading("cache", names, *_place(device, dtype), interventions=interventions)
-    return pass_call(model, prompt, reading, names, compiled(model, interventions, prompt, steps=SINGLE))
+    return pass_call(model, prompt, reading, names, compile_edits(model, interventions, prompt, steps=SINGLE))
 
 
 def _place(device: str | torch.device | None, dtype: torch.dtype | None) -> tuple[str | None, str | None]:
@@ -55,7 +55,7 @@ def kept_names(model: HookedModel, prompt: Prompt, names_filter: NamesFilter) ->
     """
     names = model.sites.match(names_filter)
     if names_filter is None or callable(names_filter):
-        names = reached(prompt, names)
+        names = reached_points(prompt, names)
     check_reached(prompt, names)
     if model.is_described_only and names_filter is None:
         names = tuple(name for name in names if not name.endswith(RESULT))
@@ -75,7 +75,7 @@ def hooks_call(
 ) -> Call:
     """:meth:`LVLM.run_with_hooks`."""
     prompt = model._prompted(prompt)
-    edits = [*compiled(model, interventions, prompt, steps=SINGLE), *hook_edits(model.sites, fwd_hooks, prompt)]
+    edits = [*compile_edits(model, interventions, prompt, steps=SINGLE), *hook_edits(model.sites, fwd_hooks, prompt)]
     return pass_call(model, prompt, Reading("logits"), (), edits)
 
 
@@ -90,7 +90,7 @@ def measure_call(
     if not all(isinstance(reduction, Reduction) for reduction in reductions):
         raise InputError(f"reductions is {reductions!r}; expected reductions, as lostattn.reductions makes them.")
     prompt = model._prompted(prompt)
-    edits = compiled(model, interventions, prompt, steps=SINGLE)
+    edits = compile_edits(model, interventions, prompt, steps=SINGLE)
     if logits is None:
         return pass_call(model, prompt, Reading("numbers"), (), edits, reductions)
     return replace(pass_call(model, prompt, Reading("measures"), (), edits, reductions), logits=logits)
@@ -124,7 +124,7 @@ def generate_call(
         )
     watched = bool(names) or (interventions is not None and interventions != Composition(()))
     settings = settled(model, prompt, max_new_tokens, keywords, watched)
-    edits = compiled(model, interventions, prompt, settings.copies, settings.steps)
+    edits = compile_edits(model, interventions, prompt, settings.copies, settings.steps)
     run = repeated(prompt, settings.copies)
     program = write(model.sites, model.operations, names, edits, (), True, made_there(model, names), settings.caches)
     if "mm_encoder_outputs" in inspect.signature(model.hf.forward).parameters:

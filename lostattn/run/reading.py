@@ -7,13 +7,13 @@ from typing import Any
 import torch
 
 from lostattn.cache.activation_cache import ActivationCache
-from lostattn.plan.touched import Touched
+from lostattn.plan.touch_record import Touched
 from lostattn.points.hooked_model import HookedModel
 from lostattn.prompt.batch import Prompt
 from lostattn.prompt.padded_logits import with_ends
 from lostattn.run.calls import Raw, Reading
 from lostattn.run.generation import Generation, before_the_end
-from lostattn.run.generation_passes import extended, joined
+from lostattn.run.generation_passes import extended_prompt, joined_steps
 
 
 def read(reading: Reading, model: HookedModel, raw: Raw, prompt: Prompt | None) -> Any:
@@ -59,8 +59,8 @@ def _generation(reading: Reading, model: HookedModel, raw: Raw, prompt: Prompt |
     alive = before_the_end(tokens, reading.ends)
     cache = None
     if reading.names:
-        fed = None if prompt is None else extended(prompt, tokens[:, :-1], alive[:, :-1], texts)
-        kept = joined(raw["steps"], tokens.shape[1])
+        fed = None if prompt is None else extended_prompt(prompt, tokens[:, :-1], alive[:, :-1], texts)
+        kept = joined_steps(raw["steps"], tokens.shape[1])
         under = reading.interventions
         cache = _moved(reading, ActivationCache(kept, reading.names, model.sites, model.hf, fed, interventions=under))
         cache.touched = touched_in(reading, raw)

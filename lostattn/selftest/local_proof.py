@@ -23,11 +23,11 @@ from lostattn.checkpoint.kinds import is_text_only
 from lostattn.errors import InputError, UnsupportedModel
 from lostattn.kernels.attention import mixed_values
 from lostattn.kernels.program import Program
-from lostattn.kernels.proof import rotated_rows, unchanged, unchanged_rows
+from lostattn.kernels.proof import rotated_rows, unchanged_rows, unchanged_value
 from lostattn.plan.program import Edit
 from lostattn.points.hooked_model import HookedModel
 from lostattn.points.names import is_square
-from lostattn.points.reach import reached
+from lostattn.points.reach import reached_points
 from lostattn.points.stream_updates import INSIDE, added_by
 from lostattn.prompt.assemble import placeholder
 from lostattn.prompt.batch import Prompt
@@ -91,13 +91,13 @@ def _watched(model: HookedModel) -> set[str]:
 def identity_edits(model: HookedModel, prompt: Prompt) -> list[Edit]:
     """The identity at every editable point that a pass over the prompt comes to."""
     edits = []
-    for name in reached(prompt, model.hook_names):
+    for name in reached_points(prompt, model.hook_names):
         try:
             model.sites.editable(name)
         except InputError:
             continue
         rows = is_square(name)
-        edits.append(Edit(name, unchanged_rows if rows else unchanged))
+        edits.append(Edit(name, unchanged_rows if rows else unchanged_value))
     return edits
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lostattn.pictures.patch_grid import Grid, PatchGrid
 from lostattn.prompt.batch import Prompt
-from lostattn.prompt.layouts.tiled import unpadded
+from lostattn.prompt.layouts.tiled import unpadded_area
 
 BY_ROWS = ("paddleocr_vl", "hunyuan_vl", "kimi_k25", "muse_glimmer", "muse_spark")
 """Families that pack pictures, with a grid in the inputs, row by row; the others lay what makes one token side by side.
@@ -277,7 +277,7 @@ def _with_detail(
     inner = own.view(tile.rows, tile.cols, -1)
     laid = starts[:, None, :, None, None] + inner[None, :, None]
     laid = laid.reshape(canvas[0] * tile.rows, canvas[1] * tile.cols, -1)
-    (top, left), (rows, cols) = unpadded((laid.shape[0], laid.shape[1]), seen)
+    (top, left), (rows, cols) = unpadded_area((laid.shape[0], laid.shape[1]), seen)
     laid = laid[top : top + rows, left : left + cols]
     if (rows, cols) == (detail.rows, detail.cols):
         index = torch.cat([whole.index, laid.flatten(0, 1)])

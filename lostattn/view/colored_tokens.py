@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from lostattn.errors import InputError
-from lostattn.view.drawing import Drawing, colored
+from lostattn.view.drawing import Drawing, colored_markup
 from lostattn.view.reading import real_positions, token_labels
 
 
@@ -48,5 +48,5 @@ def tokens(
     if not shown.isfinite().all():
         raise InputError("values holds NaN or infinity, which has no colour. Pass numbers for every position.")
     rounded = [round(x, 6) if labels is None else [round(y, 6) for y in x] for x in shown.tolist()]
-    body = colored(token_labels(prompt, item), rounded, None if labels is None else list(labels))
+    body = colored_markup(token_labels(prompt, item), rounded, None if labels is None else list(labels))
     return Drawing(f'<div style="background: #fff; color: #1c1c1c; color-scheme: light">{body}</div>', title)

@@ -56,7 +56,7 @@ def circuitsvis_script() -> str:
     return f"<script>{code}</script>"
 
 
-def colored(labels: list[str], values: list[Any], kinds: list[str] | None = None) -> str:
+def colored_markup(labels: list[str], values: list[Any], kinds: list[str] | None = None) -> str:
     """The markup that colours tokens by one value each, ``[pos]``, or by a choice of kinds, ``[pos, kind]``.
 
     These two elements take a token for HTML (the others take it for text), so it is escaped.

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lostattn.errors import InputError
-from lostattn.view.drawing import Drawing, colored, element
+from lostattn.view.drawing import Drawing, colored_markup, element
 from lostattn.view.figures import data_uri, to_png
 from lostattn.view.image import attention_on_image
 from lostattn.view.reading import n_cross_keys, pattern, pick_heads, token_labels
@@ -68,7 +68,7 @@ def _heads(values: Float[Tensor, "head query key"], labels: list[str], names: li
         )
     last = values[:, -1].T.tolist()
     rows = [[round(x, 4) for x in row] for row in last]
-    return colored(labels, rows, names)
+    return colored_markup(labels, rows, names)
 
 
 def _pictures(cache: Any, prompt: Any, layer: int, item: int, heads: list[int]) -> str:

@@ -169,7 +169,7 @@ def test_keys_counted_from_the_wrong_end_are_seen_at_decoding_steps(gemma, monke
         more = torch.full((mask.shape[0], max(0, n - mask.shape[1])), extends)
         return torch.cat([mask, more], dim=1)[:, :n] if n > 1 else mask[:, -1:] | extends
 
-    monkeypatch.setattr("lostattn.kernels.attention.now", from_the_first)
+    monkeypatch.setattr("lostattn.kernels.attention.mask_at_step", from_the_first)
     failed = {one.name for one in steps(gemma) if one.failed}
     assert {"uniform edit", "uniform edit without a cache"} <= failed and "patterns" not in failed
 
@@ -180,13 +180,13 @@ def test_keys_of_cross_attention_that_are_off_by_one_are_seen(monkeypatch):
     assert subject.choices == ("image", "cross")
     assert 0 < int(subject.prompt.token_map.cross.resolve().sum()) < subject.prompt.token_map.cross.image_index.shape[1]
     assert [str(one) for one in (*patterns(subject), *uniform(subject)) if not one.passed] == []
-    exact = attention.now
+    exact = attention.mask_at_step
 
     def shifted(positions, step, n):
         found = exact(positions, step, n)
         return found.roll(1, dims=1) if positions[1] is None else found
 
-    monkeypatch.setattr("lostattn.kernels.attention.now", shifted)
+    monkeypatch.setattr("lostattn.kernels.attention.mask_at_step", shifted)
     failed = {one.name for one in (*patterns(subject), *identity(subject), *uniform(subject)) if one.failed}
     assert failed == {"uniform edit"}
 

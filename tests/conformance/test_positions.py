@@ -207,13 +207,13 @@ def test_keys_of_an_encoder_behind_the_positions_are_edited_at_every_step(monkey
         InputError, match="are an encoder's and stand behind the positions; this source is laid onto pos"
     ):
         subject.model.run_with_hooks(subject.prompt, interventions=fixed)
-    exact = attention.now
+    exact = attention.mask_at_step
 
     def before(positions, step, n):  # as if they stood before the positions
         found = exact(positions, step, n)
         return found.roll(positions[2].shape[1], 1) if len(positions) == 3 else found
 
-    monkeypatch.setattr(attention, "now", before)
+    monkeypatch.setattr(attention, "mask_at_step", before)
     assert not uniform(subject)[0].passed
 
 

@@ -13,7 +13,7 @@ from tiny import FAMILIES, batched, rounding, unequal, wrapped
 import lostattn as la
 from lostattn.errors import InputError
 from lostattn.interventions import EarlyProjection
-from lostattn.plan.touched import Touched
+from lostattn.plan.touch_record import Touched
 from lostattn.remote.session import Session
 
 HIDDEN = {"llava": 50, "qwen": 60}

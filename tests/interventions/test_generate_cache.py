@@ -11,7 +11,7 @@ import torch
 
 import lostattn as la
 from lostattn.errors import InputError
-from lostattn.plan.compiling import compiled
+from lostattn.plan.compiling import compile_edits
 from lostattn.plan.program import last_step, write
 from lostattn.run.local import run_here
 from lostattn.run.make_calls import generate_call
@@ -218,7 +218,7 @@ def test_passes_that_are_not_one_a_token_are_refused(pair):
 
 def test_a_program_ends_with_its_last_edit(pair):
     def until(edit, names=()):
-        edits = compiled(pair.model, edit, pair.batch)
+        edits = compile_edits(pair.model, edit, pair.batch)
         return last_step(write(pair.model.sites, pair.model.operations, names, edits, generates=True), edits)
 
     assert until(la.Ablate("mlp", steps="prefill")) == 1

@@ -125,13 +125,13 @@ def test_uniform_shares_one_out_over_the_keys_that_a_row_sees():
 
 def test_given_values_are_laid_on_the_prompt_and_generated_keys_get_nothing():
     values = torch.arange(5.0)[None, None, None]
-    out = priors.given(torch.zeros(1, 2, 1, 7), None, here(2), values)
+    out = priors.given_prior(torch.zeros(1, 2, 1, 7), None, here(2), values)
     assert out.tolist() == [[[[0.0, 1.0, 2.0, 3.0, 4.0, 0.0, 0.0]]]]
 
 
 def test_given_rows_are_taken_where_the_pass_is():
     values = torch.arange(25.0).reshape(1, 1, 5, 5)
-    out = priors.given(torch.zeros(1, 2, 2, 5), None, {**here(), "rows": torch.tensor([1, 4])}, values)
+    out = priors.given_prior(torch.zeros(1, 2, 2, 5), None, {**here(), "rows": torch.tensor([1, 4])}, values)
     assert torch.equal(out, values[:, :, [1, 4]])
 
 
@@ -150,7 +150,7 @@ def test_spread_by_key_by_item_and_by_head():
 
 def test_remembered_numbers_stand_at_the_image_tokens():
     mask = torch.tensor([[False, True, True, False], [True, False, True, False]])
-    out = priors.remembered(torch.zeros(2, 3, 1, 5), None, here(p=torch.tensor([1.0, 2.0, 3.0, 4.0])), "p", mask)
+    out = priors.remembered_prior(torch.zeros(2, 3, 1, 5), None, here(p=torch.tensor([1.0, 2.0, 3.0, 4.0])), "p", mask)
     assert out[:, 0, 0].tolist() == [[0, 1, 2, 0, 0], [3, 0, 4, 0, 0]]
 
 
@@ -215,8 +215,12 @@ def test_a_tower_of_another_shape_is_refused():
 
 def test_keys_of_cross_attention_are_the_same_at_every_step():
     values = torch.tensor([1.0, 2.0, 3.0])[None, None, None]
-    assert priors.given(torch.zeros(1, 2, 1, 3), None, here(2), values, grows=False)[0, 0, 0].tolist() == [1, 2, 3]
+    assert priors.given_prior(torch.zeros(1, 2, 1, 3), None, here(2), values, grows=False)[0, 0, 0].tolist() == [
+        1,
+        2,
+        3,
+    ]
     mask = torch.tensor([[False, True, True]])
     left = here(2, p=torch.tensor([5.0, 6.0]))
-    out = priors.remembered(torch.zeros(1, 2, 1, 3), None, left, "p", mask, grows=False)
+    out = priors.remembered_prior(torch.zeros(1, 2, 1, 3), None, left, "p", mask, grows=False)
     assert out[0, 0, 0].tolist() == [0, 5, 6]

@@ -152,19 +152,19 @@ def test_mixed_values_by_hand_with_grouped_heads():
 
 def test_positions_carried_over_to_a_step():
     mask = torch.tensor([[T, F, T], [F, F, T]])
-    assert torch.equal(kernels.now((mask, False), 0, 3), mask)
-    assert kernels.now((mask, False), 2, 1).tolist() == [[F], [F]]
-    assert kernels.now((mask, True), 2, 1).tolist() == [[T], [T]]
-    assert kernels.now((mask, True), 2, 5).tolist() == [[T, F, T, T, T], [F, F, T, T, T]]
-    assert kernels.now((mask, False), 1, 2).tolist() == [[T, F], [T, F]]
+    assert torch.equal(kernels.mask_at_step((mask, False), 0, 3), mask)
+    assert kernels.mask_at_step((mask, False), 2, 1).tolist() == [[F], [F]]
+    assert kernels.mask_at_step((mask, True), 2, 1).tolist() == [[T], [T]]
+    assert kernels.mask_at_step((mask, True), 2, 5).tolist() == [[T, F, T, T, T], [F, F, T, T, T]]
+    assert kernels.mask_at_step((mask, False), 1, 2).tolist() == [[T, F], [T, F]]
 
 
 def test_the_keys_of_a_window_are_the_last_ones_and_room_for_more_is_not_chosen():
     mask = torch.tensor([[T, F, T], [F, F, T]])
     # Two steps after the prompt, a window of four has let go of the first position.
-    assert kernels.now((mask, False), 2, 4).tolist() == [[F, T, F, F], [F, T, F, F]]
+    assert kernels.mask_at_step((mask, False), 2, 4).tolist() == [[F, T, F, F], [F, T, F, F]]
     # A cache of fixed length holds seven keys, of which five are there by now.
-    assert kernels.now((mask, True), 2, 7).tolist() == [[T, F, T, T, T, F, F], [F, F, T, T, T, F, F]]
+    assert kernels.mask_at_step((mask, True), 2, 7).tolist() == [[T, F, T, T, T, F, F], [F, F, T, T, T, F, F]]
 
 
 def test_values_laid_onto_the_keys_of_a_step():

@@ -8,11 +8,11 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from lostattn.checkpoint.extra_packages import FOLDER, missing, use
+from lostattn.checkpoint.extra_packages import FOLDER, missing_packages, use
 
 use(FOLDER)
-if missing():
-    sys.exit(f"{', '.join(missing())} are not here; `make conformance` installs them.")
+if missing_packages():
+    sys.exit(f"{', '.join(missing_packages())} are not here; `make conformance` installs them.")
 
 import pytest  # noqa: E402
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from tiny import FAMILIES, batched, unequal, wrapped
 
-from lostattn.patching.encoded import encoded
+from lostattn.patching.encoded import encoded_inputs
 from lostattn.patching.sweeps import sweep
 
 
@@ -14,13 +14,13 @@ from lostattn.patching.sweeps import sweep
 def test_encoded_pictures_give_the_same_logits(family):
     model = wrapped(family)
     inputs = model._inputs(model.prompt(inputs=batched(family, unequal(family))))
-    given = encoded(model, inputs)
+    given = encoded_inputs(model, inputs)
     assert "pixel_values" in inputs and "pixel_values" not in given
     with torch.no_grad():
         want, got = (model.hf(**each, use_cache=False).logits for each in (inputs, given))
     assert torch.equal(got, want)
     text = {name: inputs[name] for name in ("input_ids", "attention_mask")}
-    assert encoded(model, text) is text
+    assert encoded_inputs(model, text) is text
 
 
 @pytest.mark.parametrize("family", FAMILIES)

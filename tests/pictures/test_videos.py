@@ -20,7 +20,7 @@ from lostattn.pictures.patch_grid import PatchGrid
 from lostattn.pictures.videos import Video, load_videos
 from lostattn.prompt import build_prompt
 from lostattn.prompt.layouts.base import SEPARATOR, ImageLayout
-from lostattn.prompt.layouts.videos import video_layouts, woven
+from lostattn.prompt.layouts.videos import video_layouts, woven_layouts
 from lostattn.prompt.rows import rows_of_videos
 
 
@@ -92,13 +92,13 @@ def test_frames_that_are_pooled_and_a_newline_behind_them():
 def test_frames_between_time_stamps_and_what_does_not_add_up():
     image, video = ImageLayout(1, PatchGrid(1, 1)), ImageLayout(4, PatchGrid(1, 2, 2))
     rows = [[1, 8, 8, 5, 8, 8, 9, 1], [8, 8, 5, 8, 8]]  # two runs of a video's tokens, one a time step
-    assert [[m.tokens for m in own] for own in woven(rows, 9, 8, [image], [video, video])] == [[4, 1], [4]]
+    assert [[m.tokens for m in own] for own in woven_layouts(rows, 9, 8, [image], [video, video])] == [[4, 1], [4]]
     with pytest.raises(InputError, match="more images or videos"):
-        woven(rows, 9, 8, [image], [video])
+        woven_layouts(rows, 9, 8, [image], [video])
     with pytest.raises(InputError, match="Item 0 holds fewer"):
-        woven([[8, 8]], 9, 8, [], [video])
+        woven_layouts([[8, 8]], 9, 8, [], [video])
     with pytest.raises(InputError, match="has no tokens"):
-        woven([[8] * 4], 9, 8, [image], [video])
+        woven_layouts([[8] * 4], 9, 8, [image], [video])
 
 
 def frames(n: int = 3, width: int = 40, height: int = 30) -> np.ndarray:

@@ -15,7 +15,7 @@ from lostattn.conformance.inputs import picture_inputs, prompt_of
 from lostattn.conformance.models import build
 from lostattn.errors import InputError, UnknownName
 from lostattn.plan import Edit
-from lostattn.plan.compiling import compiled
+from lostattn.plan.compiling import compile_edits
 from lostattn.view.reading import pattern as drawn_pattern
 
 pytestmark = pytest.mark.slow
@@ -224,7 +224,7 @@ def test_every_step_of_a_generation_is_edited(family: str) -> None:
         settings["decoder_start_token_id"] = int(prompt.inputs["decoder_input_ids"][0, 0])
     with torch.no_grad():
         alone.generate(**_inputs(subject), **settings)
-    edit = compiled(model, la.Ablate("cross_head", layers=1, heads=0), prompt)
+    edit = compile_edits(model, la.Ablate("cross_head", layers=1, heads=0), prompt)
     found = _ours(subject, settings, edit)
     assert len(found) == len(logits) == SETTINGS["max_new_tokens"]
     for mine, theirs in zip(found, logits, strict=True):

@@ -24,7 +24,7 @@ from lostattn.remote.failures import (
     VersionDrift,
 )
 from lostattn.remote.jobs import Job
-from lostattn.remote.opening import opened
+from lostattn.remote.opening import open_trace
 from lostattn.remote.rehearsal import Rehearsal
 from lostattn.remote.service import PUBLIC, Service, check, model_key
 from lostattn.run.calls import Reading
@@ -262,7 +262,7 @@ def test_per_head_results_of_a_described_model_are_made_in_the_pass(tiny_model, 
     names = [name for name in described.hook_names if "s.1.attn.hook_result" in name]
     assert len(names) == 2, "one in the decoder, one in the tower"
     call = cache_call(described, prompt, names, edit)
-    raw = opened(tiny_model, [call], Rehearsal(tiny_model.nn))[0]
+    raw = open_trace(tiny_model, [call], Rehearsal(tiny_model.nn))[0]
     assert set(raw["kept"]) == set(names)
     _, cache = read(call.reading, described, raw, prompt)
     _, here = tiny_model.run_with_cache(prompt, names, edit)
@@ -279,7 +279,7 @@ def test_what_needs_weights_says_so_of_a_described_model(tiny_llava, shapes_ques
     prompt = described.prompt(question)
     metric = la.answers.metric(tiny_llava, question)
     call = cache_call(described, prompt, lambda name: "resid" in name or name.endswith(("hook_z", "mlp.hook_post")))
-    _, cache = read(call.reading, described, opened(tiny_llava, [call], Rehearsal(tiny_llava.nn))[0], prompt)
+    _, cache = read(call.reading, described, open_trace(tiny_llava, [call], Rehearsal(tiny_llava.nn))[0], prompt)
     for needing in (
         lambda: cache.W_U,
         lambda: cache.logit_attrs(cache["resid_post", -1], 3),

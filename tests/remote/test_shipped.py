@@ -26,9 +26,9 @@ import lostattn.kernels.edits
 import lostattn.kernels.metrics
 from lostattn.errors import InputError
 from lostattn.reductions import update_metrics
-from lostattn.remote.opening import opened
+from lostattn.remote.opening import open_trace
 from lostattn.remote.session import Session
-from lostattn.remote.shipping import Pickler, as_written, is_yours, packed, shipped_by_value
+from lostattn.remote.shipping import Pickler, as_written, is_yours, packed_request, shipped_by_value
 from lostattn.run.make_calls import CALLS, cache_call, generate_call, hooks_call, measure_call
 
 SERVER = Path(__file__).parent / "server_process.py"
@@ -40,7 +40,7 @@ class Kept(Backend):
     blob = b""
 
     def __call__(self, tracer: Any) -> None:
-        self.blob = packed(tracer, compress=False)
+        self.blob = packed_request(tracer, compress=False)
 
 
 def doubled(value: Any, hook: Any) -> Any:
@@ -76,10 +76,10 @@ def test_calls_run_where_nothing_of_this_package_is(family, tmp_path):
     blobs: dict[str, bytes] = {}
     for name, call in every.items():
         backend = Kept()
-        opened(model, [call], backend)
+        open_trace(model, [call], backend)
         blobs[name] = backend.blob
     backend = Kept()
-    opened(model, list(every.values()), backend)
+    open_trace(model, list(every.values()), backend)
     blobs["session"] = backend.blob
     torch.save(blobs, tmp_path / "blobs.pt")
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from lostattn.remote.rehearsal import ABSENT, absent, classes_apart, executed, sources_kept
+from lostattn.remote.rehearsal import ABSENT, absent, classes_apart, execute_trace, sources_kept
 
 
 class PlayedService:
@@ -77,7 +77,7 @@ class PlayedService:
         self.ran[name] += 1
         with sources_kept(), classes_apart(), absent(ABSENT), torch.no_grad():
             tracer = RequestModel.deserialize(blob, self.model._remoteable_persistent_objects(), compress=True)
-            result = executed(tracer)
+            result = execute_trace(tracer)
         torch.load(io.BytesIO(result), weights_only=False)
         self.results[name] = zstandard.ZstdCompressor(level=3).compress(result)
         self.told[name] = {"id": name, "status": "COMPLETED", "data": f"{here}/result/{name}"}

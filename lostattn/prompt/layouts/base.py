@@ -93,7 +93,7 @@ def cuts_pictures(processor: Any) -> bool:
     return any(hasattr(images, name) for name in names.split())
 
 
-def placed(
+def placed_grid(
     grid: PatchGrid, part: Shown | None, size: Size | None, note: str | None, tensor: Size, step: int
 ) -> PatchGrid:
     """A grid where its tensor lies in the original picture.
@@ -117,6 +117,6 @@ def placed(
     return replace(grid, covers=(left, top, left + across * (right - left), top + down * (bottom - top)))
 
 
-def together(grids: Sequence[PatchGrid]) -> PatchGrid | TiledGrid:
+def joined_grids(grids: Sequence[PatchGrid]) -> PatchGrid | TiledGrid:
     """One grid as it is, several as the tiles of a picture."""
     return grids[0] if len(grids) == 1 else TiledGrid(tuple(grids))

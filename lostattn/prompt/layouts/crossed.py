@@ -14,11 +14,11 @@ from lostattn.pictures.crops import shown_parts
 from lostattn.pictures.patch_grid import Grid, PatchGrid, UnknownGrid
 from lostattn.pictures.shown import Shown
 from lostattn.prompt.cross_keys import CrossKeys
-from lostattn.prompt.layouts.base import SEPARATOR, Batch, ImageLayout, placed, together
+from lostattn.prompt.layouts.base import SEPARATOR, Batch, ImageLayout, joined_grids, placed_grid
 from lostattn.prompt.layouts.grids import patch_side
 
 
-def crossed(batch: Batch) -> list[ImageLayout] | None:
+def crossed_layouts(batch: Batch) -> list[ImageLayout] | None:
     """Tiles of each picture, ``[item, image, tile, channel, height, width]``; one mark an image in the text."""
     pixels, ratios = batch.inputs.get("pixel_values"), batch.inputs.get("aspect_ratio_ids")
     side = patch_side(batch)
@@ -30,7 +30,7 @@ def crossed(batch: Batch) -> list[ImageLayout] | None:
     for i, row in enumerate(ratios.tolist()):
         for k, number in enumerate(r for r in row if r > 0):
             tiles = _tiles(batch, i, k, known[number - 1] if number <= len(known) else (1, 1), pixels, side)
-            layouts.append(ImageLayout(each, together(tiles), (SEPARATOR,) * each))
+            layouts.append(ImageLayout(each, joined_grids(tiles), (SEPARATOR,) * each))
     return layouts
 
 
@@ -49,10 +49,10 @@ def _tiles(batch: Batch, item: int, image: int, ratio: tuple[int, ...], pixels: 
             parts = found
     grid = PatchGrid(high // side, wide // side)
     roles = [replace(grid, role="tile", place=place) if len(places) > 1 else grid for place in places]
-    return [placed(g, p, size, note, (wide, high), side) for g, p in zip(roles, parts, strict=True)]
+    return [placed_grid(g, p, size, note, (wide, high), side) for g, p in zip(roles, parts, strict=True)]
 
 
-def beside(inputs: Mapping[str, Tensor], config: Any) -> list[list[ImageLayout]] | None:
+def layouts_beside_text(inputs: Mapping[str, Tensor], config: Any) -> list[list[ImageLayout]] | None:
     """The pictures of each item that has no token for them, ``[item, image, channel, height, width]`` (Idefics)."""
     pixels, seen = inputs.get("pixel_values"), inputs.get(_SEEN)
     if pixels is None or seen is None or pixels.ndim != 5:

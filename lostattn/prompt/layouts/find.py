@@ -29,12 +29,12 @@ from dataclasses import replace
 from lostattn.pictures.crops import shown_parts
 from lostattn.pictures.patch_grid import UnknownGrid
 from lostattn.pictures.shown import Shown, Size
-from lostattn.prompt.layouts.base import PLACELESS, Batch, ImageLayout, cuts_pictures, placed, together
-from lostattn.prompt.layouts.crossed import crossed
+from lostattn.prompt.layouts.base import PLACELESS, Batch, ImageLayout, cuts_pictures, joined_grids, placed_grid
+from lostattn.prompt.layouts.crossed import crossed_layouts
 from lostattn.prompt.layouts.grids import placeless, resampler, token_grid
-from lostattn.prompt.layouts.packed import lined, packed, positioned, sized
-from lostattn.prompt.layouts.tiled import any_resolution, framed
-from lostattn.prompt.layouts.viewed import gridded, pieces, viewed
+from lostattn.prompt.layouts.packed import lined_layouts, packed_layouts, positioned_layouts, sized_layouts
+from lostattn.prompt.layouts.tiled import any_resolution, framed_tiles
+from lostattn.prompt.layouts.viewed import gridded_views, pieces, viewed_layouts
 
 
 def image_layouts(batch: Batch) -> list[ImageLayout] | None:
@@ -66,9 +66,9 @@ def _whole(batch: Batch) -> list[ImageLayout] | None:
             layouts.append(ImageLayout(each * len(own), replace(found, size=size), rows=len(own)))
             continue
         n, tensor = len(found.grid), (pixels.shape[-1], pixels.shape[-2])
-        grids = [placed(found.grid, part, size, note, tensor, found.step) for part in own]
+        grids = [placed_grid(found.grid, part, size, note, tensor, found.step) for part in own]
         order = [p for k in range(len(own)) for p in (*[PLACELESS] * found.lead, *range(k * n, (k + 1) * n))]
-        layouts.append(ImageLayout(len(order), together(grids), tuple(order), rows=len(own)))
+        layouts.append(ImageLayout(len(order), joined_grids(grids), tuple(order), rows=len(own)))
     return layouts
 
 
@@ -114,16 +114,16 @@ def _counts_by_runs(batch: Batch, n: int, each: int) -> list[int]:
 
 
 _LAYOUTS = (
-    packed,
+    packed_layouts,
     any_resolution,
-    framed,
-    crossed,
-    viewed,
-    gridded,
+    framed_tiles,
+    crossed_layouts,
+    viewed_layouts,
+    gridded_views,
     pieces,
-    positioned,
-    sized,
-    lined,
+    positioned_layouts,
+    sized_layouts,
+    lined_layouts,
     _whole,
     _queries,
 )

@@ -15,9 +15,16 @@ from lostattn.errors import InputError
 from lostattn.pictures.patch_grid import UnknownGrid
 from lostattn.pictures.videos import Video, Videos
 from lostattn.prompt.layouts.base import Batch, ImageLayout
-from lostattn.prompt.layouts.crossed import beside
+from lostattn.prompt.layouts.crossed import layouts_beside_text
 from lostattn.prompt.layouts.find import image_layouts
-from lostattn.prompt.layouts.videos import VIDEO, framed_layouts, told_apart, unknown_layouts, video_layouts, woven
+from lostattn.prompt.layouts.videos import (
+    VIDEO,
+    framed_layouts,
+    told_apart,
+    unknown_layouts,
+    video_layouts,
+    woven_layouts,
+)
 
 
 def layouts_of(
@@ -43,7 +50,7 @@ def layouts_of(
     Raises:
         InputError: where image tokens and pixel values do not add up.
     """
-    if (without_tokens := beside(inputs, config)) is not None:
+    if (without_tokens := layouts_beside_text(inputs, config)) is not None:
         return without_tokens
     rows = told_apart(config, inputs, real)
     sizes = [[p.size for p in own] for own in pictures]
@@ -76,7 +83,7 @@ def _with_videos(
         found = unknown_layouts(rows, [len(own) for own in videos] if flat else None)
     if layouts is None:
         layouts = [one for own in split_layouts(None, rows, batch.image_id, counts) for one in own]
-    return woven(rows, batch.image_id, VIDEO, layouts, found)
+    return woven_layouts(rows, batch.image_id, VIDEO, layouts, found)
 
 
 def _framed(batch: Batch, videos: Videos, kinds: Sequence[Sequence[str]]) -> list[list[ImageLayout]]:
@@ -94,7 +101,7 @@ def _framed(batch: Batch, videos: Videos, kinds: Sequence[Sequence[str]]) -> lis
         for row, parts in zip(batch.ids or (), parted, strict=True)
     ]
     flat = [part for parts in parted for part in parts]
-    return woven(rows, batch.image_id, VIDEO, _pictures_of(batch, flat, rows), _clips_of(batch, flat))
+    return woven_layouts(rows, batch.image_id, VIDEO, _pictures_of(batch, flat, rows), _clips_of(batch, flat))
 
 
 def _clips_of(batch: Batch, parts: Sequence[_Part]) -> list[ImageLayout]:

@@ -8,11 +8,11 @@ from itertools import groupby
 from lostattn.pictures.crops import shown_parts
 from lostattn.pictures.patch_grid import PatchGrid, UnknownGrid
 from lostattn.pictures.shown import Shown, Size
-from lostattn.prompt.layouts.base import SEPARATOR, Batch, ImageLayout, placed
+from lostattn.prompt.layouts.base import SEPARATOR, Batch, ImageLayout, placed_grid
 from lostattn.prompt.layouts.grids import patch_side
 
 
-def packed(batch: Batch) -> list[ImageLayout] | None:
+def packed_layouts(batch: Batch) -> list[ImageLayout] | None:
     """Pictures resized to whole tokens, each with its own number of them; the grid is in the inputs."""
     thw = next((batch.inputs[name] for name in _GRIDS if name in batch.inputs), None)
     if thw is None:
@@ -62,7 +62,7 @@ def _with_newlines(shape: tuple[int, ...], merge: int) -> int:
     return frames * (high // merge) * (wide // merge + 1) + 2
 
 
-def sized(batch: Batch) -> list[ImageLayout] | None:
+def sized_layouts(batch: Batch) -> list[ImageLayout] | None:
     """Pictures of their own size in pixels, padded to one tensor; the inputs say each size (Pixtral and its kin).
 
     Some end each row of tokens with a newline among the image's tokens (Emu 3).
@@ -80,7 +80,7 @@ def sized(batch: Batch) -> list[ImageLayout] | None:
     for k, (rows, cols) in enumerate(shapes):
         size, parts, note = shown_of(batch, k, len(shapes))
         tensor = (int(sizes[k][1]), int(sizes[k][0]))
-        grid = placed(PatchGrid(rows, cols, merge=merge), parts[0] if parts else None, size, note, tensor, step)
+        grid = placed_grid(PatchGrid(rows, cols, merge=merge), parts[0] if parts else None, size, note, tensor, step)
         order = [p for r in range(rows) for p in (*range(r * cols, (r + 1) * cols), *[SEPARATOR] * newline)]
         layouts.append(ImageLayout(len(order), grid, tuple(order)))
     return layouts
@@ -96,7 +96,7 @@ def shown_of(batch: Batch, k: int, n: int) -> tuple[Size | None, list[Shown] | N
     return (size, None, shown) if isinstance(shown, str) else (size, shown, None)
 
 
-def positioned(batch: Batch) -> list[ImageLayout] | None:
+def positioned_layouts(batch: Batch) -> list[ImageLayout] | None:
     """Patches that say their own column and row; -1 where there is none.
 
     They are either the tower's, pooled in squares into tokens (Gemma 4), or tokens already.
@@ -119,7 +119,7 @@ def positioned(batch: Batch) -> list[ImageLayout] | None:
     return layouts
 
 
-def lined(batch: Batch) -> list[ImageLayout] | None:
+def lined_layouts(batch: Batch) -> list[ImageLayout] | None:
     """A row of pixel values for every token, with no grid in the inputs.
 
     How many make a row of the picture is said by the one token that stands after each row in the ids (Fuyu), or follows
@@ -179,5 +179,5 @@ def _lined(batch: Batch, runs: list[int], size: Size | None, part: Shown | None,
         return ImageLayout(tokens, UnknownGrid(reason, size))
     grid = PatchGrid(*shape)
     if side:
-        grid = placed(grid, part, size, note, (shape[1] * side, shape[0] * side), side)
+        grid = placed_grid(grid, part, size, note, (shape[1] * side, shape[0] * side), side)
     return ImageLayout(tokens, grid, tuple(range(tokens)))

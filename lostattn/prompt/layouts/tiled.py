@@ -13,7 +13,7 @@ from torch import Tensor
 from lostattn.pictures.crops import shown_parts
 from lostattn.pictures.patch_grid import Edges, PatchGrid, TiledGrid, UnknownGrid
 from lostattn.pictures.shown import Shown, Size
-from lostattn.prompt.layouts.base import SEPARATOR, Batch, ImageLayout, cuts_pictures, placed, together
+from lostattn.prompt.layouts.base import SEPARATOR, Batch, ImageLayout, cuts_pictures, joined_grids, placed_grid
 from lostattn.prompt.layouts.grids import merge_factor, patch_side, token_grid
 from lostattn.prompt.layouts.marks import marked_pieces
 
@@ -64,7 +64,7 @@ class _Anyres:
     def _base(self) -> PatchGrid:
         grid = PatchGrid(self.base, self.base, merge=self.merge)
         part = self.parts[0] if self.parts is not None and self.size is not None else None
-        return placed(grid, part, self.size, self.note, (self.tensor, self.tensor), self.step)
+        return placed_grid(grid, part, self.size, self.note, (self.tensor, self.tensor), self.step)
 
     def whole(self) -> ImageLayout:
         """Not cut up: its patches and one newline."""
@@ -78,7 +78,7 @@ class _Anyres:
         wide, high = self.seen
         canvas = select_best_resolution((high, wide), [tuple(p) for p in pins])
         full = (canvas[0] // self.tensor * self.base, canvas[1] // self.tensor * self.base)
-        (top, left), (rows, cols) = unpadded(full, self.seen)
+        (top, left), (rows, cols) = unpadded_area(full, self.seen)
         kept = (rows, cols)
         if most is not None and (ratio := math.sqrt(rows * cols / (most * self.base**2))) > 1.1:
             kept = (int(rows // ratio), int(cols // ratio))
@@ -114,7 +114,7 @@ class _Anyres:
         return tuple((start(first + i * share, False), start(first + (i + 1) * share, True)) for i in range(kept))
 
 
-def unpadded(full: tuple[int, int], seen: Size) -> tuple[tuple[int, int], tuple[int, int]]:
+def unpadded_area(full: tuple[int, int], seen: Size) -> tuple[tuple[int, int], tuple[int, int]]:
     """The first (row, column) and the number of (rows, columns) of a canvas that are not all padding."""
     (rows, cols), (wide, high) = full, seen
     if wide / high > cols / rows:
@@ -124,7 +124,7 @@ def unpadded(full: tuple[int, int], seen: Size) -> tuple[tuple[int, int], tuple[
     return (0, spare), (rows, cols - 2 * spare)
 
 
-def framed(batch: Batch) -> list[ImageLayout] | None:
+def framed_tiles(batch: Batch) -> list[ImageLayout] | None:
     """Tiles of one size between marks of their own, those of an item in a row of `pixel_values` (Idefics, SmolVLM)."""
     pixels = batch.inputs.get("pixel_values")
     if pixels is None or pixels.ndim != 5 or "image_sizes" in batch.inputs or batch.ids is None:
@@ -142,8 +142,8 @@ def framed(batch: Batch) -> list[ImageLayout] | None:
                 layouts.append(ImageLayout(each * len(own), replace(found, size=size), rows=len(own)))
                 continue
             like = [(replace(found.grid, role=role, place=place), part) for part, role, place in own]
-            grids = [placed(grid, part, size, note, tensor, found.step) for grid, part in like]
-            grid = together(grids)
+            grids = [placed_grid(grid, part, size, note, tensor, found.step) for grid, part in like]
+            grid = joined_grids(grids)
             layouts.append(ImageLayout(len(grid), grid, tuple(range(len(grid))), rows=len(own)))
     return layouts
 

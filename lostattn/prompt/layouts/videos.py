@@ -27,7 +27,7 @@ from lostattn.pictures.video_frames import frame_box
 from lostattn.pictures.videos import Video
 from lostattn.prompt.layouts.base import PLACELESS, SEPARATOR, Batch, ImageLayout
 from lostattn.prompt.layouts.grids import patch_side, token_grid
-from lostattn.prompt.token_ids import marked
+from lostattn.prompt.token_ids import marked_ids
 
 NOTE = "it is a video, and the prompt holds no frames of it"
 VIDEO = -2
@@ -48,7 +48,7 @@ def told_apart(config: Any, inputs: Mapping[str, Tensor], real: Tensor) -> list[
 
     These have an id of their own, or the inputs say which are a video's (GLM writes its frames with an image's).
     """
-    ids, token, kinds = marked(inputs), video_token_id(config, inputs), inputs.get("mm_token_type_ids")
+    ids, token, kinds = marked_ids(inputs), video_token_id(config, inputs), inputs.get("mm_token_type_ids")
     if token is None:
         return [row[own].tolist() for row, own in zip(ids, real, strict=True)]
     moving = ids == token
@@ -227,7 +227,7 @@ def unknown_layouts(rows: Sequence[Sequence[int]], counts: Sequence[int] | None)
     return out
 
 
-def woven(
+def woven_layouts(
     rows: Sequence[Sequence[int]],
     image_id: int | None,
     video_id: int,

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lostattn.pictures.patch_grid import Edges, PatchGrid, TiledGrid
 from lostattn.pictures.shown import Shown, Size
-from lostattn.prompt.layouts.base import PLACELESS, SEPARATOR, Batch, ImageLayout, placed, together
+from lostattn.prompt.layouts.base import PLACELESS, SEPARATOR, Batch, ImageLayout, joined_grids, placed_grid
 from lostattn.prompt.layouts.grids import may_query, patch_side, placeless, resampler
 from lostattn.prompt.layouts.marks import image_runs, item_of_each, marked_pieces, tile_places
 from lostattn.prompt.layouts.packed import packed_merge, shown_of
@@ -35,9 +35,9 @@ def pieces(batch: Batch) -> list[ImageLayout] | None:
             if part is not None and side:
                 part = replace(part, size=(part.size[0] // side, part.size[1] // side))
             cell = PatchGrid(*cells[k], merge=merge, role=role, place=place)
-            grids.append(placed(cell, part, size, note, tensor, merge))
+            grids.append(placed_grid(cell, part, size, note, tensor, merge))
         n = sum(map(len, grids))
-        layouts.append(ImageLayout(n, together(grids), tuple(range(n)), rows=len(own)))
+        layouts.append(ImageLayout(n, joined_grids(grids), tuple(range(n)), rows=len(own)))
     return layouts
 
 
@@ -66,7 +66,7 @@ def _pictures(batch: Batch, counts: list[int]) -> list[tuple[Size | None, _Own, 
     return found
 
 
-def gridded(batch: Batch) -> list[ImageLayout] | None:
+def gridded_views(batch: Batch) -> list[ImageLayout] | None:
     """A small copy and a large one of each picture, the rows and columns of both in the inputs (Molmo 2).
 
     The patches that each token pools are in the inputs too; -1 among them where the last row or column of tokens has
@@ -123,7 +123,7 @@ class _View:
     newlines: bool
 
 
-def viewed(batch: Batch) -> list[ImageLayout] | None:
+def viewed_layouts(batch: Batch) -> list[ImageLayout] | None:
     """All of each picture in `pixel_values`, its tiles in `pixel_values_local`; `num_local_patches` says how many.
 
     Tiles come first. Either each keeps its own tokens (Step 3.7), or they are laid together as one grid with a newline
@@ -213,13 +213,13 @@ def _viewed(
     tensor, patches = (pixels.shape[-1], pixels.shape[-2]), patch_side(batch) or 1
     merge = view.step // patches
     whole = PatchGrid(*view.whole, merge=merge, role=role)
-    whole = placed(whole, parts[-1] if parts else None, size, note, tensor, view.step)
+    whole = placed_grid(whole, parts[-1] if parts else None, size, note, tensor, view.step)
     grids = [whole]
     if local is not None and places:
         tensor = (local.shape[-1], local.shape[-2])
         cut = [PatchGrid(*view.tile, merge=merge, role="tile", place=place) for place in places]
         shown: Sequence[Shown | None] = parts[:-1] if parts is not None else [None] * len(cut)
-        cut = [placed(g, part, size, note, tensor, view.step) for g, part in zip(cut, shown, strict=True)]
+        cut = [placed_grid(g, part, size, note, tensor, view.step) for g, part in zip(cut, shown, strict=True)]
         grids = [_laid_together(cut), whole] if view.newlines else [*cut, whole]
     order: list[int] = []
     start = 0
@@ -228,7 +228,7 @@ def _viewed(
             order += [*range(start + row * grid.cols, start + (row + 1) * grid.cols), *[SEPARATOR] * view.newlines]
         start += len(grid)
     order += [SEPARATOR] * view.newlines
-    return ImageLayout(len(order), together(grids), tuple(order))
+    return ImageLayout(len(order), joined_grids(grids), tuple(order))
 
 
 def _laid_together(tiles: Sequence[PatchGrid]) -> PatchGrid:
