@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 from torch import nn
@@ -12,6 +12,7 @@ from lostattn.architecture.call_order import attention_in_comprehension, calls_a
 from lostattn.architecture.dataflow import ATTENTION_CALL, OTHER, Call, Flow, Value, flow
 from lostattn.architecture.source import source_of
 from lostattn.architecture.structure import Attention
+from lostattn.weights.kinds import acting, acting_modules, is_linear_layer, may_be_linear, widths
 
 FUSED_QKV = ("qkv", "qkv_proj", "c_attn", "Wqkv")  # rows of all queries, then all keys, then all values
 SEPARATE = {
@@ -23,7 +24,7 @@ SEPARATE = {
 
 def attention_in(module: nn.Module) -> str | None:
     """The path, below a module, of the first one that calls the attention interface (``""``: the module itself)."""
-    return next((path for path, inner in module.named_modules() if calls_attention(inner)), None)
+    return next((path for path, inner in acting_modules(module) if calls_attention(inner)), None)
 
 
 def held_attention(path: str, layer: nn.Module, read: Flow, at: int, n_heads: int, n_kv: int) -> Attention:
@@ -38,10 +39,10 @@ def held_attention(path: str, layer: nn.Module, read: Flow, at: int, n_heads: in
 def map_behind(layer: nn.Module, read: Flow, at: int) -> str | None:
     """The linear map that is given what the attention at ``at`` gives as it is, where that holds no map of its own."""
     child = read.calls[at].child
-    if not calls_attention(layer.get_submodule(child)) or at + 1 >= len(read.calls):
+    if not calls_attention(acting(layer.get_submodule(child))) or at + 1 >= len(read.calls):
         return None
     after = read.calls[at + 1]
-    linear = isinstance(layer.get_submodule(after.child), nn.Linear)
+    linear = is_linear_layer(layer.get_submodule(after.child))
     return after.child if linear and after.given == (Value("child", child),) else None
 
 
@@ -58,8 +59,9 @@ def attention_of(path: str, module: Any, n_heads: int, n_kv: int, outer: str | N
     read = flow(module)
     names = [call.child for call in read.calls]
     where = max((i for i, name in enumerate(names) if name == ATTENTION_CALL), default=len(names))
-    output = _output_map(module, read.calls[where + 1 :])
-    n_heads, n_kv = _counts(module, output and module.get_submodule(output.child), n_heads, n_kv)
+    output = _output_map(module, read, where)
+    given = (output and widths(module.get_submodule(output.child))) or (0, 0)
+    n_heads, n_kv = _counts(module, given[0], n_heads, n_kv)
     before = [name for name in dict.fromkeys(names[:where]) if name != ATTENTION_CALL]
     found = _projections(module, before, n_heads, n_kv)
     mixed = output.given[0] if output else read.result if outer else OTHER
@@ -80,7 +82,7 @@ def attention_of(path: str, module: Any, n_heads: int, n_kv: int, outer: str | N
         o=f"{path}.{output.child}" if output else outer,
         n_heads=n_heads,
         n_key_value_heads=n_kv,
-        d_head=_head_size(module, output and module.get_submodule(output.child), n_heads),
+        d_head=_head_size(module, given[0], n_heads),
         gives_o=outer is not None if output is None else read.result == Value("child", output.child),
         z_is_kernels=mixed == Value("child", ATTENTION_CALL),
         keeps_keys=_keeps_keys(module),
@@ -92,23 +94,22 @@ _HEADS = ("num_heads", "num_attention_heads", "n_heads")
 _HEAD_SIZES = ("v_head_dim", "head_dim", "attention_head_size", "key_value_proj_dim")
 
 
-def _counts(module: Any, output: Any, n_heads: int, n_kv: int) -> tuple[int, int]:
+def _counts(module: Any, width: int, n_heads: int, n_kv: int) -> tuple[int, int]:
     """Heads of queries, and of keys and values: as the module says, or its maps' widths do, or the model.
 
     Layers of one stack may differ, so what is said of all of them counts only where the layer itself says nothing.
     """
     said = _first_own(module, _HEADS)
-    head, width = _first_own(module, _HEAD_SIZES), getattr(output, "in_features", 0)
+    head = _first_own(module, _HEAD_SIZES)
     by_width = width // head if head and width and width % head == 0 else None
     n_heads = said or by_width or n_heads
     groups = _own(module, "num_key_value_groups")
     return n_heads, _own(module, "num_key_value_heads") or (n_heads // groups if groups else min(n_kv, n_heads))
 
 
-def _head_size(module: Any, output: Any, n_heads: int) -> int:
+def _head_size(module: Any, width: int, n_heads: int) -> int:
     """The size of what a head gives: its share of the output map's input, or what the module says; else 0."""
-    width = getattr(output, "in_features", 0)
-    return int(width // n_heads) if width and width % n_heads == 0 else _first_own(module, _HEAD_SIZES) or 0
+    return width // n_heads if width and width % n_heads == 0 else _first_own(module, _HEAD_SIZES) or 0
 
 
 def _first_own(module: Any, names: tuple[str, ...]) -> int | None:
@@ -121,18 +122,23 @@ def _projections(module: Any, before: list[str], n_heads: int, n_kv: int) -> dic
     found: dict[str, str] = {}
     for name in before:
         letter = SEPARATE.get(name.rpartition(".")[2])
-        width = getattr(module.get_submodule(name), "out_features", None)
+        size = widths(module.get_submodule(name)) if letter else None
         heads = n_heads if letter == "q" else n_kv
-        if letter and width and width % heads == 0 and (head is None or width == heads * head):
+        if letter and size and size[1] % heads == 0 and (head is None or size[1] == heads * head):
             found[letter] = name
     fused = next((n for n in before if n in FUSED_QKV and _thirds(module.get_submodule(n), n_heads)), None)
     return {**found, "qkv": fused} if fused else found
 
 
-def _output_map(module: Any, after: Sequence[Call]) -> Call | None:
-    """The linear map that is given what the attention call gave."""
-    linear = (call for call in after if isinstance(module.get_submodule(call.child), nn.Linear))
-    return next((c for c in linear if c.given and c.given[0].known and c.given[0].kind != "input"), None)
+def _output_map(module: nn.Module, read: Flow, where: int) -> Call | None:
+    """The linear map that is given what the attention call gave; else a layer of somebody's own in the place of one.
+
+    Whether that is linear is seen when its weights are asked for.
+    """
+    after = [c for c in read.calls[where + 1 :] if c.given and c.given[0].known and c.given[0].kind != "input"]
+    sure = [c for c in after if is_linear_layer(module.get_submodule(c.child))]
+    last = [c for c in after if read.result == Value("child", c.child) and may_be_linear(module.get_submodule(c.child))]
+    return next(iter((*sure, *last)), None)
 
 
 def _own(module: Any, name: str) -> int | None:
@@ -140,13 +146,10 @@ def _own(module: Any, name: str) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
 
 
-_SIZES = (("in_features", "nx"), ("out_features", "nf"))  # of a linear map, and of GPT-2's, which is called Conv1D
-
-
-def _thirds(module: Any, n_heads: int) -> bool:
+def _thirds(module: nn.Module, n_heads: int) -> bool:
     """Whether a projection gives equally many queries, keys and values."""
-    given, width = (getattr(module, long, getattr(module, short, 0)) for long, short in _SIZES)
-    return bool(width) and width == 3 * given and width % (3 * n_heads) == 0
+    size = widths(module)
+    return size is not None and size[1] == 3 * size[0] and size[1] % (3 * n_heads) == 0
 
 
 def _keeps_keys(module: nn.Module) -> bool:

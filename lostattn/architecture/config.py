@@ -9,6 +9,7 @@ import torch
 
 from lostattn.architecture.config_fields import one_for_all
 from lostattn.architecture.structure import Architecture
+from lostattn.weights.kinds import takes, widths
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,8 @@ def config_of(module: Any, architecture: Architecture, name: str) -> Config:
     """Read the sizes off a resolved model."""
     stack, vision = architecture.stack, architecture.vision
     text = module.config.get_text_config()
-    weight = module.get_submodule(architecture.unembed).weight
+    head = module.get_submodule(architecture.unembed)
+    device, dtype = takes(module, head)
     return Config(
         model_name=name,
         n_layers=len(stack.blocks),
@@ -52,7 +54,7 @@ def config_of(module: Any, architecture: Architecture, name: str) -> Config:
         n_key_value_heads=stack.n_key_value_heads,
         d_head=stack.d_head,
         d_mlp=stack.d_mlp,
-        d_vocab=weight.shape[0],
+        d_vocab=(widths(head) or (0, text.vocab_size))[1],
         n_ctx=one_for_all(text, "max_position_embeddings"),
         heads_by_layer=stack.heads_by_layer,
         key_value_heads_by_layer=stack.key_value_heads_by_layer,
@@ -61,6 +63,6 @@ def config_of(module: Any, architecture: Architecture, name: str) -> Config:
         d_vision=vision.stack.d_model if vision else 0,
         n_vision_heads=vision.stack.n_heads if vision else 0,
         attn_implementation=getattr(text, "_attn_implementation", None) or "eager",
-        dtype=weight.dtype,
-        device=str(weight.device),
+        dtype=dtype,
+        device=str(device),
     )

@@ -10,8 +10,9 @@ from torch import nn
 from lostattn.architecture.attention import attention_in, held_attention, map_behind
 from lostattn.architecture.dataflow import Flow, Value
 from lostattn.architecture.source import source_of
-from lostattn.architecture.stream_sums import is_norm, update_of
+from lostattn.architecture.stream_sums import update_of
 from lostattn.architecture.structure import Cross
+from lostattn.weights.kinds import is_norm
 
 
 def cross_of(

@@ -19,6 +19,7 @@ from typing import Any
 from torch import nn
 
 from lostattn.architecture.source import source_of
+from lostattn.weights.kinds import acting, is_norm
 
 ATTENTION_CALL = "attention_interface"
 TRANSPARENT = ("Dropout", "DropPath", "Identity")  # classes that hand on what they get when a model is not trained
@@ -75,7 +76,7 @@ def flow(module: nn.Module, opened: bool = False) -> Flow:
     ``opened``: the module is a layer, and its children that hold a residual sum of their own are looked into.
     """
     reader = _Reader(module, opened)
-    function = source_of(type(module).forward)
+    function = source_of(type(reader.module).forward)
     if function is None:
         return Flow((), OTHER)
     result = reader.run(function, [INPUT], {}, 0)
@@ -87,7 +88,8 @@ class _Reader:
     """The interpreter; ``calls`` grows as it goes."""
 
     def __init__(self, module: nn.Module, opens: bool) -> None:
-        self.root = self.module = module  # paths are below the root; ``self`` in the source is the module
+        # Paths are below the root; ``self`` in the source is the module.
+        self.root, self.module = module, acting(module)
         self.opens = opens
         self.paths = {id(one): path for path, one in module.named_modules()}
         self.calls: list[Call] = []
@@ -346,7 +348,7 @@ class _Reader:
 
     def _module(self, module: nn.Module, given: list[Value], named: dict[str, Value]) -> Value:
         every = (*given, *named.values())
-        if type(module).__name__.endswith(TRANSPARENT):
+        if type(acting(module)).__name__.endswith(TRANSPARENT):
             return every[0] if every else OTHER
         path = self.paths.get(id(module))
         if path is None:
@@ -364,11 +366,12 @@ class _Reader:
     def _opened(self, module: nn.Module, given: list[Value], named: dict[str, Value]) -> Value | None:
         """What a child gives that adds to the stream inside itself; its calls are noted as the layer's own."""
         streams = [value for value in (*given, *named.values()) if self._is_stream(value)]
-        source = source_of(type(module).forward) if self.opens and streams and module._modules else None
+        inside = acting(module)
+        source = source_of(type(inside).forward) if self.opens and streams and inside._modules else None
         if source is None:
             return None
         known, outer = len(self.calls), self.module
-        self.module = module
+        self.module = inside
         result = self.run(source, given, named, self.depth)
         self.module = outer
         made = self.calls[known:]
@@ -387,7 +390,7 @@ class _Reader:
         made = next((c for c in self.calls if value.kind == "child" and c.child == value.child and c.given), None)
         if made is None or made.child == ATTENTION_CALL or made.given[0].kind != "sum":
             return False
-        return "norm" in type(self.root.get_submodule(made.child)).__name__.lower()
+        return is_norm(self.root.get_submodule(made.child))
 
     def _helper(self, node: ast.expr) -> ast.FunctionDef | None:
         """The source of ``self.method`` where it is a plain method of the module."""

@@ -11,9 +11,10 @@ from lostattn.architecture.config_fields import of_layer, one_for_all
 from lostattn.architecture.cross_attention import cross_of
 from lostattn.architecture.dataflow import INPUT, Call, Flow, flow
 from lostattn.architecture.ffn import ffn_of
-from lostattn.architecture.stream_sums import is_norm, is_stream, middle_of, update_of
+from lostattn.architecture.stream_sums import is_stream, middle_of, update_of
 from lostattn.architecture.structure import Block, Stack, Update
 from lostattn.errors import UnsupportedModel
+from lostattn.weights.kinds import is_norm
 
 HEADS = ("num_attention_heads", "num_heads", "attention_heads", "encoder_attention_heads", "n_heads")
 

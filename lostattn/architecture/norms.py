@@ -6,12 +6,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from lostattn.weights.kinds import acting
+
 
 def centres(norm: nn.Module) -> bool:
     """Whether a norm takes the mean away, as a LayerNorm does; families have classes of their own that do (Cohere)."""
-    weight = next(norm.parameters(), None)
-    if isinstance(norm, nn.LayerNorm) or weight is None or weight.is_meta:
-        return isinstance(norm, nn.LayerNorm)
+    weight, inner = next(norm.parameters(), None), acting(norm)
+    if isinstance(inner, nn.LayerNorm) or weight is None or weight.is_meta:
+        return isinstance(inner, nn.LayerNorm)
     probe = _probe(weight)
     with torch.no_grad():
         there, here = norm(probe[None] + 2.0), norm(probe[None])
@@ -25,7 +27,8 @@ def centred(x: Float[Tensor, "*rest d"], norm: nn.Module) -> Float[Tensor, "*res
 
 def root_mean_square(x: Float[Tensor, "*rest d"], norm: nn.Module) -> Float[Tensor, "*rest 1"]:
     """TransformerLens' ``hook_scale``: the root mean square, after centring for a LayerNorm. float32 at least."""
-    eps = getattr(norm, "variance_epsilon", None) or getattr(norm, "eps", None) or 1e-6
+    inner = acting(norm)
+    eps = getattr(inner, "variance_epsilon", None) or getattr(inner, "eps", None) or 1e-6
     wide = centred(_wide(x), norm)
     return (wide.pow(2).mean(-1, keepdim=True) + eps).sqrt()
 

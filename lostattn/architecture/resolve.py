@@ -22,6 +22,7 @@ from lostattn.architecture.logit_path import read_logit_path
 from lostattn.architecture.structure import Architecture, Attention, Block, Cross, Stack, Update, Vision
 from lostattn.architecture.vision import of_pictures, vision_if_any
 from lostattn.errors import UnsupportedModel
+from lostattn.weights.kinds import is_linear_layer
 
 __all__ = ["Architecture", "Attention", "Block", "Stack", "Update", "Vision", "resolve"]
 
@@ -93,7 +94,7 @@ def _head_beside(model: nn.Module, decoder: str) -> nn.Module | None:
     while decoder:
         decoder = decoder.rpartition(".")[0]
         head = getattr(model.get_submodule(decoder), "lm_head", None)
-        if isinstance(head, nn.Linear):
+        if isinstance(head, nn.Module) and is_linear_layer(head):
             return head
     return None
 

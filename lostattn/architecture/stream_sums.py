@@ -6,11 +6,7 @@ from torch import nn
 
 from lostattn.architecture.dataflow import INPUT, OTHER, Flow, Value
 from lostattn.architecture.structure import Update
-
-
-def is_norm(module: nn.Module) -> bool:
-    """Whether a module is a norm, by the name of its class."""
-    return "norm" in type(module).__name__.lower()
+from lostattn.weights.kinds import is_norm
 
 
 def middle_of(read: Flow, at: int | None) -> int | None:

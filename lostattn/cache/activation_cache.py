@@ -26,6 +26,8 @@ from lostattn.points.names import get_act_name
 from lostattn.points.sites import Derived, Sites
 from lostattn.points.stream_updates import before_and_after, find_update, stream_updates
 from lostattn.prompt.batch import Prompt
+from lostattn.weights.adapters import switched_on
+from lostattn.weights.linear_map import head_results
 
 if TYPE_CHECKING:
     import transformer_lens
@@ -77,6 +79,7 @@ class ActivationCache(Decomposition):
         self.has_batch_dim = has_batch_dim
         self.interventions = interventions
         self.touched: Touched | None = None
+        self._adapters = switched_on(model)
 
     def __getitem__(self, key: Key) -> Tensor:
         if _of_gradient(key):
@@ -292,6 +295,7 @@ class ActivationCache(Decomposition):
         known = (self.meta, self.has_batch_dim, self.interventions)
         made = ActivationCache(kept, self._names, self._sites, self._model, prompt, *known)
         made.touched = self.touched
+        made._adapters = self._adapters
         return made
 
     def map(self, metric: Callable[..., Any], update: str | None = None, point: str = "resid_post") -> dict[int, Any]:
@@ -338,10 +342,9 @@ class ActivationCache(Decomposition):
         if how.kind in ("attn_scores", "pattern"):
             return self._attention(name, how)
         value = self._kept[how.needs[0]]
-        module: Any = self._model.get_submodule(how.path)
         if how.kind == "result":
-            weight = module.weight.detach().unflatten(1, (value.shape[-2], -1))  # [d_model, head, d_head]
-            return torch.einsum("...hd,mhd->...hm", value, weight.to(value.dtype))
+            return head_results(value, self._map(how.path))
+        module = self._layer_at(how.path, described=True)
         return root_mean_square(value, module) if how.kind == "scale" else normalized(value, module)
 
     def _attention(self, name: str, how: Derived, rows: Tensor | None = None) -> Tensor:

@@ -6,13 +6,13 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from lostattn.architecture.norms import centred, gain, root_mean_square
 from lostattn.cache.output_maps import Passage, attention_passage, ffn_passage, head_parts, why_no_heads
 from lostattn.cache.stream import StreamReader
-from lostattn.cache.weights import with_weights
 from lostattn.errors import InputError
+from lostattn.weights.linear_map import LinearMap
 
 
 def full_decomposition(
@@ -35,14 +35,16 @@ def full_decomposition(
             path, passage = attention_passage(cache, i, pos_slice)
             found = head_parts(cache, i, pos_slice)
             heads.add(reader(found), [f"L{i}H{h}" for h in range(len(found))])
-            bias = bias + _bias(cache._model, path, passage, beginning)
+            bias = bias + _bias(cache._map(path), passage, beginning)
         elif kind == "mlp" and expand_neurons:
             path, passage = ffn_passage(cache, i, pos_slice)
             post = cache._at(cache["post", i], pos_slice)
-            module = with_weights(cache._model, path)
-            weight = module.weight.detach().to(post.dtype)
-            neurons.add(reader.neurons(post, weight, passage), [f"L{i}N{n}" for n in range(post.shape[-1])])
-            bias = bias + _bias(cache._model, path, passage, beginning)
+            written = cache._map(path)
+            neurons.add(
+                reader.neurons(post, written.weight.to(post.dtype), passage),
+                [f"L{i}N{n}" for n in range(post.shape[-1])],
+            )
+            bias = bias + _bias(written, passage, beginning)
         else:
             value = cache._at(cache._value(update), pos_slice)
             (neurons if kind == "mlp" else whole).add(reader(value[None]), [update.label])
@@ -109,10 +111,9 @@ class _Reader:
         return projected if self.scale is None else projected / self.scale
 
 
-def _bias(model: nn.Module, path: str, passage: Passage, like: Float[Tensor, "*rest d_model"]) -> Tensor | float:
+def _bias(written: LinearMap, passage: Passage, like: Float[Tensor, "*rest d_model"]) -> Tensor | float:
     """What an output map and the norm after it add whatever they are given."""
-    bias: Any = getattr(with_weights(model, path), "bias", None)
     constant = passage.constant
-    if bias is not None:
-        constant = constant + passage(bias.detach().to(like).expand_as(like)[None])[0]
+    if written.bias is not None:
+        constant = constant + passage(written.bias.to(like).expand_as(like)[None])[0]
     return constant if isinstance(constant, float) else constant.to(like)

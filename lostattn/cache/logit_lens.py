@@ -130,7 +130,7 @@ def read(
 
 
 def _ids(tokens: list[int], cache: Decomposition) -> Tensor:
-    n = len(cache.W_U)
+    n = cache._d_vocab
     if not tokens or any(type(t) is not int or not 0 <= t < n for t in tokens):
         raise InputError(f"tokens is {tokens!r}; expected ids from 0 to {n - 1}.")
     return torch.tensor(tokens)

@@ -18,6 +18,7 @@ from lostattn.architecture.structure import Block, Update
 from lostattn.cache.stream import StreamReader
 from lostattn.errors import InputError
 from lostattn.points.stream_updates import added_by
+from lostattn.weights.kinds import acting_path
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,8 @@ def why_no_heads(cache: StreamReader, layer: int, which: str = "attn") -> str:
         return "no output map of its attention was found"
     out = block.attn_out if block.cross is None or which == "attn" else block.cross.out
     update = block.attn_update if block.cross is None or which == "attn" else block.cross.update
-    if not attn.gives_o or out not in (attn.path, attn.o):
+    inside = out and f"{out}.{acting_path(cache._model.get_submodule(out))}".rstrip(".")  # of a copy that PEFT keeps
+    if not attn.gives_o or not {out, inside} & {attn.path, attn.o}:
         return "something stands between the output map and what its attention gives"
     return _why_not(block, update, (out,))
 
@@ -130,6 +132,6 @@ def _passage(cache: StreamReader, kind: str, layer: int, pos_slice: Any) -> Pass
     assert update is not None and update.factor is not None
     if update.source == update.path or update.path == block.mlp_out:
         return Passage(update.factor)
-    norm = cache._model.get_submodule(update.path)
+    norm = cache._layer_at(update.path)
     given = cache._at(cache[f"{kind}_out", layer], pos_slice) * update.inner
     return Passage(update.factor * update.inner, norm, root_mean_square(given, norm))

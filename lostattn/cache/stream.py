@@ -12,11 +12,14 @@ from torch import Tensor, nn
 from lostattn.architecture.logit_path import LogitPath
 from lostattn.architecture.norms import centred, gain, root_mean_square
 from lostattn.cache.positions import at_items, at_positions
-from lostattn.cache.weights import with_weights
 from lostattn.errors import InputError
 from lostattn.points.sites import Sites
 from lostattn.points.stream_updates import INSIDE, StreamUpdate, layer_updates, module_term
 from lostattn.prompt.batch import Prompt
+from lostattn.weights.adapters import switched_on
+from lostattn.weights.kinds import widths
+from lostattn.weights.linear_map import LinearMap, linear_map
+from lostattn.weights.offloaded import with_weights
 
 
 class StreamReader(Mapping[str, Tensor]):
@@ -30,6 +33,7 @@ class StreamReader(Mapping[str, Tensor]):
     has_batch_dim: bool
     _sites: Sites
     _model: nn.Module
+    _adapters: str  # as they were switched in the pass
 
     def __getitem__(self, key: Any) -> Tensor:
         """The value of a hook point; see :class:`~lostattn.cache.ActivationCache`."""
@@ -37,8 +41,20 @@ class StreamReader(Mapping[str, Tensor]):
 
     @property
     def W_U(self) -> Float[Tensor, "d_vocab d_model"]:  # noqa: N802 (TransformerLens' name)
-        """The unembedding's weight, as the model holds it: one row a token."""
-        return self._unembedding().weight.detach()
+        """What the unembedding multiplies by: one row a token. Of a plain layer the weight that the model holds.
+
+        Scales, adapters and whatever else makes the layer are in it; see :mod:`lostattn.weights.linear_map`.
+
+        Raises:
+            InputError: the unembedding is no linear map, or the model is described without its weights.
+        """
+        return self._map(self._sites.architecture.unembed).weight
+
+    @property
+    def _d_vocab(self) -> int:
+        """How many tokens the unembedding has a row for."""
+        size = widths(self._model.get_submodule(self._sites.architecture.unembed))
+        return len(self.W_U) if size is None else size[1]
 
     @property
     def final_stream(self) -> Float[Tensor, "*batch pos d_model"]:
@@ -152,7 +168,7 @@ class StreamReader(Mapping[str, Tensor]):
         path = architecture.final_norm if end else before_ffn if mlp_input else block.ln1
         if path is None and not end:
             raise InputError(f"no norm reads the stream before layer {layer}.")
-        return None if path is None else with_weights(self._model, path)
+        return None if path is None else self._layer_at(path)
 
     def _updates(self, end: int, mlp_input: bool = False) -> list[StreamUpdate]:
         """The updates before the input of a layer, or before its FFN."""
@@ -187,10 +203,32 @@ class StreamReader(Mapping[str, Tensor]):
         return value.dim() == 3 + self.has_batch_dim
 
     def _unembedding(self) -> Any:
-        return with_weights(self._model, self._sites.architecture.unembed)
+        return self._layer_at(self._sites.architecture.unembed)
 
-    def _directions(self, tokens: Any) -> Tensor:
-        weight = self.W_U
+    def _map(self, path: str) -> LinearMap:
+        """What the layer at a path multiplies by and adds.
+
+        Raises:
+            InputError: it is no linear map; the model has no weights here, or its adapters were switched meanwhile.
+        """
+        self._check_adapters()
+        return linear_map(self._model, path)
+
+    def _layer_at(self, path: str, described: bool = False) -> Any:
+        """A module of the model, to be run on what this pass held; see :func:`lostattn.weights.with_weights`."""
+        self._check_adapters()
+        return with_weights(self._model, path, described)
+
+    def _check_adapters(self) -> None:
+        if switched_on(self._model) != self._adapters:
+            raise InputError(
+                "the adapters of this model were switched, merged or scaled after this pass, so its weights are not "
+                "those that the pass ran with: set them as they were, or run the pass again."
+            )
+
+    def _directions(self, tokens: Any, rows: Tensor | None = None) -> Tensor:
+        """The unembedding's rows of some tokens; of ``rows``, where it is at hand already."""
+        weight = self.W_U if rows is None else rows
         if isinstance(tokens, str):
             raise InputError(
                 f"tokens is {tokens!r}; a cache has no tokenizer. Give ids: la.answers.answer_tokens(model, prompt, "

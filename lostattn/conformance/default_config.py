@@ -13,6 +13,7 @@ from lostattn.conformance.differences import differences
 from lostattn.conformance.exceptions import CONFIG_CHANGES, DEFAULT_CHANGES, GIVEN
 from lostattn.conformance.models import families, small_config
 from lostattn.points.hooked_model import HookedModel
+from lostattn.weights.kinds import widths
 
 
 def default_config(family: str) -> tuple[Any, list[str]]:
@@ -71,15 +72,15 @@ def _widths(module: nn.Module, attn: Attention) -> list[str]:
     groups = getattr(own, "num_key_value_groups", None)
     if isinstance(groups, int) and attn.n_heads != groups * attn.n_key_value_heads:
         said.append(f"the module has {groups} heads to each of keys")
-    output = getattr(module.get_submodule(attn.o), "in_features", None) if attn.o else None
-    if output is not None and output != attn.n_heads * attn.d_head:
-        said.append(f"the output map takes {output}, which is not {attn.n_heads} heads of {attn.d_head}")
+    output = widths(module.get_submodule(attn.o)) if attn.o else None
+    if output is not None and output[0] != attn.n_heads * attn.d_head:
+        said.append(f"the output map takes {output[0]}, which is not {attn.n_heads} heads of {attn.d_head}")
     sizes = {}
     for letter, heads in (("q", attn.n_heads), ("k", attn.n_key_value_heads), ("v", attn.n_key_value_heads)):
         path = getattr(attn, letter)
-        if path is not None:
-            width = module.get_submodule(path).out_features
-            sizes[letter] = width / heads  # type: ignore[operator]
+        size = widths(module.get_submodule(path)) if path is not None else None
+        if size is not None:
+            sizes[letter] = size[1] / heads
     if "q" in sizes and "k" in sizes and sizes["q"] != sizes["k"]:
         said.append(f"heads of queries have {sizes['q']:g} numbers and those of keys {sizes['k']:g}")
     if any(size != int(size) for size in sizes.values()):

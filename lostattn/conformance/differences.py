@@ -11,6 +11,7 @@ from typing import Any
 from torch import nn
 
 from lostattn.architecture.structure import Architecture, Block
+from lostattn.weights.kinds import widths
 
 _WINDOWS = ("sliding_window", "attention_chunk_size", "window_size")
 _KINDS = ("layer_type", "attention_type", "block_type", "layer_kind")
@@ -65,7 +66,7 @@ def _experts(block: Block, layer: nn.Module) -> bool:
 def _width(block: Block, layer: nn.Module) -> int:
     if block.mlp_post is None:
         return 0
-    return int(getattr(layer.get_submodule(block.mlp_post.removeprefix(f"{block.path}.")), "in_features", 0))
+    return (widths(layer.get_submodule(block.mlp_post.removeprefix(f"{block.path}."))) or (0, 0))[0]
 
 
 _READ: dict[str, Callable[[Block, nn.Module], Any]] = {

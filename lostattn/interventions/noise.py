@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
-
 from lostattn.errors import InputError
 from lostattn.interventions.ablation import POINTS
 from lostattn.kernels import edits as kernels
@@ -23,6 +21,9 @@ from lostattn.plan.checks import (
 from lostattn.plan.intervention import Intervention
 from lostattn.plan.program import Edit
 from lostattn.plan.setting import Setting, stable_seed
+from lostattn.weights.kinds import may_be_linear
+from lostattn.weights.linear_map import linear_map
+from lostattn.weights.offloaded import is_described_only
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -77,8 +78,11 @@ class NoiseWeights(Intervention):
     the query, key and value maps, ``"mlp"`` all maps of the FFN (gate, up and down where it is gated). The same seed
     gives the same weights in every pass and at every step, for all items of a batch.
 
-    What it assumes: maps that are plain linear modules with a ``weight``, one for each of q, k and v. It replaces what
-    the map gives, so an earlier edit of the same point is lost under it.
+    The moments are those of what a map multiplies by, adapters and scales included, so a quantised or adapted model
+    draws what the same model does once it is dequantised or merged.
+
+    What it assumes: linear maps, one for each of q, k and v. It replaces what the map gives, so an earlier edit of the
+    same point is lost under it.
     """
 
     what: str = "qkv"
@@ -95,7 +99,7 @@ class NoiseWeights(Intervention):
         """One edit for each matrix of each layer.
 
         Raises:
-            InputError: the model's query, key and value come from one fused map, or a map is no plain linear one.
+            InputError: the model's query, key and value come from one fused map, or a layer is no linear map.
         """
         out = []
         steps = checked_steps(self.steps)
@@ -103,11 +107,8 @@ class NoiseWeights(Intervention):
             for point in self._points(setting, i):
                 name = f"blocks.{i}.{point}"
                 path = setting.sites.slots[setting.sites.at[setting.sites.find(name)]].path
-                module = setting.model.get_submodule(path)
-                if not isinstance(module, nn.Linear):
-                    raise InputError(f"{path} is a {type(module).__name__}; NoiseWeights needs a linear map there.")
-                seed = stable_seed(self.seed, "weights", point, i)
-                out.append(Edit(name, kernels.noise_linear, {"seed": seed}, steps, reads_input=True))
+                params = {"seed": stable_seed(self.seed, "weights", point, i), **_moments(setting, i, path)}
+                out.append(Edit(name, kernels.noise_linear, params, steps, reads_input=True))
         return out
 
     def _points(self, setting: Setting, layer: int) -> list[str]:
@@ -118,3 +119,17 @@ class NoiseWeights(Intervention):
         if block.attn is not None and block.attn.qkv is not None:
             raise InputError(f"{block.attn.path} makes q, k and v with one fused map; NoiseWeights needs three.")
         return ["attn.hook_q", "attn.hook_k", "attn.hook_v"]
+
+
+def _moments(setting: Setting, layer: int, path: str) -> dict[str, Any]:
+    """What the draw for a map is made with; nothing where its weights are not here, so that it is asked in the pass."""
+    module = setting.model.get_submodule(path)
+    whole_ffn = path == setting.sites.architecture.stack.blocks[layer].mlp  # experts, say
+    if whole_ffn or not may_be_linear(module):
+        raise InputError(f"{path} is a {type(module).__name__}; NoiseWeights needs a linear map there.")
+    if is_described_only(setting.model):
+        return {}
+    found = linear_map(setting.model, path)
+    weight = found.weight.float()
+    mean, spread = float(weight.mean()), float(weight.std(correction=0))
+    return {"shape": list(weight.shape), "mean": mean, "spread": spread, "bias": found.bias}

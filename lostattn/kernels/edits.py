@@ -178,30 +178,31 @@ def noise_update(x, here, positions, real, std, seeds):
     return torch.where(chosen, new, x)
 
 
-def linear_map(module, x):
-    """Weight and bias of a linear map; where only its structure is at hand, as it answers to unit vectors."""
-    weight, bias = module.weight, module.bias
-    if not weight.is_meta:
-        return weight.detach(), bias
-    n = weight.shape[1]
-    unit = torch.eye(n, dtype=x.dtype, device=x.device)
-    if bias is None:
-        return module(unit).T, None
-    bias = module(torch.zeros(1, n, dtype=x.dtype, device=x.device))[0]
+def as_answered(module, x):
+    """Weight and bias of a linear map that is given ``x``, as it answers to unit vectors.
+
+    What a module stores may be codes of few bits, or out of reach where only its structure is at hand.
+    """
+    unit = torch.eye(x.shape[-1], dtype=x.dtype, device=x.device)
+    bias = (module(unit[:1]) + module(-unit[:1]))[0] / 2
     return (module(unit) - bias).T, bias
 
 
-def noise_linear(x, here, seed: int):
+def noise_linear(x, here, seed: int, shape=None, mean=0.0, spread=1.0, bias=None):
     """The output of a linear map whose weight is replaced by a Gaussian of the same mean and standard deviation.
 
-    The bias stays; the model's own weight is only read (Noise QKV).
+    The bias stays; the model's own weight is only read (Noise QKV). ``shape``, ``mean``, ``spread`` and ``bias`` are
+    those of the map; without a shape the map is asked for them.
     """
-    weight, bias = linear_map(here["module"], here["input"])
-    wide = weight.float()
+    given = here["input"]
+    if shape is None:
+        weight, bias = as_answered(here["module"], given)
+        weight = weight.float()
+        shape, mean, spread = weight.shape, weight.mean(), weight.std(correction=0)
     generator = torch.Generator().manual_seed(seed)
-    noise = torch.randn(wide.shape, generator=generator, dtype=torch.float32).to(weight.device)
-    drawn = (noise * wide.std(correction=0) + wide.mean()).to(weight.dtype)
-    noisy = torch.nn.functional.linear(here["input"], drawn, bias)
+    noise = torch.randn(shape, generator=generator, dtype=torch.float32).to(given.device)
+    drawn = (noise * spread + mean).to(given.dtype)
+    noisy = torch.nn.functional.linear(given, drawn, None if bias is None else bias.to(given))
     return noisy.reshape(x.shape)
 
 

@@ -375,6 +375,9 @@ def weightless(root):
     """Whether this runs in a server's sandbox, whose modules have no weights: the model is in another process."""
     if root._module is None:
         return True
+    for module in root._module.modules():
+        if "_hf_hook" in module.__dict__:
+            return False  # weights that are kept elsewhere are brought for each call
     for parameter in root._module.parameters():
         return parameter.is_meta
     return False

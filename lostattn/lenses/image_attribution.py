@@ -14,7 +14,6 @@ from lostattn.architecture.norms import centred, gain, root_mean_square
 from lostattn.cache.activation_cache import ActivationCache
 from lostattn.cache.output_maps import attention_passage
 from lostattn.cache.same_shapes import stacked
-from lostattn.cache.weights import with_weights
 from lostattn.errors import InputError
 from lostattn.prompt.batch import Prompt
 from lostattn.prompt.cross_keys import CrossKeys
@@ -169,8 +168,10 @@ def image_attribution(
 def _direction(cache: ActivationCache, right: Any, wrong: Any, row: int, item: int) -> Float[Tensor, "d_model"]:
     """The direction in the last stream along which the logit rises, norm and all."""
 
+    rows = cache.W_U
+
     def one(tokens: Any) -> Tensor:
-        found = cache._directions(tokens)
+        found = cache._directions(tokens, rows)
         return found if found.dim() == 1 else found[item if len(found) > 1 else 0]
 
     towards = one(right) if wrong is None else one(right) - one(wrong)
@@ -200,9 +201,8 @@ def _by_key(
     direction = passage.towards(direction)
     if passage.scale is not None:
         direction = direction / (passage.scale[item] if cache.has_batch_dim else passage.scale)[row]
-    module = with_weights(cache._model, path)
     n_heads = pattern.shape[0]
-    read = direction @ module.weight.detach().to(direction)  # [head * d_head]
+    read = direction @ cache._map(path).weight.to(direction)  # [head * d_head]
     read = read.unflatten(0, (value.shape[-2], n_heads // value.shape[-2], -1))  # query heads of a key/value head
     written = torch.einsum("kgd,gnd->gnk", value.to(direction), read).flatten(0, 1)
     return pattern[:, row].to(written) * written

@@ -10,6 +10,7 @@ from torch import nn
 
 from lostattn.model.load_module import load_module
 from lostattn.model.lvlm import LVLM
+from lostattn.weights.repacked import keep_as_quantised
 
 
 def load(
@@ -32,7 +33,7 @@ def load(
 
     Args:
         model: ``"tiny-llava"`` or ``"tiny-qwen2_5-vl"`` (bundled, trained on ``shapes``), a Hugging Face id, a folder,
-            or a model that is loaded already.
+            or a model that is loaded already; quantised, with PEFT's adapters (a ``PeftModel``, too) or offloaded.
         dtype: of the weights; default as they are stored.
         device_map: where to put them, as transformers takes it (``"auto"``, ``"cuda"``, …).
         attn_implementation: the kernel; every hook point works under all that transformers has. Where a part beside
@@ -55,6 +56,7 @@ def load(
     module, found, name = load_module(
         model, processor, dtype, device_map, attn_implementation, revision, trust_remote_code, keywords, remote
     )
+    keep_as_quantised(module)
     wrapped = LVLM(module.eval(), found, name)
     wrapped.nn.revision = revision
     if selftest and found is not None and not wrapped.is_described_only:

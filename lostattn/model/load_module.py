@@ -14,6 +14,7 @@ from lostattn.checkpoint.kinds import check_kind, class_of, is_text_only, loader
 from lostattn.checkpoint.processors import load_processor
 from lostattn.checkpoint.text_processor import as_processor, load_text_processor
 from lostattn.errors import InputError, UnknownName, nearest
+from lostattn.weights.adapters import without_wrapper
 from lostattn.zoo import names, path
 
 
@@ -44,6 +45,7 @@ def load_module(
             "it was before, la.load(model._orig_mod)."
         )
     if isinstance(model, nn.Module):
+        model = without_wrapper(model)
         settings = {"dtype": dtype, "device_map": device_map, "revision": revision, **keywords}
         name = getattr(model, "name_or_path", "") or type(model).__name__
         _check_loaded(model, name, settings, attn_implementation)

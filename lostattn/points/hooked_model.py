@@ -21,6 +21,7 @@ from lostattn.points.sites import Sites, served_path
 from lostattn.prompt.batch import Prompt
 from lostattn.prompt.build import build_prompt
 from lostattn.prompt.identity import check_maker
+from lostattn.weights.offloaded import device_of, is_described_only
 
 
 class HookedModel:
@@ -57,7 +58,7 @@ class HookedModel:
     @property
     def is_described_only(self) -> bool:
         """Whether the model was loaded with ``remote=True``: its structure without its weights."""
-        return next(self.hf.parameters()).is_meta
+        return is_described_only(self.hf)
 
     @property
     def hook_names(self) -> tuple[str, ...]:
@@ -105,7 +106,7 @@ class HookedModel:
         return prompt
 
     def _inputs(self, prompt: Prompt) -> dict[str, Any]:
-        device = "cpu" if self.is_described_only else next(self.hf.parameters()).device
+        device = device_of(self.hf)
         dtype = self.hf.dtype
         moved = {}
         for name, value in prompt.inputs.items():

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from lostattn.architecture.structure import Vision
 from lostattn.prompt.batch import Prompt
 from lostattn.tower.tokens import TowerTokens
+from lostattn.weights.offloaded import is_described_only
 
 _ASKED: WeakKeyDictionary[nn.Module, dict[Any, str]] = WeakKeyDictionary()
 
@@ -29,7 +30,7 @@ def disproof(model: Any, vision: Vision, prompt: Prompt, found: TowerTokens) -> 
     A model that reads pictures through cross-attention is not asked: layers of its tower that mix all patches stand
     behind the one that is looked at.
     """
-    if prompt.token_map.cross is not None or any(parameter.is_meta for parameter in model.parameters()):
+    if prompt.token_map.cross is not None or is_described_only(model):
         return ""
     asked = _ASKED.setdefault(model, {})
     merges = {tile.merge for own in prompt.token_map.grids for grid in own for tile in grid.tiles}

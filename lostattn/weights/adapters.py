@@ -37,6 +37,16 @@ def without_wrapper(model: nn.Module) -> nn.Module:
     return inside
 
 
+def switched_on(model: nn.Module) -> str:
+    """Which adapters act in each layer of a model, merged or not, and how strongly; empty where it has none."""
+    said = []
+    for path, module in model.named_modules():
+        if "base_layer" in module._modules or "original_module" in module._modules:
+            names = ("_active_adapter", "_disable_adapters", "merged_adapters", "scaling")
+            said.append(f"{path}: {[getattr(module, name, None) for name in names]}")
+    return "\n".join(said)
+
+
 def _beside_the_layers(config: Any) -> str:
     """What an adapter does that no layer does by itself; empty where it acts in the layers alone."""
     if getattr(config, "is_prompt_learning", False):

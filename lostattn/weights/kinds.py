@@ -2,29 +2,61 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import nn
 
-from lostattn.weights.offloaded import device_of
+from lostattn.weights.offloaded import device_of, is_described_only
+from lostattn.weights.stored import FLOAT8, holds_codes
 
-_NO_MAPS = ("norm", "dropout", "embedding", "identity", "droppath")  # in names of classes
+_NO_MAPS = ("norm", "dropout", "embedding", "identity", "droppath", "conv")  # in names of classes
+
+
+def acting_path(module: nn.Module) -> str:
+    """Where the layer lies inside what PEFT put around it: the one adapted, or the copy that acts in its place.
+
+    Empty where nothing was put around it.
+    """
+    path: list[str] = []
+    while True:
+        inner = _inside(module)
+        if not inner:
+            return ".".join(path)
+        path.append(inner)
+        module = module.get_submodule(inner)
+
+
+def _inside(module: nn.Module) -> str:
+    if "base_layer" in module._modules:
+        return "base_layer"
+    if "original_module" not in module._modules:
+        return ""
+    active: Any = [] if getattr(module, "_disable_adapters", False) else getattr(module, "active_adapters", [])
+    copies: Any = module._modules.get("modules_to_save")
+    if active and copies is not None and active[0] in copies:
+        return f"modules_to_save.{active[0]}"
+    return "original_module"
 
 
 def acting(module: nn.Module) -> nn.Module:
-    """The layer inside what PEFT put around it: the one adapted, or the copy of it that acts in its place."""
-    while True:
-        inner: Any = module._modules.get("base_layer")
-        if inner is None and "original_module" in module._modules:
-            inner = module._modules["original_module"]
-            active = [] if getattr(module, "_disable_adapters", False) else getattr(module, "active_adapters", [])
-            copies: Any = module._modules.get("modules_to_save")
-            if active and copies is not None and active[0] in copies:
-                inner = copies[active[0]]
-        if inner is None:
-            return module
-        module = inner
+    """The layer inside what PEFT put around it; see :func:`acting_path`."""
+    return module.get_submodule(acting_path(module))
+
+
+def acting_modules(module: nn.Module, path: str = "") -> Iterator[tuple[str, nn.Module]]:
+    """Every module below one with its path, as ``named_modules`` gives them, without the copies that do not act."""
+    yield path, module
+    inside = _inside(module)
+    children = [(inside, module.get_submodule(inside))] if inside else module.named_children()
+    for name, child in children:
+        yield from acting_modules(child, f"{path}.{name}" if path else name)
+
+
+def is_norm(module: nn.Module) -> bool:
+    """Whether a module is a norm, by the name of its class."""
+    return "norm" in type(acting(module)).__name__.lower()
 
 
 def is_linear_layer(module: nn.Module) -> bool:
@@ -70,6 +102,20 @@ def widths(module: nn.Module) -> tuple[int, int] | None:
         if isinstance(answer, torch.Tensor) and answer.shape[:2] == (1, 2):
             found.add((size, answer.shape[-1]))
     return found.pop() if len(found) == 1 else None
+
+
+def takes(root: nn.Module, module: nn.Module) -> tuple[torch.device, torch.dtype]:
+    """Where a layer of a model takes its input, and in which numbers."""
+    inner = acting(module)
+    tensors = [*inner.parameters(), *inner.buffers(), *module.parameters()]
+    device = next((t.device for t in tensors), torch.device("cpu"))
+    if device.type == "meta" and not is_described_only(root):
+        device = device_of(root)
+    kinds = [t.dtype for t in tensors if t.is_floating_point() and t.dtype not in FLOAT8]
+    whole = getattr(root, "dtype", None)
+    if holds_codes(module) and isinstance(whole, torch.dtype) and whole.is_floating_point and whole not in FLOAT8:
+        return device, whole
+    return device, kinds[0] if kinds else torch.float32
 
 
 def _said(module: nn.Module) -> tuple[int, int] | None:

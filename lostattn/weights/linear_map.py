@@ -19,10 +19,10 @@ from torch import Tensor, nn
 
 from lostattn.errors import InputError
 from lostattn.weights.asked import Asked, Unanswered, asking, by_unit_vectors, gap, why_not
-from lostattn.weights.kinds import acting, widths
+from lostattn.weights.kinds import takes, widths
 from lostattn.weights.offloaded import fetched
 from lostattn.weights.stand_in import stand_in
-from lostattn.weights.stored import FLOAT8, holds_codes, is_plain, spelled_out
+from lostattn.weights.stored import holds_codes, is_plain, spelled_out
 
 # How far a layer that keeps codes of few bits may be from the map that they spell, since some round what they are
 # given: to 8 bits of a row's largest value, or to float8's three bits after the first. Misread codes are further off.
@@ -36,16 +36,23 @@ class LinearMap:
     Attributes:
         weight: ``[out, in]``. Of a plain layer its own weight, in its dtype; else in float32 at the least.
         bias: ``[out]``, or ``None``.
-        rounds: the layer rounds what it is given, so that what it gives is this only up to that rounding.
+        rounds: how far what the layer gives for random vectors is from this, relative to its size, where it rounds what
+            it is given (to 8 bits, say); 0 where only its dtype rounds.
     """
 
     weight: Float[Tensor, "out in"]
     bias: Float[Tensor, "out"] | None
-    rounds: bool = False
+    rounds: float = 0.0
 
     def __call__(self, x: Float[Tensor, "*rest in"]) -> Float[Tensor, "*rest out"]:
         """What it gives, in the dtype of ``x``."""
         return nn.functional.linear(x, self.weight.to(x), None if self.bias is None else self.bias.to(x))
+
+
+def head_results(z: Float[Tensor, "*rest head d_head"], written: LinearMap) -> Float[Tensor, "*rest head d_model"]:
+    """What each head writes, of what the output map of its attention is given; their sum is that map's without bias."""
+    weight = written.weight.to(z.dtype).unflatten(1, (z.shape[-2], -1))  # [d_model, head, d_head]
+    return torch.einsum("...hd,mhd->...hm", z, weight)
 
 
 def linear_map(root: nn.Module, path: str) -> LinearMap:
@@ -75,7 +82,7 @@ def _found(root: nn.Module, module: nn.Module) -> LinearMap | str:
     size = widths(module)
     if size is None:
         return "how wide its input is cannot be told"
-    layer = Asked(module, size[0], *_numbers(root, module))
+    layer = Asked(module, size[0], *takes(root, module))
     codes = holds_codes(module)
     limit = ROUNDED_INPUT if codes else layer.rounding
     unheard: LinearMap | None = None
@@ -86,10 +93,10 @@ def _found(root: nn.Module, module: nn.Module) -> LinearMap | str:
             if not codes:
                 return str(error)
             # A layer whose kernel is not at hand on this machine: what its library spells out stands unchallenged.
-            unheard = unheard or LinearMap(weight, bias, rounds=True)
+            unheard = unheard or LinearMap(weight, bias, ROUNDED_INPUT)
             continue
         if off <= limit:
-            return LinearMap(weight, bias, rounds=off > layer.rounding)
+            return LinearMap(weight, bias, off if off > layer.rounding else 0.0)
     return unheard or why_not(layer)
 
 
@@ -112,15 +119,3 @@ def _copied(module: nn.Module) -> nn.Module | None:
         return stand_in(module)
     except Exception:
         return None
-
-
-def _numbers(root: nn.Module, module: nn.Module) -> tuple[torch.device, torch.dtype]:
-    """Where a layer takes its input, and in which numbers."""
-    inner = acting(module)
-    tensors = [*inner.parameters(), *inner.buffers(), *module.parameters()]
-    device = next((t.device for t in tensors), torch.device("cpu"))
-    kinds = [t.dtype for t in tensors if t.is_floating_point() and t.dtype not in FLOAT8]
-    whole = getattr(root, "dtype", None)
-    if holds_codes(module) and isinstance(whole, torch.dtype) and whole.is_floating_point and whole not in FLOAT8:
-        return device, whole
-    return device, kinds[0] if kinds else torch.float32

@@ -48,14 +48,14 @@ def fetched(root: nn.Module, path: str) -> Iterator[nn.Module]:
     Raises:
         InputError: the model is described without them (``la.load(id, remote=True)``).
     """
-    module, above = root, [root]
+    module, above = root, []
     for name in path.split(".") if path else ():
-        module = module.get_submodule(name)
         above.append(module)
+        module = module.get_submodule(name)
     with ExitStack() as stack:
-        for holder in (*above[:-1], *module.modules()):
+        for holder in (*above, *module.modules()):
             for hook in hooks_of(holder):
-                covers = holder not in above[:-1] or getattr(hook, "place_submodules", False)
+                covers = holder not in above or getattr(hook, "place_submodules", False)
                 if getattr(hook, "offload", False) and covers:
                     stack.enter_context(_brought(hook, holder))
         if any(parameter.is_meta for parameter in module.parameters()):
@@ -78,14 +78,21 @@ def _brought(hook: Any, module: nn.Module) -> Iterator[None]:
         hook.post_forward(module, None)
 
 
-def with_weights(root: nn.Module, path: str) -> Any:
+def with_weights(root: nn.Module, path: str, described: bool = False) -> Any:
     """A module of a model, whose weights are about to be read.
 
     Where accelerate keeps them elsewhere, a copy of the module that has them.
 
+    Args:
+        root: the model.
+        path: of the module.
+        described: of a model that is described without weights, give the module as it is.
+
     Raises:
         InputError: the model is described without them.
     """
+    if described and is_described_only(root):
+        return root.get_submodule(path)
     away = any(parameter.is_meta for parameter in root.get_submodule(path).parameters())
     with fetched(root, path) as module:
         return stand_in(module, as_stored=True) if away else module

@@ -54,7 +54,7 @@ def test_a_plain_layer_gives_its_own_weight_without_a_copy():
     layer = made(nn.Linear(IN, OUT))
     got = found(layer)
     assert got.weight.data_ptr() == layer.weight.data_ptr()
-    assert torch.equal(got.bias, layer.bias) and not got.rounds
+    assert torch.equal(got.bias, layer.bias) and got.rounds == 0
     assert found(made(nn.Linear(IN, OUT, bias=False))).bias is None
 
 
@@ -188,7 +188,7 @@ class Codes(nn.Module):
 def test_a_layer_that_gives_its_weight_the_other_way_round(n_out, rounds):
     layer = Codes(IN, n_out, rounds)
     got = found(layer)
-    assert torch.equal(got.weight, layer.dequantize_weight().T) and got.rounds is rounds
+    assert torch.equal(got.weight, layer.dequantize_weight().T) and (got.rounds > 0) is rounds
 
 
 def test_a_wrapper_around_codes_is_asked_with_the_codes_spelled_out():
@@ -267,7 +267,7 @@ def test_a_model_described_without_weights_says_so():
         (nn.Dropout(), False, False),
         (nn.SiLU(), False, False),
         (nn.Identity(), False, False),
-        (nn.Conv2d(3, 5, 2), False, True),
+        (nn.Conv2d(3, 5, 2), False, False),
     ],
 )
 def test_which_layers_are_maps_and_which_might_be(layer, sure, perhaps):

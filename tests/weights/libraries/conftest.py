@@ -7,9 +7,5 @@ collected only in the process that ``tests/weights/test_libraries.py`` starts fo
 from __future__ import annotations
 
 import os
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parent))
 
 collect_ignore_glob = [] if os.environ.get("LOSTATTN_TESTS_WITH_WEIGHTS") else ["test_*.py"]

@@ -128,7 +128,7 @@ def test_an_adapter_on_codes(how):
     delta = layer.lora_B["default"].weight @ layer.lora_A["default"].weight * (5 / 3)
     got = linear_map(without_wrapper(adapted), path)
     bounds.close(got.weight, codes + delta, bounds.sums(8))
-    assert got.rounds is (how in brought.ROUNDS)
+    assert (got.rounds > 0) is (how in brought.ROUNDS)
 
 
 def test_an_adapter_that_mixes_positions_is_refused_for_that():

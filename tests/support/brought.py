@@ -55,6 +55,20 @@ def dequantised(layer: Any) -> torch.Tensor:
     return layer.weight.dequantize().detach().float()
 
 
+def written_out(model: Any) -> Any:
+    """A quantised model with every code spelled out by its library, in plain layers."""
+    if type(model.config.quantization_config).__name__ == "BitsAndBytesConfig":
+        return model.dequantize()
+    for path, layer in list(model.named_modules()):
+        if isinstance(layer, nn.Linear) and type(layer.weight.data) is not torch.Tensor:
+            plainly = nn.Linear(layer.in_features, layer.out_features, bias=layer.bias is not None)
+            plainly.weight = nn.Parameter(dequantised(layer))
+            if layer.bias is not None:
+                plainly.bias = nn.Parameter(layer.bias.detach())
+            model.set_submodule(path, plainly)
+    return model
+
+
 def written(model: nn.Module) -> None:
     """Write something into every weight of an adapter, so that it does something."""
     generator = torch.Generator().manual_seed(1)
@@ -64,7 +78,8 @@ def written(model: nn.Module) -> None:
 
 
 def adapted(model: Any, config: Any, name: str = "default") -> Any:
-    """A model in PEFT's, with an adapter that does something."""
+    """A model in PEFT's, with an adapter that does something; the same one each time."""
+    torch.manual_seed(0)
     found = peft.get_peft_model(model, config, adapter_name=name)
     written(found)
     return found

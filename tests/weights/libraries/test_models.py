@@ -1,0 +1,221 @@
+"""Quantised and adapted models: what multiplies by weights is what the library's own dequantised or merged model gives.
+
+What people see (sums of heads, attributions of a logit and of patches, noise in weights) is held to sums written out
+here over the weights that the library itself writes out. Where a layer rounds its inputs, too, no dequantised model has
+the same activations; there those of the quantised one are multiplied by the dequantised weights.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+
+import brought
+import peft
+import pytest
+import torch
+
+import lostattn as la
+from lostattn.errors import InputError
+
+CLOSE = 1e-4  # relative, in float32
+NAMES = ("tiny-llava", "tiny-qwen2_5-vl")
+RIGHT, WRONG, LAYER = 17, 31, 1
+PARTS = r".*language_model.*\.({})"
+
+
+def lora(parts=None, **options):
+    return peft.LoraConfig(r=3, **({"target_modules": PARTS.format(parts)} if parts else {}), **options)
+
+
+ADAPTERS = {
+    "q and v": lambda: lora("q_proj|v_proj"),
+    "o": lambda: lora("o_proj"),
+    "down": lambda: lora("down_proj"),
+    "all": lambda: lora(target_modules="all-linear"),
+    "head": lambda: lora(target_modules=["lm_head"]),
+    "head and embedding": lambda: lora(target_modules=["lm_head", "embed_tokens"]),
+    "DoRA": lambda: lora("q_proj|o_proj|down_proj", use_dora=True),
+    "IA3": lambda: peft.IA3Config(
+        target_modules=PARTS.format("k_proj|v_proj|down_proj"), feedforward_modules=PARTS.format("down_proj")
+    ),
+    "copies of norms, projector and head": lambda: lora(
+        "o_proj", modules_to_save=["input_layernorm", "norm", "multi_modal_projector", "merger", "lm_head"]
+    ),
+    "copies of FFN and output map": lambda: lora("q_proj", modules_to_save=["mlp", "o_proj"]),
+    "norms": lambda: peft.LNTuningConfig(target_modules=["input_layernorm", "post_attention_layernorm", "norm"]),
+}
+
+
+@functools.cache
+def question():
+    return la.data.load("shapes", split="test", n=1, seed=3)[0]
+
+
+@functools.cache
+def plain(name):
+    return la.load(name)
+
+
+def wrapped(name, module, proved=True):
+    return la.load(module, processor=plain(name).processor, selftest=proved)
+
+
+def same_sizes(model, name):
+    return dataclasses.replace(model.cfg, model_name=name) == plain(name).cfg
+
+
+def near(found, expected, allowed=CLOSE):
+    assert found.shape == expected.shape
+    gap = float((found.double() - expected.double()).norm() / expected.double().norm())
+    assert gap < allowed, f"off by {gap:.2g} of its size"
+
+
+def heads_by_hand(cache, weights):
+    """What each head writes, ``[layer][batch, pos, head, d_model]``: by its columns of the plain output map alone."""
+    found = []
+    for i, layer in enumerate(weights.model.language_model.layers):
+        z, o = cache["z", i], layer.self_attn.o_proj.weight.detach()
+        width = z.shape[-1]
+        written = [z[..., h, :] @ o[:, h * width : (h + 1) * width].T for h in range(z.shape[-2])]
+        found.append(torch.stack(written, -2))
+    return found
+
+
+def towards_by_hand(cache, weights):
+    """The direction of the last stream along which one token's logit rises against another's, through the norm."""
+    norm, rows = weights.model.language_model.norm, weights.lm_head.weight.detach()
+    stream = cache["resid_post", -1][0, -1]
+    scale = (stream.pow(2).mean() + norm.variance_epsilon).sqrt()
+    return norm.weight.detach() * (rows[RIGHT] - rows[WRONG]) / scale
+
+
+def check(model, weights):
+    """Everything that multiplies by weights, against sums over a plain model's weights."""
+    logits, cache = model.run_with_cache(model.prompt(question()))
+    heads, towards = heads_by_hand(cache, weights), towards_by_hand(cache, weights)
+    for i, expected in enumerate(heads):
+        near(cache["result", i], expected)
+    near(cache.W_U, weights.lm_head.weight.detach())
+    stacked = cache.stack_head_results(pos_slice="last")[:, 0, 0]
+    near(stacked, torch.cat([written[0, -1] for written in heads]))
+    expected = torch.stack([written[0, -1] @ towards for written in heads])
+    near(cache.logit_attrs(stacked[:, None, None], RIGHT, WRONG, pos_slice="last").flatten(), expected.flatten())
+    image = la.lenses.image_attribution(cache, RIGHT, WRONG)
+    near(image.values.sum(-1), expected)
+    near(image.values[LAYER], by_key(cache, weights, towards))
+    # The parts of a difference of logits add up to it, up to what a head of codes rounds.
+    parts = cache.logit_attrs(cache.decompose_resid(pos_slice="last"), RIGHT, WRONG, pos_slice="last").sum(0).flatten()
+    difference = logits[:, -1, RIGHT] - logits[:, -1, WRONG]
+    assert (parts - difference).abs().max() < CLOSE * logits[:, -1].abs().max()
+
+
+def by_key(cache, weights, towards):
+    """``[head, key]``: each key's value, through its head, along a direction."""
+    pattern, value = cache["pattern", LAYER][0, :, -1], cache["v", LAYER][0]
+    o, width = weights.model.language_model.layers[LAYER].self_attn.o_proj.weight.detach(), value.shape[-1]
+    n, grouped = len(pattern), len(pattern) // value.shape[-2]
+    rows = [value[:, h // grouped] @ o[:, h * width : (h + 1) * width].T @ towards * pattern[h] for h in range(n)]
+    return torch.stack(rows)
+
+
+def check_noise(model, other):
+    """Noise in weights is the other model's: of the same moments, in the place of the same map."""
+    for what, points in (("qkv", ("q", "k", "v")), ("mlp", ("pre", "pre_linear", "mlp_out"))):
+        edit = la.NoiseWeights(what, layers=LAYER, seed=2)
+        found, expected = (
+            one.run_with_cache(one.prompt(question()), interventions=edit)[1] for one in (model, other)
+        )  # fmt: skip
+        for point in points:
+            near(found[point, LAYER], expected[point, LAYER])
+
+
+def cases(every, of_both):
+    """All of one model, and those that differ with grouped keys and biases of the other."""
+    return [
+        pytest.param(name, one, id=f"{one}, {name}") for name in NAMES for one in (every, of_both)[name != NAMES[0]]
+    ]
+
+
+@pytest.mark.parametrize("name, how", cases(brought.QUANTISED, ["8 bit", "nf4, twice", "torchao int8", "quanto int4"]))
+def test_a_quantised_model(name, how):
+    model = la.load(name, quantization_config=brought.QUANTISED[how]())
+    assert model.hook_names == plain(name).hook_names and same_sizes(model, name)
+    weights = brought.written_out(brought.quantised(name, how))
+    check(model, weights)
+    if how not in brought.ROUNDS:
+        check_noise(model, wrapped(name, weights, proved=False))
+
+
+@pytest.mark.parametrize("how", brought.ROUNDS)
+def test_noise_in_a_model_that_rounds_its_inputs_has_the_moments_of_what_its_codes_spell(how):
+    model = la.load("tiny-llava", quantization_config=brought.QUANTISED[how]())
+    weights = brought.written_out(brought.quantised("tiny-llava", how))
+    other = wrapped("tiny-llava", weights, proved=False)
+    edit = la.NoiseWeights("qkv", layers=LAYER, seed=7)
+    _, cache = model.run_with_cache(model.prompt(question()), interventions=edit)
+    _, there = other.run_with_cache(other.prompt(question()), interventions=edit)
+    for point in ("q", "k", "v"):  # both multiply by the same noise; what they multiply was rounded on the way
+        noise = torch.linalg.lstsq(there["blocks.1.ln1.hook_out"][0], there[point, LAYER][0].flatten(1)).solution
+        again = torch.linalg.lstsq(cache["blocks.1.ln1.hook_out"][0], cache[point, LAYER][0].flatten(1)).solution
+        assert noise.shape == again.shape
+        mixed = cache["blocks.1.ln1.hook_out"][0] @ noise
+        assert (mixed - cache[point, LAYER][0].flatten(1)).norm() < 0.05 * mixed.norm()
+
+
+@pytest.mark.parametrize("name, kind", cases(ADAPTERS, ["q and v", "all", "DoRA"]))
+def test_an_adapted_model(name, kind):
+    adapted, again = (brought.adapted(brought.plain(name), ADAPTERS[kind]()) for _ in range(2))
+    model, merged = wrapped(name, adapted), again.merge_and_unload()
+    assert model.hook_names == plain(name).hook_names and same_sizes(model, name)
+    check(model, merged)
+    other = wrapped(name, merged, proved=False)
+    check_noise(model, other)
+    ablated = la.Ablate("head", layers=LAYER, heads=2)
+    near(*(one.run_with_hooks(one.prompt(question()), interventions=ablated) for one in (model, other)))
+    full = [one.run_with_cache(one.prompt(question()))[1].get_full_resid_decomposition() for one in (model, other)]
+    near(*full)
+    near(full[0].sum(0), model.run_with_cache(model.prompt(question()))[1]["resid_post", -1])
+
+
+def test_an_attention_of_its_own():
+    """A whole attention kept as a copy: the points are those of the copy that acts."""
+    config = lora(target_modules=["lm_head"], modules_to_save=["self_attn"])
+    adapted, again = (brought.adapted(brought.plain("tiny-llava"), config) for _ in range(2))
+    model = wrapped("tiny-llava", adapted)
+    assert model.hook_names == plain("tiny-llava").hook_names
+    check(model, again.merge_and_unload())
+
+
+def test_adapters_switched_after_a_pass():
+    module = brought.plain("tiny-llava")
+    module.add_adapter(ADAPTERS["o"]())
+    brought.written(module)
+    model = wrapped("tiny-llava", module)
+    _, cache = model.run_with_cache(model.prompt(question()))
+    on = cache["result", 1]
+    model.hf.disable_adapters()
+    for asked in (lambda: cache["result", 1], lambda: cache.W_U, lambda: cache.to(dtype=torch.float64)["result", 1]):
+        with pytest.raises(InputError, match="adapters of this model were switched, merged or scaled after this pass"):
+            asked()
+    check(model, brought.plain("tiny-llava"))
+    model.hf.enable_adapters()
+    assert torch.equal(cache["result", 1], on)
+
+
+@pytest.mark.parametrize("how", ["8 bit", "nf4, twice", "torchao int8", "quanto int4"])
+def test_a_cache_is_read_back_by_the_model_that_made_it(how, tmp_path):
+    model = la.load("tiny-llava", quantization_config=brought.QUANTISED[how]())
+    _, cache = model.run_with_cache(model.prompt(question()))
+    file = cache.save(tmp_path / "cache")
+    assert torch.equal(la.ActivationCache.load(file, model)["result", 1], cache["result", 1])
+    with pytest.raises(InputError, match="was made with the weights of"):
+        la.ActivationCache.load(file, plain("tiny-llava"))
+
+
+def test_a_head_in_eight_bits():
+    config = brought.BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=["model.vision_tower"])
+    model = la.load("tiny-llava", quantization_config=config)
+    assert same_sizes(model, "tiny-llava")
+    _, cache = model.run_with_cache(model.prompt(question()))
+    near(cache.W_U, brought.dequantised(model.hf.lm_head))
