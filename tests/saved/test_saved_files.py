@@ -21,6 +21,7 @@ from lostattn.pools import Pool
 from lostattn.remote import Job
 
 FIRST = Path(__file__).parent / "first"
+HOST = "http://127.0.0.1:8399"  # the one that the job was sent to; a file does not choose it
 EXPECTED = json.loads((FIRST / "expected.json").read_text(encoding="utf-8"))
 
 
@@ -61,7 +62,7 @@ def test_a_cache_in_a_process_that_has_imported_nothing_else():
 
 
 def test_a_job_with_how_its_calls_are_read(tiny_llava):
-    job = Job.load(FIRST / "job.json", tiny_llava)
+    job = Job.load(FIRST / "job.json", tiny_llava, host=HOST)
     assert job.id == "11111111-2222-3333-4444-555555555555" and not job.single
     kept, generated = job.readings
     assert (kept.kind, generated.kind, generated.ends) == ("cache", "generation", (2,))
@@ -71,11 +72,11 @@ def test_a_job_with_how_its_calls_are_read(tiny_llava):
 def test_a_job_in_a_process_that_has_imported_nothing_else():
     code = (
         "import sys\nfrom lostattn.model import load\nfrom lostattn.remote import Job\n"
-        "job = Job.load(sys.argv[1], load('tiny-llava', selftest=False))\n"
+        "job = Job.load(sys.argv[1], load('tiny-llava', selftest=False), host=sys.argv[2])\n"
         "print(job.readings[0].interventions.to_json())"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code, str(FIRST / "job.json")], capture_output=True, text=True, check=False
+        [sys.executable, "-c", code, str(FIRST / "job.json"), HOST], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr[-2000:]
     assert holds(json.loads(done.stdout.splitlines()[-1]), EXPECTED["interventions"][0])
