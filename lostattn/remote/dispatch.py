@@ -22,7 +22,7 @@ def raw_of(model: HookedModel, call: Call, remote: Remote = False) -> Raw:
         InputError: ``remote`` is nothing of the kind, or the model has no weights here and was to run here.
     """
     if remote is False:
-        with running(model):
+        with running(model, looks=bool(call.program)):
             return run_here(model.nn, call.plain())
     return run_there(model, [call], remote)[0]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import nnsight
@@ -35,10 +35,11 @@ def check_weights(model: HookedModel) -> None:
 
 
 @contextmanager
-def running(model: HookedModel) -> Iterator[None]:
+def running(model: HookedModel, looks: bool = True) -> Iterator[None]:
     """A pass on this model, here: one at a time, on the modules that were proved.
 
-    Other threads wait until it is done.
+    Other threads wait until it is done. ``looks``: something inside the pass is read or edited; without that, what a
+    torch hook of the caller's changes is in all that the pass gives.
 
     Raises:
         InputError: the model has no weights here.
@@ -47,7 +48,7 @@ def running(model: HookedModel) -> Iterator[None]:
     check_weights(model)
     with model.lock:
         model.record.check(model.name)
-        with model.record.reading_hooks_alone(model.name):
+        with model.record.reading_hooks_alone(model.name) if looks else nullcontext():
             yield
 
 

@@ -34,7 +34,7 @@ KINDS = {
     "muse_spark": ({"differences only"}, True),  # several streams
     "florence2": ({"differences only"}, False),
     "pix2struct": ({"plain"}, True),  # attention and its residual in a module of the layer; a map called "output"
-    "evolla": ({"differences only"}, False),  # a protein in a picture's place
+    "evolla": ({"differences only", "plain"}, False),  # a protein in a picture's place
 }
 
 

@@ -66,9 +66,9 @@ def test_packages_of_a_folder_are_found_though_torchvision_cannot_load_its_libra
         "import torch\ntorch.library.register_fake('torchvision::nms')(lambda *boxes: None)\n"
     )
     code = (
-        "from lostattn.checkpoint.extra_packages import missing, use\n"
+        "from lostattn.checkpoint.extra_packages import missing_packages, use\n"
         f"assert use({str(tmp_path)!r}) and not use({str(tmp_path / 'none')!r}) and not use('')\n"
-        "import torchvision; print(*missing(), torchvision.__file__)"
+        "import torchvision; print(*missing_packages(), torchvision.__file__)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

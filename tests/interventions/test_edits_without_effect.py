@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import logging
 
@@ -21,7 +22,10 @@ HIDDEN = {"llava": 50, "qwen": 60}
 
 @functools.cache
 def prompt_of(family):
-    return wrapped(family).prompt(inputs=batched(family, unequal(family)))
+    """A batch of made-up ids, of which it is taken as known that they hold no answer."""
+    made = wrapped(family).prompt(inputs=batched(family, unequal(family)))
+    told = dataclasses.replace(made.token_map, located=(True,) * len(made))
+    return dataclasses.replace(made, token_map=told)
 
 
 def acted(family, edit, **keywords):

@@ -148,9 +148,9 @@ WITH_MODEL = [
     (la.Ablate("mlp", positions="padding"), "'padding' names no position of this prompt"),
     (
         la.Ablate("mlp", to="mean", reference=torch.ones(4, 5)),
-        r"has shape \(4, 5\); for 'mlp' this model needs \[row, 128\]",
+        r"has shape \(4, 5\); 'blocks\.0\.hook_mlp_out' needs \[row, 128\]",
     ),
-    (la.Ablate("head", to="mean", reference=torch.ones(4, 128)), r"for 'head' this model needs \[row, 8, 16\]"),
+    (la.Ablate("head", to="mean", reference=torch.ones(4, 128)), r"needs \[row, 8, 16\]"),
 ]
 
 
