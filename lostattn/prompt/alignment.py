@@ -233,6 +233,8 @@ def build_token_map(
         row = input_ids[i, places].tolist()
         counts = [m.tokens for m in images]
         codes, found = text_codes(tokenizer, text, row, image_id, counts if all(counts) else None, mark)
+        if image_id is not None and codes.count(CODE["image"]) < sum(counts):  # ids say it, whatever the text says
+            codes = [CODE["image"] if token == image_id else code for token, code in zip(row, codes, strict=True)]
         located.append(found)
         part[i, places] = torch.tensor(codes, dtype=torch.int8)
         tokens = places[part[i, places] == CODE["image"]]
