@@ -240,7 +240,7 @@ def generating(side: int, size: Size, n_tokens: int = 32) -> Contenders:
         "bare generate": bare,
         "by hand around sdpa": by_hand,
         "lostattn, untouched": lambda: ours(None),
-        "lostattn, an edit that changes nothing": lambda: ours(nothing()),
+        "lostattn, an edit that never acts": lambda: ours(nothing()),
         "lostattn, uniform": lambda: ours(la.ReplaceAttention(la.Uniform())),
     }
 

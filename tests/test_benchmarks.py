@@ -53,7 +53,7 @@ def test_generation_by_hand_is_the_toolkits(monkeypatch):
     tokens = {name: run() for name, run in runs.items()}
     ids = {name: getattr(found, "sequences", found) for name, found in tokens.items()}
     assert torch.equal(ids["lostattn, uniform"], ids["by hand around sdpa"])
-    for name in ("lostattn, untouched", "lostattn, an edit that changes nothing"):
+    for name in ("lostattn, untouched", "lostattn, an edit that never acts"):
         assert torch.equal(ids[name], ids["bare generate"])
     assert not torch.equal(ids["lostattn, uniform"], ids["bare generate"])
 
