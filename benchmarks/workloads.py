@@ -233,7 +233,7 @@ def generating(side: int, size: Size, n_tokens: int = 32) -> Contenders:
         return lambda: model.generate(prompt, edit, n_tokens, min_new_tokens=n_tokens)
 
     def nothing() -> Any:
-        """An edit that is compiled, and acts at no step that comes."""
+        """An edit that is compiled, and changes nothing at the one step at which it acts."""
         return la.ScaleAttention(1.0, keys="image", steps=(n_tokens - 1, n_tokens))
 
     return {
