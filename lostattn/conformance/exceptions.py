@@ -117,6 +117,16 @@ CONFIG_CHANGES: dict[str, dict[str, Any]] = {
 DEFAULT_CHANGES: dict[str, dict[str, Any]] = {
     "aya_vision": {"vision_config.num_attention_heads": 16},  # 14 do not divide the width of 1152
     "cohere_compass": {"text_config.rope_parameters": _COMPASS},
+    # Only its checkpoints say which layers hold experts: all but the first.
+    "deepseek_ocr2": {"text_config.mlp_layer_types": ["dense"] + ["sparse"] * 31, "text_config.num_experts_per_tok": 6},
+    # Its layers are indexed by default, and the sizes of the index are the checkpoint's; 256 dimensions are rotated.
+    "qwen4_exp": {
+        "text_config.indexer_n_heads": 4,
+        "text_config.indexer_kv_heads": 1,
+        "text_config.indexer_head_dim": 256,
+        "text_config.indexer_budget": 2048,
+        "text_config.indexer_compress_ratio": 4,
+    },
     "perception_lm": {
         "vision_config.architecture": "vit_pe_core_large_patch14_336",
         "vision_config.model_args": {

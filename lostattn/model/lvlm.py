@@ -26,6 +26,7 @@ from lostattn.remote.dispatch import carry_out
 from lostattn.remote.tracing import guard
 from lostattn.run.calls import Remote
 from lostattn.run.generation import Generation
+from lostattn.run.local import wait_its_turn
 from lostattn.run.make_calls import cache_call, generate_call, hooks_call, measure_call
 from lostattn.selftest.local_proof import selftest
 from lostattn.selftest.remote_proof import prove
@@ -218,9 +219,14 @@ class LVLM(HookedModel):
                 resid = model.point("resid_mid", 3).value.save()
                 model.point("mlp_out", 4).value = 0 * resid
                 logits = model.nn.output.logits.save()
+
+        Here it waits for a pass of another thread on this model, as every call does; a remote one does not.
+
+        Raises:
+            ChangedModel: its modules are others than those that were proved.
         """
         self.record.check(self.name)
-        return self.nn.trace(self._inputs(self._prompted(prompt)), **keywords)
+        return wait_its_turn(self, self.nn.trace(self._inputs(self._prompted(prompt)), **keywords))
 
     def point(self, name: str, layer: int | None = None) -> Point:
         """A hook point for use inside :meth:`trace`: ``.value`` reads it, and assigning to it writes it."""

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import _global_forward_hooks
 
 from lostattn.errors import ChangedModel
 
@@ -30,9 +31,14 @@ class ModuleRecord:
         self._paths, self._modules = [path for path, _ in named], [module for _, module in named]
         self._inside = [module._modules for module in self._modules]
         self._own = [module.__dict__ for module in self._modules]
-        self._hooks = [module._forward_hooks for module in self._modules]
+        # torch keeps hooks of every module at once in a place of their own.
+        self._hooks = [_global_forward_hooks, *(module._forward_hooks for module in self._modules)]
         self._random = [module for module in self._modules if _drops(module)]
         self._children = self._held()
+        self._named_children = [dict(inside) for inside in self._inside]
+        self._kinds = [type(module) for module in self._modules]
+        self._classes = list(dict.fromkeys(self._kinds))
+        self._methods = self._class_forwards()
         self._forwards = self._values("forward")
         self._compiled = self._values("_compiled_call_impl")
         self._known = self._hook_ids()
@@ -49,6 +55,8 @@ class ModuleRecord:
         if self._values("forward") != self._forwards:
             path = self._first("forward", self._forwards)
             raise ChangedModel(f"the forward of {path!r} in {name!r} is another one than when it was proved. {_AGAIN}")
+        if list(map(type, self._modules)) != self._kinds or self._class_forwards() != self._methods:
+            raise ChangedModel(f"{self._what_class_changed()} in {name!r} than when it was proved. {_AGAIN}")
         if self._values("_compiled_call_impl") != self._compiled:
             path = self._first("_compiled_call_impl", self._compiled)
             raise ChangedModel(
@@ -78,7 +86,7 @@ class ModuleRecord:
             return
         foreign = [
             (hooks, handle, hook, path)
-            for hooks, path in zip(self._hooks, self._paths, strict=True)
+            for hooks, path in zip(self._hooks, ["every module", *self._paths], strict=True)
             for handle, hook in hooks.items()
             if handle not in self._proved and not _of_runtime(hook)
         ]
@@ -105,17 +113,27 @@ class ModuleRecord:
     def _first(self, name: str, known: list[Any]) -> str:
         return next(p for p, now, then in zip(self._paths, self._values(name), known, strict=True) if now != then)
 
+    def _class_forwards(self) -> list[Any]:
+        return [kind.forward for kind in self._classes]
+
     def _what_changed(self) -> str:
-        then, start = self._children, 0
-        known = dict(zip(map(id, self._modules), self._paths, strict=True))
-        for path, inside in zip(self._paths, self._inside, strict=True):
-            for name, module in inside.items():
-                if start >= len(then) or module is not then[start]:
-                    was = then[start] if start < len(then) else None
-                    kind = "nothing" if was is None or known.get(id(was)) is None else type(was).__name__
-                    return f"{f'{path}.{name}'.lstrip('.')!r} is {type(module).__name__} and was {kind}"
-                start += 1
-        return "some are gone"
+        for path, then, now in zip(self._paths, self._named_children, self._inside, strict=True):
+            for name in dict.fromkeys([*then, *now]):
+                was, is_now = then.get(name), now.get(name)
+                if was is not is_now:
+                    return f"{f'{path}.{name}'.lstrip('.')!r} is {_kind(is_now)} and was {_kind(was)}"
+        return "their order is another"
+
+    def _what_class_changed(self) -> str:
+        for path, module, kind in zip(self._paths, self._modules, self._kinds, strict=True):
+            if type(module) is not kind:
+                return f"{path!r} is {type(module).__name__} and no longer {kind.__name__}"
+        kind = next(k for k, then in zip(self._classes, self._methods, strict=True) if k.forward is not then)
+        return f"the forward of the class {kind.__name__} is another one"
+
+
+def _kind(module: nn.Module | None) -> str:
+    return "nothing" if module is None else type(module).__name__
 
 
 def _drops(module: nn.Module) -> bool:
@@ -136,9 +154,9 @@ def _only_looking(hook: Callable[..., Any], path: str, name: str) -> Callable[..
 
     def looking(*given: Any, **keywords: Any) -> None:
         tensors = list(_tensors(given[-1]))
-        before = [tensor._version for tensor in tensors]
+        before = list(map(_mark, tensors))
         changed = hook(*given, **keywords)
-        if changed is not None or [tensor._version for tensor in tensors] != before:
+        if changed is not None or not all(map(_unwritten, tensors, before)):
             raise ChangedModel(
                 f"a torch hook of your own ({getattr(hook, '__qualname__', hook)}) changes what {path!r} of {name!r} "
                 "gives: the model goes on with that, and a cache or an edit would not see it. Take it off "
@@ -146,6 +164,17 @@ def _only_looking(hook: Callable[..., Any], path: str, name: str) -> Callable[..
             )
 
     return looking
+
+
+def _mark(tensor: Tensor) -> int | Tensor:
+    """What tells later whether a tensor was written into: its version, or a copy where inference mode counts none."""
+    return tensor.clone() if tensor.is_inference() else tensor._version
+
+
+def _unwritten(tensor: Tensor, mark: int | Tensor) -> bool:
+    if isinstance(mark, int):
+        return tensor._version == mark
+    return torch.equal(tensor.nan_to_num(), mark.nan_to_num()) and torch.equal(tensor.isnan(), mark.isnan())
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:

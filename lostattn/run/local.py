@@ -9,6 +9,7 @@ from typing import Any
 
 import nnsight
 import torch
+from nnsight.tracing.backend import Backend
 from torch import Tensor
 
 from lostattn.errors import InputError
@@ -50,6 +51,19 @@ def running(model: HookedModel, looks: bool = True) -> Iterator[None]:
         model.record.check(model.name)
         with model.record.reading_hooks_alone(model.name) if looks else nullcontext():
             yield
+
+
+def wait_its_turn(model: HookedModel, tracer: Any) -> Any:
+    """A user's own trace, to be run here as `running` says; one with a backend of another kind stays as it is."""
+    run_block = tracer.backend
+    if type(run_block) is Backend:
+
+        def in_turn(trace: Any) -> None:
+            with running(model):
+                run_block(trace)
+
+        tracer.backend = in_turn
+    return tracer
 
 
 def run_here(root: Any, call: dict[str, Any], session: dict[str, Any] | None = None) -> Raw:

@@ -67,6 +67,11 @@ def compile_layer(model):
     layer_of(model, 3)._compiled_call_impl = lambda *given, **named: given
 
 
+def swap_class(model):
+    mlp = layer_of(model, 4).mlp
+    mlp.__class__ = type("Other", (type(mlp),), {})
+
+
 def train(model):
     layer_of(model, 0).self_attn.attention_dropout = 0.125
     model.record = type(model.record)(model.hf)
@@ -75,9 +80,10 @@ def train(model):
 
 CHANGES = {
     "replaced": (replace_layer, r"layers\.2' is Doubled and was LlamaDecoderLayer"),
-    "gone": (drop_layer, "other modules than when it was proved"),
+    "gone": (drop_layer, r"layers\.5' is nothing and was LlamaDecoderLayer"),
     "wrapped": (wrap_map, r"o_proj' is Doubled and was Linear"),
-    "parametrised": (parametrise, "other modules than when it was proved"),
+    "parametrised": (parametrise, r"down_proj\.parametrizations' is ModuleDict and was nothing"),
+    "class": (swap_class, r"layers\.4\.mlp' is Other and no longer LlamaMLP"),
     "forward": (patch_forward, r"forward of 'model\.language_model\.layers\.4\.mlp'"),
     "compiled": (compile_layer, r"layers\.3' in 'tiny-llava' was compiled"),
     "training": (train, r"layers\.0\.self_attn' drops values at random"),
@@ -99,6 +105,12 @@ def test_a_change_of_the_modules_is_named_at_the_next_call(model, prompt, how):
     ):
         with pytest.raises(ChangedModel, match=says):
             call()
+
+
+def test_a_class_that_was_patched_is_named(model, prompt, monkeypatch):
+    monkeypatch.setattr(type(layer_of(model, 0).mlp), "forward", lambda self, x: 0 * x)
+    with pytest.raises(ChangedModel, match="forward of the class LlamaMLP is another one"):
+        model.run_with_cache(prompt, [POINT])
 
 
 def test_training_without_anything_that_drops_is_let_pass(model, prompt):
@@ -143,6 +155,47 @@ def test_a_hook_that_changes_what_a_module_gives_is_named(model, prompt, in_plac
         model.run_with_cache(prompt, [POINT])
     handle.remove()
     assert torch.equal(model(prompt), before)  # and the model is well afterwards
+
+
+@pytest.mark.parametrize("writes", [False, True], ids=("looks", "writes"))
+def test_in_inference_mode_a_hook_may_look_and_not_write(model, prompt, writes):
+    """Tensors that are made there count no versions."""
+
+    def hook(module, given, out):
+        if writes:
+            (out if isinstance(out, torch.Tensor) else out[0])[..., -1] += 1.0
+
+    before = model(prompt)
+    handle = layer_of(model, 2).register_forward_hook(hook)
+    with torch.inference_mode():
+        if writes:
+            with pytest.raises(Exception, match="a torch hook of your own .* changes what .*layers.2"):
+                model.run_with_cache(prompt, [POINT])
+        else:
+            assert torch.equal(model.run_with_cache(prompt, [POINT])[0], before)
+    handle.remove()
+    assert torch.equal(model(prompt), before)
+
+
+@pytest.mark.parametrize("writes", [False, True], ids=("looks", "writes"))
+def test_a_hook_on_every_module_at_once_may_look_and_not_write(model, prompt, writes):
+    layer, seen = layer_of(model, 2), []
+
+    def hook(module, given, out):
+        seen.append(module)
+        return out * 0 if writes and module is layer else None
+
+    before = model(prompt)
+    handle = torch.nn.modules.module.register_module_forward_hook(hook)
+    try:
+        if writes:
+            with pytest.raises(Exception, match="a torch hook of your own .* changes what 'every module'"):
+                model.run_with_cache(prompt, [POINT])
+        else:
+            assert torch.equal(model.run_with_cache(prompt, [POINT])[0], before)
+    finally:
+        handle.remove()
+    assert layer in seen and torch.equal(model(prompt), before)
 
 
 def test_what_a_hook_before_a_module_changes_is_in_the_cache(model, prompt):
@@ -194,12 +247,16 @@ def test_threads_and_tasks_wait_for_each_other(model, prompt):
     """Four at once on one model: none is raised, all are those of the serial run to the bit."""
     expected = model.run_with_cache(prompt, [POINT], EDIT)
     said = model.generate(prompt, EDIT, max_new_tokens=3).sequences
+    _, untouched = model.run_with_cache(prompt, [POINT])
 
     def passes(out: list) -> None:
         for _ in range(6):
             logits, cache = model.run_with_cache(prompt, [POINT], EDIT)
             out.append(torch.equal(logits, expected[0]) and torch.equal(cache[POINT], expected[1][POINT]))
             out.append(torch.equal(model.generate(prompt, EDIT, max_new_tokens=3).sequences, said))
+            with model.trace(prompt):  # a context of one's own waits too
+                traced = model.point(POINT).value.save()
+            out.append(torch.equal(traced, untouched[POINT]))
 
     found: list[bool] = []
     threads = [threading.Thread(target=passes, args=(found,)) for _ in range(2)]
@@ -212,4 +269,4 @@ def test_threads_and_tasks_wait_for_each_other(model, prompt):
         await asyncio.gather(asyncio.to_thread(passes, found), asyncio.to_thread(passes, found))
 
     asyncio.run(tasks())
-    assert len(found) == 48 and all(found)
+    assert len(found) == 72 and all(found)
