@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
 import threading
-import warnings
 from typing import Any, NoReturn
 
-import nnsight
 from torch import Tensor
 
 from lostattn.architecture.config import Config, config_of
 from lostattn.architecture.resolve import resolve
-from lostattn.checkpoint.kinds import is_text_only
 from lostattn.checkpoint.no_processor import NoProcessor
 from lostattn.errors import InputError, UnsupportedModel
 from lostattn.points.module_record import ModuleRecord
 from lostattn.points.sites import Sites, served_path
+from lostattn.points.traced_model import traced_model
 from lostattn.prompt.batch import Prompt
 from lostattn.prompt.build import build_prompt
 from lostattn.prompt.identity import check_maker
@@ -36,15 +33,7 @@ class HookedModel:
         self.processor = processor
         self.architecture = resolve(module)
         self.sites = Sites(self.architecture)
-        with warnings.catch_warnings():
-            # nnsight serves a submodule called "output" under another name; nothing of ours goes by it.
-            warnings.filterwarnings("ignore", message=".*has a submodule named.*")
-            self.nn = nnsight.TransformersModel(
-                module,
-                task="text-generation" if is_text_only(module.config) else "image-text-to-text",
-                **({"device": "meta"} if self.is_described_only else {}),
-                **_preprocessors(processor),
-            )
+        self.nn = traced_model(module, processor)
         self.operations = _operations(self)
         self.name = name
         self.lock = threading.RLock()  # one pass at a time: nnsight's traces of one model cannot interleave
@@ -128,12 +117,6 @@ class HookedModel:
         if any(hasattr(module, "get_rope_index") for module in (self.hf, self.hf.base_model)):
             return {}
         return {"position_ids": (mask.long().cumsum(-1) - 1).masked_fill(mask == 0, 0)}
-
-
-def _preprocessors(processor: Any) -> dict[str, Any]:
-    given = NoProcessor() if processor is None else processor
-    # A pipeline of text sets its tokenizer's padding side: it gets a copy, so that the caller's own stays as it is.
-    return {"processor": given, "tokenizer": copy.copy(given.tokenizer)}
 
 
 def _operations(model: HookedModel) -> dict[str, str]:

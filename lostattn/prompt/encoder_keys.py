@@ -18,6 +18,7 @@ from lostattn.pictures.patch_grid import Grid, PatchGrid, UnknownGrid
 from lostattn.prompt.cross_keys import CrossKeys
 from lostattn.prompt.parts import CODE
 from lostattn.prompt.token_map import TokenMap
+from lostattn.weights.offloaded import device_of
 
 Grids = tuple[tuple[Grid, ...], ...]
 
@@ -44,7 +45,7 @@ def count_keys(module: nn.Module, inputs: Mapping[str, Tensor]) -> int | None:
     state = {**dict(module.named_parameters()), **dict(module.named_buffers())}
     hooks = [one.register_forward_pre_hook(look, with_kwargs=True) for one in module.modules()]
     try:
-        for place in dict.fromkeys(("meta", str(next(module.parameters()).device))):
+        for place in dict.fromkeys(("meta", str(device_of(module)))):
             moved = {name: value.to(place) for name, value in given.items()}
             try:
                 with torch.no_grad():

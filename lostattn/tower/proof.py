@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from lostattn.architecture.structure import Vision
 from lostattn.prompt.batch import Prompt
 from lostattn.tower.tokens import TowerTokens
-from lostattn.weights.offloaded import is_described_only
+from lostattn.weights.offloaded import device_of, is_described_only
 
 _ASKED: WeakKeyDictionary[nn.Module, dict[Any, str]] = WeakKeyDictionary()
 
@@ -87,9 +87,9 @@ def _between(model: Any, vision: Vision, prompt: Prompt) -> tuple[Tensor | None,
         model.get_submodule(block.mlp_out or block.mlp or block.path).register_forward_hook(leaves),
         model.get_decoder().register_forward_pre_hook(enters, with_kwargs=True),
     ]
-    given = {}
+    given, device = {}, device_of(model)
     for name, value in prompt.inputs.items():
-        given[name] = value.to(model.device, model.dtype if value.is_floating_point() else None)
+        given[name] = value.to(device, model.dtype if value.is_floating_point() else None)
     try:
         model(**given)
     except _Reached:

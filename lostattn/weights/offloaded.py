@@ -42,6 +42,24 @@ def device_of(root: nn.Module) -> torch.device:
 
 
 @contextmanager
+def naming_a_device(root: nn.Module) -> Iterator[None]:
+    """While a model's map of devices is read by what takes its first entry for a device of torch's: it is one here.
+
+    accelerate's own map may begin with ``"disk"``.
+    """
+    said = getattr(root, "hf_device_map", None)
+    if said is None or is_described_only(root):
+        yield
+        return
+    holder: Any = root
+    holder.hf_device_map = {"": str(device_of(root))}
+    try:
+        yield
+    finally:
+        holder.hf_device_map = said
+
+
+@contextmanager
 def fetched(root: nn.Module, path: str) -> Iterator[nn.Module]:
     """A module of a model while its weights are at hand, on the device on which it runs.
 

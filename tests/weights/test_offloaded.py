@@ -9,11 +9,13 @@ import tiny
 import torch
 from torch import nn
 
+import lostattn as la
 from lostattn.errors import InputError
 from lostattn.weights import linear_map, with_weights
 from lostattn.weights.offloaded import device_of, is_described_only, keeps_weights
 
 LAYERS = "model.language_model.layers"
+POINT = "blocks.2.hook_resid_post"
 PLACES = (f"{LAYERS}.1.self_attn.o_proj", f"{LAYERS}.2.mlp.down_proj", "lm_head", f"{LAYERS}.2.self_attn.v_proj")
 
 
@@ -91,3 +93,53 @@ def test_which_models_are_described_only(tmp_path):
     assert [device_of(m).type for m in (tiny.llava(), away, on_the_cpu())] == ["cpu"] * 3
     with pytest.raises(InputError, match="the model is described without them: load it with its weights"):
         with_weights(described, "lm_head")
+
+
+FIRST_ON_DISK = {
+    "model.vision_tower": "disk", "model.multi_modal_projector": "cpu", "model.language_model.embed_tokens": "disk",
+    "model.language_model.norm": "cpu", "model.language_model.rotary_emb": "cpu", "lm_head": "disk",
+    **{f"{LAYERS}.{i}": ("cpu", "disk")[i % 2] for i in range(6)},
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=["from the first part on", "all of it"])
+def brought(request, tmp_path_factory):
+    """The bundled model with parts on the disk, self-tested at load."""
+    places = {"": "disk"} if request.param == "all of it" else FIRST_ON_DISK
+    model = la.load("tiny-llava", device_map=places, offload_folder=tmp_path_factory.mktemp("away"))
+    assert model.hf.hf_device_map == places and str(model.cfg.device) == "cpu"
+    return model
+
+
+def test_a_loaded_model_gives_what_the_whole_one_gives(brought, tiny_llava, shapes_questions):
+    """Bit for bit: the same weights, in the same operations."""
+    question, edits = shapes_questions[0], (la.KnockOut("last", "image"), la.NoiseWeights("mlp", layers=1, seed=2))
+    assert brought.hook_names == tiny_llava.hook_names
+    logits, cache = brought.run_with_cache(brought.prompt(question))
+    expected, whole = tiny_llava.run_with_cache(tiny_llava.prompt(question))
+    assert torch.equal(logits, expected)
+    for name in whole:
+        assert torch.equal(cache[name], whole[name]), name
+    for edit in edits:
+        found, known = (one.run_with_hooks(one.prompt(question), interventions=edit) for one in (brought, tiny_llava))
+        assert torch.equal(found, known) and not torch.equal(found, logits)
+    for of in (
+        lambda cache: cache.W_U,
+        lambda cache: cache.get_full_resid_decomposition(),
+        lambda cache: cache.logit_lens().logits,
+        lambda cache: la.lenses.image_attribution(cache, 17, 31).values,
+    ):
+        assert torch.equal(of(cache), of(whole))
+    slopes = [
+        one.run_with_cache(one.prompt(question), POINT, backward=lambda logits: logits[:, -1, 17].sum())[1].grad(POINT)
+        for one in (brought, tiny_llava)
+    ]
+    assert torch.equal(*slopes) and slopes[0].any()
+    assert is_away(brought.hf, f"{LAYERS}.1.self_attn.o_proj")
+
+
+def test_a_generation_from_the_disk(brought, tiny_llava, shapes_questions):
+    found, known = (one.generate(one.prompt(shapes_questions[1]), max_new_tokens=3) for one in (brought, tiny_llava))
+    assert torch.equal(found.tokens, known.tokens)
+    lens, whole = (la.lenses.vision_lens(one, one.prompt(shapes_questions[1])) for one in (brought, tiny_llava))
+    assert torch.equal(lens.logits, whole.logits)
