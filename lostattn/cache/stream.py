@@ -19,7 +19,7 @@ from lostattn.prompt.batch import Prompt
 from lostattn.weights.adapters import switched_on
 from lostattn.weights.kinds import widths
 from lostattn.weights.linear_map import LinearMap, linear_map
-from lostattn.weights.offloaded import with_weights
+from lostattn.weights.offload import with_weights
 
 
 class StreamReader(Mapping[str, Tensor]):

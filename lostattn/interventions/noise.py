@@ -23,7 +23,7 @@ from lostattn.plan.program import Edit
 from lostattn.plan.setting import Setting, stable_seed
 from lostattn.weights.kinds import may_be_linear
 from lostattn.weights.linear_map import linear_map
-from lostattn.weights.offloaded import is_described_only
+from lostattn.weights.offload import is_described_only
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -10,7 +10,7 @@ from torch import nn
 
 from lostattn.model.load_module import load_module
 from lostattn.model.lvlm import LVLM
-from lostattn.weights.repacked import keep_as_quantised
+from lostattn.weights.cpu_packing import keep_as_quantised
 
 
 def load(

@@ -18,7 +18,7 @@ from lostattn.points.traced_model import traced_model
 from lostattn.prompt.batch import Prompt
 from lostattn.prompt.build import build_prompt
 from lostattn.prompt.identity import check_maker
-from lostattn.weights.offloaded import device_of, is_described_only
+from lostattn.weights.offload import device_of, is_described_only
 
 
 class HookedModel:

@@ -11,7 +11,7 @@ import torch
 
 from lostattn.checkpoint.kinds import is_text_only
 from lostattn.checkpoint.no_processor import NoProcessor
-from lostattn.weights.offloaded import device_of, is_described_only, keeps_weights, naming_a_device
+from lostattn.weights.offload import device_of, is_described_only, keeps_weights, naming_a_device
 
 
 class _Brought(nnsight.TransformersModel):

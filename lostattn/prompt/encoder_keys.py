@@ -18,7 +18,7 @@ from lostattn.pictures.patch_grid import Grid, PatchGrid, UnknownGrid
 from lostattn.prompt.cross_keys import CrossKeys
 from lostattn.prompt.parts import CODE
 from lostattn.prompt.token_map import TokenMap
-from lostattn.weights.offloaded import device_of
+from lostattn.weights.offload import device_of
 
 Grids = tuple[tuple[Grid, ...], ...]
 

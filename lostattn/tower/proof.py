@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from lostattn.architecture.structure import Vision
 from lostattn.prompt.batch import Prompt
 from lostattn.tower.tokens import TowerTokens
-from lostattn.weights.offloaded import device_of, is_described_only
+from lostattn.weights.offload import device_of, is_described_only
 
 _ASKED: WeakKeyDictionary[nn.Module, dict[Any, str]] = WeakKeyDictionary()
 

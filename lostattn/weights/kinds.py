@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from lostattn.weights.offloaded import device_of, is_described_only
-from lostattn.weights.stored import FLOAT8, holds_codes
+from lostattn.weights.dequantisation import FLOAT8, holds_codes
+from lostattn.weights.offload import device_of, is_described_only
 
 _NO_MAPS = ("norm", "dropout", "embedding", "identity", "droppath", "conv")  # in names of classes
 

@@ -18,11 +18,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lostattn.errors import InputError
-from lostattn.weights.asked import Asked, Unanswered, asking, by_unit_vectors, gap, why_not
+from lostattn.weights.dequantisation import holds_codes, is_plain, spelled_out
 from lostattn.weights.kinds import takes, widths
-from lostattn.weights.offloaded import fetched
+from lostattn.weights.offload import fetched
+from lostattn.weights.probes import Asked, Unanswered, asking, by_unit_vectors, gap, why_not
 from lostattn.weights.stand_in import stand_in
-from lostattn.weights.stored import holds_codes, is_plain, spelled_out
 
 # How far a layer that keeps codes of few bits may be from the map that they spell, since some round what they are
 # given: to 8 bits of a row's largest value, or to float8's three bits after the first. Misread codes are further off.

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lostattn.weights.stored import is_plain, spelled_out
+from lostattn.weights.dequantisation import is_plain, spelled_out
 
 
 def stand_in(module: nn.Module, as_stored: bool = False, known: dict[int, nn.Module] | None = None) -> nn.Module:

@@ -13,7 +13,7 @@ from torch import nn
 from transformers import BitsAndBytesConfig, QuantoConfig, TorchAoConfig
 
 from lostattn import zoo
-from lostattn.weights.repacked import keep_as_quantised
+from lostattn.weights.cpu_packing import keep_as_quantised
 
 QUANTISED: dict[str, Callable[[], Any]] = {
     "8 bit": lambda: BitsAndBytesConfig(load_in_8bit=True),

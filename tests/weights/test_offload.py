@@ -12,7 +12,7 @@ from torch import nn
 import lostattn as la
 from lostattn.errors import InputError
 from lostattn.weights import linear_map, with_weights
-from lostattn.weights.offloaded import device_of, is_described_only, keeps_weights
+from lostattn.weights.offload import device_of, is_described_only, keeps_weights
 
 LAYERS = "model.language_model.layers"
 POINT = "blocks.2.hook_resid_post"
