@@ -84,29 +84,3 @@ def write_tensors(path: PathLike, tensors: Mapping[str, Tensor], held: Mapping[s
         Path(beside).unlink(missing_ok=True)
         raise
     return place
-
-
-def read_tensors(path: PathLike, kind: str, what: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors of a file, and what was written about them.
-
-    Args:
-        path: of the file.
-        kind: what its ``"format"`` must say.
-        what: what such a file holds, for messages.
-
-    Raises:
-        InputError: there is no such file, it is no safetensors file, or it is of another kind.
-    """
-    from safetensors import SafetensorError, safe_open
-
-    if not Path(path).is_file():
-        raise InputError(f"there is no file {str(path)!r}; give one that holds {what}.")
-    try:
-        with safe_open(str(path), framework="pt") as file:
-            held = json.loads((file.metadata() or {}).get("lostattn", "{}"))
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except SafetensorError as error:
-        raise InputError(f"{str(path)!r} is no safetensors file: {error}.") from error
-    if held.get("format") != kind:
-        raise InputError(f"{str(path)!r} does not hold {what} of this format ({kind}).")
-    return tensors, held

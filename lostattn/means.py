@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from lostattn.errors import InputError, UnknownName, nearest
-from lostattn.files import read_tensors, write_tensors
+from lostattn.files import write_tensors
 from lostattn.interventions.ablation import POINTS, Ablate
 from lostattn.interventions.patch_rows import point_names
 from lostattn.interventions.steering import POINTS as STEERED
@@ -27,6 +27,9 @@ from lostattn.plan.program import Reduction
 from lostattn.points.names import get_act_name, split_block
 from lostattn.run.batches import prompts_of
 from lostattn.run.calls import Remote
+from lostattn.saved.reading import told_where
+from lostattn.saved.shape import COUNT
+from lostattn.saved.tensors import read_tensors, require_tensors
 
 FORMAT = "lostattn.Means/1"
 
@@ -88,14 +91,18 @@ class Means:
         """Read what :meth:`save` wrote.
 
         Raises:
-            InputError: no such file, or one of another kind.
+            InputError: no such file, one of another kind, or half of one.
         """
-        tensors, held = read_tensors(path, FORMAT, "means")
-        parts: dict[str, dict[str, Tensor]] = {"mean": {}, "variance": {}}
-        for name, value in tensors.items():
-            kind, _, point = name.partition("/")
-            parts[kind][point] = value
-        return cls(parts["mean"], parts["variance"], held["count"], held["meta"])
+        tensors, held = read_tensors(path, FORMAT, "means", {"count": COUNT, "meta": dict})
+        points = [name.removeprefix("mean/") for name in tensors if name.startswith("mean/")]
+        with told_where(path, "means"):
+            for point in points:
+                shape = tuple(tensors[f"mean/{point}"].shape)
+                require_tensors(tensors, {f"{kind}/{point}": (shape, "real") for kind in ("mean", "variance")})
+            if not points or len(tensors) != 2 * len(points):
+                raise InputError(f"it has {len(tensors)} tensors; expected a mean and a variance of each point.")
+        mean, variance = ({point: tensors[f"{kind}/{point}"] for point in points} for kind in ("mean", "variance"))
+        return cls(mean, variance, held["count"], held["meta"])
 
 
 @dataclass(frozen=True, eq=False, repr=False)

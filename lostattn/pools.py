@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from lostattn.errors import InputError, UnknownName, nearest
-from lostattn.files import read_tensors, write_tensors
+from lostattn.files import write_tensors
 from lostattn.interventions.ablation import POINTS, Ablate
 from lostattn.kernels.workbench import take_rows
 from lostattn.means import averaged_points
@@ -31,6 +31,9 @@ from lostattn.points.names import get_act_name
 from lostattn.prompt.batch import Prompt
 from lostattn.run.batches import prompts_of
 from lostattn.run.calls import Remote
+from lostattn.saved.reading import told_where
+from lostattn.saved.shape import COUNT
+from lostattn.saved.tensors import read_tensors, require_tensors
 
 FORMAT = "lostattn.Pool/1"
 
@@ -99,9 +102,15 @@ class Pool:
         """Read what :meth:`save` wrote.
 
         Raises:
-            InputError: no such file, or one of another kind.
+            InputError: no such file, one of another kind, or half of one.
         """
-        tensors, held = read_tensors(path, FORMAT, "a pool")
+        tensors, held = read_tensors(path, FORMAT, "a pool", {"count": COUNT, "meta": dict})
+        with told_where(path, "pool"):
+            if not tensors:
+                raise InputError("it has no rows of any point.")
+            n_rows = min((value.shape[0] for value in tensors.values() if value.dim()), default=0)
+            for name, value in tensors.items():
+                require_tensors({name: value}, {name: ((n_rows, *value.shape[1:]), "real")})
         return cls(tensors, held["count"], held["meta"])
 
 

@@ -26,6 +26,7 @@ from lostattn.points.names import get_act_name
 from lostattn.points.sites import Derived, Sites
 from lostattn.points.stream_updates import before_and_after, find_update, stream_updates
 from lostattn.prompt.batch import Prompt
+from lostattn.saved.reading import told_where
 from lostattn.weights.adapters import switched_on
 from lostattn.weights.linear_map import head_results
 
@@ -288,7 +289,8 @@ class ActivationCache(Decomposition):
         meta = {name: value for name, value in saved.meta.items() if name != _TOUCHED}
         known = (saved.prompt, meta, saved.has_batch_dim, saved.interventions)
         made = cls(saved.kept, saved.names, model.sites, model.hf, *known)
-        made.touched = Touched.from_dict(saved.meta[_TOUCHED]) if _TOUCHED in saved.meta else None
+        with told_where(path, "activation cache"):
+            made.touched = Touched.from_dict(saved.meta[_TOUCHED]) if _TOUCHED in saved.meta else None
         return made
 
     def _with(self, kept: dict[str, Any], prompt: Prompt | None) -> ActivationCache:

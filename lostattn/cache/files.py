@@ -10,30 +10,37 @@ import importlib.metadata
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from PIL import Image
 from torch import Tensor, nn
 
+from lostattn.cache.saved_prompt import PROMPT, prompt_in, prompt_out
 from lostattn.errors import InputError, UnknownName
-from lostattn.files import read_tensors, write_tensors
-from lostattn.pictures.patch_grid import Grid, PatchGrid, TiledGrid, UnknownGrid
-from lostattn.pictures.videos import Video
+from lostattn.files import write_tensors
 from lostattn.plan.encoding import decode, encode
 from lostattn.plan.intervention import Intervention
 from lostattn.points.hooked_model import HookedModel
 from lostattn.prompt.batch import Prompt
-from lostattn.prompt.cross_keys import CrossKeys
-from lostattn.prompt.token_map import TokenMap
+from lostattn.saved.reading import told_where
+from lostattn.saved.shape import NUMBER, MapOf, either, one_of
+from lostattn.saved.tensors import read_tensors
 from lostattn.weights.digest import digest_of, is_of
 
 FORMAT = "lostattn.ActivationCache/1"
-_MAPS = ("part", "image_index", "patch_index")
+WHAT = "an activation cache"
 _PACKAGES = ("lostattn", "torch", "transformers", "nnsight")
+# Beside a kernel's tensors: how it was called. More may stand there.
+_GEOMETRY = {"causal": either(bool, one_of("first")), "scaling?": NUMBER, "softcap?": either(None, NUMBER)}
+_CACHE = {
+    "names": [str],
+    "geometry": MapOf(_GEOMETRY),
+    "has_batch_dim": bool,
+    "meta": {},
+    "weights": str,
+    "prompt": either(None, PROMPT),
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,31 +74,63 @@ def write_cache(path: str | os.PathLike[str], cache: SavedCache, model: nn.Modul
         "has_batch_dim": cache.has_batch_dim,
         "meta": meta,
         "weights": digest_of(model),
-        "prompt": None if cache.prompt is None else _prompt_out(cache.prompt, tensors),
+        "prompt": None if cache.prompt is None else prompt_out(cache.prompt, tensors),
     }
     return write_tensors(path, tensors, held)
 
 
 def read_cache(path: str | os.PathLike[str], model: HookedModel) -> SavedCache:
-    """Read a cache; see :meth:`lostattn.cache.ActivationCache.load`."""
-    tensors, held = read_tensors(path, FORMAT, "an activation cache")
+    """Read a cache; see :meth:`lostattn.cache.ActivationCache.load`.
+
+    Raises:
+        InputError: no such file, one that holds no cache, holds half of one, or one of another model.
+    """
+    tensors, held = read_tensors(path, FORMAT, WHAT, _CACHE)
+    meta = held["meta"]
     if not is_of(held["weights"], model.hf):
         raise InputError(
-            f"{str(path)!r} was made with the weights of {held['meta'].get('model')!r}, which are not those of "
+            f"{str(path)!r} was made with the weights of {str(meta.get('model'))[:200]!r}, which are not those of "
             f"{model.name!r}; load the model that it was made with."
         )
-    prompt = None if held["prompt"] is None else _prompt_in(held["prompt"], tensors)
-    meta = held["meta"]
-    if "interventions" in meta:
-        meta["interventions"] = _together(meta["interventions"], tensors)
+    with told_where(path, "activation cache"):
+        prompt = None if held["prompt"] is None else prompt_in(held["prompt"], tensors)
+        if "interventions" in meta:
+            meta["interventions"] = _together(meta["interventions"], tensors)
+        kept = _kept(held["geometry"], tensors)
+        _check_points(kept, held["names"], model)
+        return SavedCache(kept, tuple(held["names"]), prompt, meta, held["has_batch_dim"], _known(meta))
+
+
+def _kept(geometry: Mapping[str, dict[str, Any]], tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    """What a pass kept, of the tensors of a file and of what else its kernels were given."""
     beside = ("prompt.", "interventions.")
     kept: dict[str, Any] = {n: t for n, t in tensors.items() if not n.startswith(beside) and ".geometry/" not in n}
-    kept |= {name: {"mask": None, "lengths": None, **plain} for name, plain in held["geometry"].items()}
+    kept |= {name: {"mask": None, "lengths": None, **plain} for name, plain in geometry.items()}
     for spelled, tensor in tensors.items():
         name, inside, part = spelled.partition(".geometry/")
-        if inside:
-            kept[f"{name}.geometry"][part] = tensor
-    return SavedCache(kept, tuple(held["names"]), prompt, meta, held["has_batch_dim"], _known(meta))
+        if not inside:
+            continue
+        if f"{name}.geometry" not in geometry:
+            raise InputError(f"it has a tensor {spelled[:200]!r} and does not say how that kernel was called.")
+        kept[f"{name}.geometry"][part] = tensor
+    for name, parts in kept.items():
+        if isinstance(parts, dict) and "scaling" not in parts:
+            raise InputError(f"it does not say by what {name[:200]!r} scales its scores.")
+    return kept
+
+
+def _check_points(kept: Mapping[str, Any], names: list[str], model: HookedModel) -> None:
+    """Whether every point that can be looked up is one of this model's, and what it is made of is there."""
+    for name in names:
+        if name not in model.hook_names and name not in model.sites.absent:
+            raise InputError(f"it names {name[:200]!r}, which is no hook point of this model.")
+        how = model.sites.derived.get(name)
+        needs = [name] if how is None else [*how.needs]
+        if how is not None and how.kind in ("attn_scores", "pattern"):
+            needs.append(f"{name.rpartition('.')[0]}.geometry")
+        missing = [need for need in needs if need not in kept]
+        if missing and name not in kept:
+            raise InputError(f"it names {name!r} and has no tensor {missing[0]!r}.")
 
 
 def _apart(written: Any, tensors: dict[str, Tensor]) -> Any:
@@ -119,7 +158,9 @@ def _known(meta: Mapping[str, Any]) -> Intervention | None:
 def _together(written: Any, tensors: Mapping[str, Tensor]) -> Any:
     """The JSON that :func:`_apart` took apart."""
     if isinstance(written, dict) and isinstance(found := written.get("tensor"), dict):
-        return encode(tensors[found["name"]])
+        if not isinstance(name := found.get("name"), str) or name not in tensors:
+            raise InputError(f"its interventions name a tensor {str(name)[:200]!r}, which is not there.")
+        return encode(tensors[name])
     if isinstance(written, dict):
         return {key: _together(part, tensors) for key, part in written.items()}
     return [_together(part, tensors) for part in written] if isinstance(written, list) else written
@@ -154,57 +195,3 @@ def _flat(kept: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, dict[st
         else:
             tensors[name] = value
     return tensors, geometry
-
-
-def _prompt_out(prompt: Prompt, tensors: dict[str, Tensor]) -> dict[str, Any]:
-    """Put a prompt's tensors among the others; returns the rest of it."""
-    tensors |= {f"prompt.inputs.{name}": value for name, value in prompt.inputs.items()}
-    tensors |= {f"prompt.map.{name}": getattr(prompt.token_map, name) for name in _MAPS}
-    if (cross := prompt.token_map.cross) is not None:
-        held = {name: getattr(cross, name) for name in _MAPS}
-        tensors |= {f"prompt.cross.{name}": value for name, value in held.items() if value is not None}
-    for i, own in enumerate(prompt.images):
-        for k, picture in enumerate(own):
-            tensors[f"prompt.image.{i}.{k}"] = torch.from_numpy(np.array(picture.convert("RGB")))
-    for i, clips in enumerate(prompt.videos):
-        tensors |= {f"prompt.video.{i}.{k}": torch.from_numpy(video.array()) for k, video in enumerate(clips)}
-    grids = [[{"known": bool(g), **asdict(g)} for g in own] for own in prompt.token_map.grids]
-    return {
-        "grids": grids,
-        "located": prompt.token_map.located,
-        "n_images": [len(own) for own in prompt.images],
-        "videos": [[{"fps": v.fps, "seconds": v.seconds} for v in clips] for clips in prompt.videos],
-        **{name: getattr(prompt, name) for name in ("texts", "ids", "str_tokens")},
-    }
-
-
-def _prompt_in(held: dict[str, Any], tensors: Mapping[str, Tensor]) -> Prompt:
-    def tuples(value: Any) -> Any:
-        return tuple(tuples(v) for v in value) if isinstance(value, list) else value
-
-    def grid(fields: dict[str, Any]) -> Grid:
-        known = fields.pop("known")
-        held = {name: tuples(value) for name, value in fields.items()}
-        if "tiles" in held:
-            return TiledGrid(tuple(PatchGrid(**{n: tuples(v) for n, v in tile.items()}) for tile in fields["tiles"]))
-        return PatchGrid(**held) if known else UnknownGrid(**held)
-
-    grids = tuple(tuple(grid(fields) for fields in own) for own in held["grids"])
-    maps = {name: tensors[f"prompt.map.{name}"] for name in _MAPS}
-    inputs = {n.removeprefix("prompt.inputs."): t for n, t in tensors.items() if n.startswith("prompt.inputs.")}
-    images = tuple(
-        tuple(Image.fromarray(tensors[f"prompt.image.{i}.{k}"].numpy()) for k in range(n))
-        for i, n in enumerate(held["n_images"])
-    )
-    keys = {name: tensors[f"prompt.cross.{name}"] for name in _MAPS if f"prompt.cross.{name}" in tensors}
-    cross = CrossKeys(**keys) if keys else None
-    part, image_index, patch_index = (maps[name] for name in _MAPS)
-    token_map = TokenMap(part, image_index, patch_index, grids, tuples(held["located"]), cross)
-    videos = tuple(
-        tuple(
-            Video(tensors[f"prompt.video.{i}.{k}"], when["fps"], tuples(when["seconds"])) for k, when in enumerate(own)
-        )
-        for i, own in enumerate(held.get("videos", ()))
-    )
-    texts, ids, words = (tuples(held[name]) for name in ("texts", "ids", "str_tokens"))
-    return Prompt(inputs, token_map, texts, images, ids, words, videos=videos)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import reprlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lostattn.errors import InputError, UnknownName, nearest
+from lostattn.errors import InputError, LostAttnError, UnknownName, nearest
 
 
 def encode(value: Any) -> Any:
@@ -67,6 +68,8 @@ def decode(data: Any, known: Mapping[str, type]) -> Any:
             return load(base64.b64decode(held, validate=True))["value"]
         if kind == "slice":
             start, stop, step = held
+            if not all(end is None or type(end) is int for end in held):
+                raise TypeError("the ends of a slice are whole numbers")
             return slice(start, stop, step)
         if kind == "tuple":
             return tuple(decode(v, known) for v in held)
@@ -82,15 +85,18 @@ def decode(data: Any, known: Mapping[str, type]) -> Any:
 def _instance(data: dict[str, Any], known: Mapping[str, type]) -> Any:
     name = data["type"]
     if not isinstance(name, str) or name not in known:
-        raise UnknownName(f"no intervention or source is called {name!r}.{nearest(str(name), known)}")
+        said = str(name)[:200]
+        raise UnknownName(f"no intervention or source is called {said!r}.{nearest(said, known)}")
     fields = {f.name for f in dataclasses.fields(known[name])}
     given = {k: decode(v, known) for k, v in data.items() if k != "type"}
     if unknown := sorted(set(given) - fields):
         raise InputError(f"{name} has no field {unknown[0]!r}; its fields are {', '.join(sorted(fields))}.")
     try:
         return known[name](**given)
-    except TypeError as error:
-        raise InputError(f"the JSON does not make a {name}: {error}.") from error
+    except LostAttnError:
+        raise
+    except Exception as error:  # fields that are missing or alien; a class of somebody's own raises what it likes
+        raise InputError(f"the JSON does not make a {name}: {str(error)[:300]}.") from error
 
 
 def holds_tensors(value: Any) -> bool:
@@ -114,5 +120,5 @@ def summary(value: Any) -> str:
 
 
 def _short(data: Any) -> str:
-    text = repr(data)
+    text = reprlib.repr(data)
     return text if len(text) <= 80 else f"{text[:77]}..."

@@ -11,6 +11,7 @@ from lostattn.plan.checks import checked_steps, normalise
 from lostattn.plan.encoding import decode, encode, holds_tensors, summary
 from lostattn.plan.program import Edit
 from lostattn.plan.setting import Setting
+from lostattn.saved.reading import parsed_json
 
 
 class Serializable:
@@ -43,10 +44,7 @@ class Serializable:
             InputError: the text is no JSON, not what :meth:`to_json` writes, or of another class than this one.
             UnknownName: its ``"type"`` is no intervention or source that is defined here.
         """
-        try:
-            data = json.loads(text)
-        except (TypeError, ValueError) as error:
-            raise InputError(f"not JSON: {error}. Expected what .to_json() wrote.") from error
+        data = parsed_json(text, "the text of an intervention", loose=True)
         if not isinstance(data, dict) or "type" not in data:
             raise InputError('expected a JSON object with a "type", as .to_json() writes it.')
         known = {name: kind for name, kind in Serializable._known.items() if dataclasses.is_dataclass(kind)}
@@ -116,7 +114,9 @@ class Composition(Intervention):
         given = self.parts if isinstance(self.parts, tuple | list) else (self.parts,)
         for part in given:
             if not isinstance(part, Intervention):
-                raise InputError(f"a composition holds {part!r}; expected interventions, such as KnockOut(…).")
+                raise InputError(
+                    f"a composition holds {repr(part)[:200]}; expected interventions, such as KnockOut(…)."
+                )
         normalise(self, parts=tuple(inner for part in given for inner in _parts(part)))
 
     def compile(self, setting: Setting) -> list[Edit]:

@@ -9,11 +9,14 @@ from typing import TYPE_CHECKING, Any
 from lostattn.errors import InputError
 from lostattn.points.names import split_block
 from lostattn.points.reach import of_vision
+from lostattn.saved.shape import COUNT, checked, fixed, whole
 
 if TYPE_CHECKING:
     import pandas
 
 Record = tuple[int, int, tuple[int, ...]]  # the number of an edit, a step, and what it changed in each item
+
+_TOUCHED = {"edits": [fixed(str, str)], "records": [fixed(COUNT, whole(-1, 1 << 53), [COUNT])]}
 
 
 def said_nowhere(parts: Sequence[str]) -> str:
@@ -101,19 +104,17 @@ class Touched:
         return {"edits": [list(edit) for edit in self.edits], "records": [[n, s, list(c)] for n, s, c in self.records]}
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Touched:
+    def from_dict(cls, data: Any) -> Touched:
         """What :meth:`to_dict` wrote.
 
         Raises:
             InputError: it is nothing of the kind.
         """
-        try:
-            edits = tuple((str(label), str(point)) for label, point in data["edits"])
-            records = tuple((int(n), int(s), tuple(map(int, c))) for n, s, c in data["records"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise InputError(
-                f"this does not say where edits acted ({error!r}); expected what .to_dict() wrote."
-            ) from error
+        held = checked(data, _TOUCHED, "this", "record of where edits acted")
+        edits = tuple((label, point) for label, point in held["edits"])
+        records = tuple((number, step, tuple(counts)) for number, step, counts in held["records"])
+        if unknown := [number for number, _, _ in records if number >= len(edits)]:
+            raise InputError(f"this tells of edit {unknown[0]} of {len(edits)}; expected what .to_dict() wrote.")
         return cls(edits, records)
 
     def __repr__(self) -> str:

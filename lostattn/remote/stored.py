@@ -16,8 +16,8 @@ from lostattn.errors import InputError
 from lostattn.points.hooked_model import HookedModel
 from lostattn.remote.told import is_job
 from lostattn.run.calls import Reading
-from lostattn.saved.reading import read_json
-from lostattn.saved.shape import COUNT, Rule, checked, either, one_of
+from lostattn.saved.reading import read_json, told_where
+from lostattn.saved.shape import COUNT, Rule, checked, either, fixed, one_of
 
 FORMAT = 1
 WHAT = "stored job"
@@ -32,6 +32,8 @@ READING = {
     "n_items": COUNT,
     "ends": [COUNT],
     "interventions": either(None, dict),
+    "edits?": [fixed(str, str)],
+    "last?": [COUNT],
 }
 JOB = {
     "format": one_of(FORMAT),
@@ -105,7 +107,9 @@ def _reading(data: dict[str, Any], model: HookedModel, where: str) -> Reading:
     unknown = [name for name in data["names"] if name not in model.hook_names]
     if unknown:
         raise InputError(f"{where} holds a job that kept {unknown[0][:200]!r}, which is no hook point of this model.")
-    reading = Reading.from_dict({name: data[name] for name in READING})
+    names = [name.removesuffix("?") for name in READING]
+    with told_where(where, WHAT):
+        reading = Reading.from_dict({name: data[name] for name in names if name in data})
     if reading.device is not None and not _is_here(reading.device):
         warnings.warn(
             f"the job in {where} keeps its values on {reading.device[:40]!r}, which is not here: they stay on the CPU.",

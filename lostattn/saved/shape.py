@@ -6,6 +6,7 @@ it there, and each way in which it can be something else ends in one error that 
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -37,6 +38,18 @@ class MapOf:
     shape: Any
 
 
+@dataclass(frozen=True)
+class Fixed:
+    """A list of so many values, each of a shape of its own."""
+
+    shapes: tuple[Any, ...]
+
+
+def fixed(*shapes: Any) -> Fixed:
+    """A list of as many values, of these shapes."""
+    return Fixed(shapes)
+
+
 def either(*shapes: Any) -> Either:
     """A value of one of these shapes."""
     return Either(shapes)
@@ -55,7 +68,7 @@ def one_of(*values: Any) -> Rule:
 
 
 COUNT = whole(0, 1 << 53)
-NUMBER = Rule(lambda v: type(v) in (int, float), "a number")
+NUMBER = Rule(lambda v: _is_number(v), "a number")
 ANYTHING = Rule(lambda _: True, "anything")
 
 
@@ -66,7 +79,7 @@ def checked(value: Any, shape: Any, where: str, what: str) -> Any:
         value: of JSON: dicts, lists, texts, numbers, ``True``, ``False`` and ``None``.
         shape: a type (``str``, ``int``, ``float``, ``bool``, ``dict``, ``list``); ``None``; ``[shape]`` for a list of
             any length; ``{"key": shape, "optional?": shape}`` for a dict with these keys and perhaps others;
-            :class:`MapOf`, :class:`Either`, :class:`Rule`.
+            :class:`MapOf`, :class:`Fixed`, :class:`Either`, :class:`Rule`.
         where: where it was read, for messages.
         what: what it ought to hold, for messages.
 
@@ -88,10 +101,11 @@ def _wrong(value: Any, shape: Any, at: str) -> str | None:
         if not isinstance(value, Mapping):
             return f"{at or 'it'} is {shown(value)}; expected {told(shape)}"
         return _first(_wrong(part, shape.shape, f"{at}.{str(key)[:40]}".lstrip(".")) for key, part in value.items())
-    if isinstance(shape, list):
-        if not isinstance(value, list):
+    if isinstance(shape, list | Fixed):
+        inner = shape.shapes if isinstance(shape, Fixed) else shape * len(value) if isinstance(value, list) else ()
+        if not isinstance(value, list) or len(inner) != len(value):
             return f"{at or 'it'} is {shown(value)}; expected {told(shape)}"
-        return _first(_wrong(part, shape[0], f"{at}[{i}]") for i, part in enumerate(value))
+        return _first(_wrong(part, one, f"{at}[{i}]") for i, (part, one) in enumerate(zip(value, inner, strict=True)))
     if isinstance(shape, dict):
         return _wrong_dict(value, shape, at)
     fits = shape.holds(value) if isinstance(shape, Rule) else _is(value, shape)
@@ -120,9 +134,12 @@ def _first(found: Iterable[str | None]) -> str | None:
 def _is(value: Any, kind: Any) -> bool:
     if kind is None:
         return value is None
-    if kind is float:
-        return type(value) in (int, float)
-    return type(value) is kind
+    return _is_number(value) if kind is float else type(value) is kind
+
+
+def _is_number(value: Any) -> bool:
+    """Whether it is a number that a float holds: neither NaN nor infinite, nor whole and larger."""
+    return type(value) in (int, float) and -sys.float_info.max <= value <= sys.float_info.max
 
 
 def told(shape: Any) -> str:
@@ -133,6 +150,8 @@ def told(shape: Any) -> str:
         return " or ".join(told(one) for one in shape.shapes)
     if isinstance(shape, MapOf):
         return f"a dict of {told(shape.shape)}"
+    if isinstance(shape, Fixed):
+        return f"a list of {len(shape.shapes)}: {', '.join(map(told, shape.shapes))}"
     if isinstance(shape, list):
         return f"a list of {told(shape[0])}"
     if isinstance(shape, dict):
@@ -144,5 +163,6 @@ def told(shape: Any) -> str:
 def shown(value: Any) -> str:
     """A value in a message: short, and in one line whatever stands in it."""
     short = value[: 2 * LONGEST_SHOWN] if isinstance(value, str) else value
-    text = repr(short) if isinstance(value, str | int | float | bool | None) else f"a {type(value).__name__}"
+    plain = isinstance(value, str | float | bool | None) or (type(value) is int and value.bit_length() < 300)
+    text = repr(short) if plain else f"a {type(value).__name__}"
     return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}…"
