@@ -93,6 +93,8 @@ def why_no_heads(cache: StreamReader, layer: int, which: str = "attn") -> str:
     out = block.attn_out if block.cross is None or which == "attn" else block.cross.out
     update = block.attn_update if block.cross is None or which == "attn" else block.cross.update
     inside = out and f"{out}.{acting_path(cache._model.get_submodule(out))}".rstrip(".")  # of a copy that PEFT keeps
+    if attn.o in cache._sites.no_maps:
+        return f"{attn.o!r} is not a linear map: {cache._sites.no_maps[attn.o]}"
     if not attn.gives_o or not {out, inside} & {attn.path, attn.o}:
         return "something stands between the output map and what its attention gives"
     return _why_not(block, update, (out,))
@@ -106,6 +108,8 @@ def ffn_passage(cache: StreamReader, layer: int, pos_slice: Any = None) -> tuple
     """
     block = cache._sites.architecture.stack.blocks[layer]
     reason = "" if block.mlp_post is not None else "its FFN has no single output map (experts)"
+    if block.mlp_out in cache._sites.no_maps:
+        reason = f"{block.mlp_out!r} is not a linear map: {cache._sites.no_maps[block.mlp_out]}"
     reason = reason or _why_not(block, block.mlp_update, (block.mlp, block.mlp_out))
     if reason:
         raise InputError(

@@ -212,6 +212,12 @@ class StreamReader(Mapping[str, Tensor]):
             InputError: it is no linear map; the model has no weights here, or its adapters were switched meanwhile.
         """
         self._check_adapters()
+        reason = self._sites.no_maps.get(path)
+        if reason:
+            raise InputError(
+                f"{path!r} is not a linear map: {reason}. Results of heads, attributions and decompositions by head or "
+                "neuron are not to be had of it; passes, edits and the parts by layer are."
+            )
         return linear_map(self._model, path)
 
     def _layer_at(self, path: str, described: bool = False) -> Any:

@@ -8,6 +8,7 @@ result from z); they are *derived*, and are made when they are looked at.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
@@ -78,6 +79,7 @@ class Sites:
         self.architecture = architecture
         self.logit_path = architecture.logit_path
         self.absent: dict[str, str] = {}  # points that were taken away, and why
+        self.no_maps: dict[str, str] = {}  # paths of layers that are no linear maps, and what showed it
         slots: list[Slot] = []
         self.derived: dict[str, Derived] = {}
         vision = _vision_slots(architecture.vision, self.derived) if architecture.vision else []
@@ -95,6 +97,7 @@ class Sites:
             slots += _after(len(architecture.stack.blocks) - 1, architecture, last)
             _derive_norm(self.derived, "ln_final", "ln_final.hook_in", architecture.final_norm)
         slots.append(Slot("tensor", architecture.unembed, views={"hook_unembed": ("plain",)}))
+        self._derivable = self.derived
         self._take(slots)
 
     def _take(self, slots: Iterable[Slot]) -> None:
@@ -102,7 +105,11 @@ class Sites:
         known = {name for slot in slots for name in slot.views}
         self.slots: tuple[Slot, ...] = tuple(_viewing(slot, known) for slot in slots)
         self.at: dict[str, int] = {name: i for i, slot in enumerate(self.slots) for name in slot.views}
-        self.derived = {name: how for name, how in self.derived.items() if all(n in self.at for n in how.needs)}
+        self.derived = {
+            name: how
+            for name, how in self._derivable.items()
+            if all(n in self.at for n in how.needs) and how.path not in self.no_maps
+        }
         self.names: tuple[str, ...] = _ordered(self.at, self.derived)
 
     def settled(
@@ -119,6 +126,7 @@ class Sites:
         settled = Sites(self.architecture)
         settled.absent = {**self.absent, **without}
         settled.logit_path = self.logit_path
+        settled.no_maps = self.no_maps
         kept = []
         for slot in self.slots:
             reason = keep(slot)
@@ -128,6 +136,16 @@ class Sites:
                 kept.append(replace(slot, views={n: view for n, view in slot.views.items() if n not in without}))
         settled._take(sorted(kept, key=when))
         return settled
+
+    def without_maps(self, reasons: Mapping[str, str]) -> Sites:
+        """These points without those that are made by the weights of layers which are no linear maps.
+
+        ``reasons`` says what showed it, by the path of the layer.
+        """
+        other = copy.copy(self)
+        other.no_maps = dict(reasons)
+        other._take(self.slots)
+        return other
 
     def find(self, name: str) -> str:
         """The canonical key of a hook name, alias or shorthand.
@@ -171,9 +189,15 @@ class Sites:
             return f"no hook point is called {name!r}.{nearest(key, self.names)}"
         have = [int(n.split(".")[-len(point.split(".")) - 1]) for n in self.names if n.startswith(f"{stack}.")
                 and n.endswith(f".{point}")]  # fmt: skip
-        reason = self.absent.get(key) or LOOKED_FOR.get(point, "it was not found in this layer")
+        reason = self.absent.get(key) or self._no_map(key) or LOOKED_FOR.get(point, "it was not found in this layer")
         where = f"Layers that have it: {have}." if have else "No layer of this model has it."
         return f"{name!r} does not exist here: {reason}. {where}"
+
+    def _no_map(self, key: str) -> str:
+        """What showed that the layer which a point is made with is no linear map; empty where nothing did."""
+        path = self._derivable[key].path if key in self._derivable else ""
+        reason = self.no_maps.get(path, "")
+        return reason and f"{path!r} is not a linear map: {reason}"
 
     def match(self, names_filter: NamesFilter) -> tuple[str, ...]:
         """The canonical names that a TransformerLens ``names_filter`` asks for, in forward order.

@@ -5,7 +5,9 @@
 - a perturbed pattern moves the logits, in every layer of the decoder and in every vision layer that is read;
 - the attention kernel's output is recomputed from what it was given, and pattern rows sum to one;
 - what attention and FFN (and cross-attention between them) add to the stream, by the modules' own outputs, is what the
-  stream gains: with plain hooks.
+  stream gains: with plain hooks;
+- what heads and neurons write by the weights of their output maps adds up to what those gave, and the unembedding of
+  the last state is what the model made of it. A layer of which this does not hold loses the points made by its weights.
 
 A first pass of the bare model is watched with plain hooks: points that it does not bear out are taken away
 (:mod:`lostattn.selftest.bare_pass`), so that they are absent rather than wrong.
@@ -38,6 +40,7 @@ from lostattn.run.local import check_weights, run_edits, run_here, running
 from lostattn.run.make_calls import cache_call, hooks_call
 from lostattn.run.reading import read
 from lostattn.selftest.bare_pass import Seen, settle, watch
+from lostattn.selftest.output_maps import check_maps, watched_maps
 from lostattn.selftest.report import Check, Report
 
 
@@ -72,9 +75,12 @@ def selftest(model: HookedModel, prompt: Prompt | None = None) -> Report:
     seen = watch(model.hf, model._inputs(prompt), _watched(model), model.architecture.unembed)
     if model.architecture.vision is None or has_picture(prompt):  # else the tower's points would seem never to run
         model.sites = settle(model.sites, seen)
+    maps, reasons = check_maps(model, seen)
+    model.sites = model.sites.without_maps(reasons)
     checks = [*_identities(model, prompt, seen.logits), *_patterns(model, prompt)]
     checks += [*_kernels(model, prompt), *_heads(model, prompt), *_updates(model, prompt, seen)]
-    report = Report(model.name, tuple(checks))
+    lacks = tuple(f"{path} is not a linear map: {reason}" for path, reason in reasons.items())
+    report = Report(model.name, (*checks, *maps), lacks)
     if not report.passed:
         raise UnsupportedModel(f"{report!r}\nThis model would be edited in vain; load with selftest=False to look on.")
     return report
@@ -85,7 +91,7 @@ def _watched(model: HookedModel) -> set[str]:
     blocks, norm = model.architecture.stack.blocks, model.architecture.final_norm
     updates = [u.path for b in blocks for u in (added_by(b, kind) for kind in INSIDE) if u is not None]
     mids = [mid for b in blocks for mid in (b.mid, b.cross and b.cross.mid) if mid]
-    return {*updates, *(b.path for b in blocks), *mids, *([norm] if norm else [])}
+    return {*updates, *(b.path for b in blocks), *mids, *([norm] if norm else []), *watched_maps(model)}
 
 
 def identity_edits(model: HookedModel, prompt: Prompt) -> list[Edit]:

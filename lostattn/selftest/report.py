@@ -16,10 +16,11 @@ class Check:
 
 @dataclass(frozen=True)
 class Report:
-    """What the self-test saw."""
+    """What the self-test saw; ``lacks`` says which layers are no linear maps, and what showed it."""
 
     model: str
     checks: tuple[Check, ...]
+    lacks: tuple[str, ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -36,4 +37,5 @@ class Report:
             f"self-test of {self.model}: {len(self.checks) - len(self.failed)} of {len(self.checks)} checks passed"
         ]
         lines += [f"  FAILED {check.name}: {check.measured:.3g}" for check in self.failed]
+        lines += [f"  {lack}" for lack in self.lacks]
         return "\n".join(lines)

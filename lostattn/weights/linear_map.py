@@ -22,7 +22,7 @@ from lostattn.weights.dequantisation import holds_codes, is_plain, spelled_out
 from lostattn.weights.kinds import takes, widths
 from lostattn.weights.offload import fetched
 from lostattn.weights.probes import Asked, Unanswered, asking, by_unit_vectors, gap, why_not
-from lostattn.weights.stand_in import stand_in
+from lostattn.weights.stand_in import wide_copy
 
 # How far a layer that keeps codes of few bits may be from the map that they spell, since some round what they are
 # given: to 8 bits of a row's largest value, or to float8's three bits after the first. Misread codes are further off.
@@ -62,7 +62,7 @@ def linear_map(root: nn.Module, path: str) -> LinearMap:
         InputError: the model is described without its weights; the layer is no linear map, and what shows it.
     """
     with fetched(root, path) as module, asking(module):
-        found = _found(root, module)
+        found = found_map(root, module)
     if isinstance(found, LinearMap):
         return found
     raise InputError(
@@ -77,8 +77,8 @@ def _kind(module: nn.Module) -> str:
     return kind.__name__ if kind.__module__.startswith("torch.") else f"{kind.__module__}.{kind.__qualname__}"
 
 
-def _found(root: nn.Module, module: nn.Module) -> LinearMap | str:
-    """The map, or why there is none."""
+def found_map(root: nn.Module, module: nn.Module) -> LinearMap | str:
+    """The map of a layer whose weights are at hand, or why there is none."""
     size = widths(module)
     if size is None:
         return "how wide its input is cannot be told"
@@ -105,17 +105,9 @@ def _candidates(module: nn.Module, layer: Asked) -> Iterator[tuple[Tensor, Tenso
     bias: Any = getattr(module, "bias", None)
     for weight in spelled_out(module):
         yield weight, bias.detach() if isinstance(bias, Tensor) else None
-    copied = None if is_plain(module) else _copied(module)
+    copied = None if is_plain(module) else wide_copy(module)
     wide = torch.promote_types(layer.dtype, torch.float32)
     freely = [] if copied is None else [Asked(copied, layer.width, layer.device, wide)]
     for asked in (*freely, layer):
         with suppress(Unanswered):
             yield by_unit_vectors(asked)
-
-
-def _copied(module: nn.Module) -> nn.Module | None:
-    """A copy in wide numbers, where a layer lets itself be copied."""
-    try:
-        return stand_in(module)
-    except Exception:
-        return None

@@ -108,30 +108,38 @@ def gap(layer: Asked, weight: Tensor, bias: Tensor | None) -> float:
 
 def why_not(layer: Asked) -> str:
     """What shows that a layer is no linear map of each position; what could not be asked where nothing shows."""
-    rows = probes(layer.width)
-    allowed = layer.rounding
     try:
-        answers = layer(rows)
-        if _relative(layer(rows), answers) > allowed:
-            return "it gives something else each time that it is given the same (random numbers?)"
-        alone = torch.cat([layer(row[None]) for row in rows])
-        if _relative(alone, answers) > allowed:
-            return "what it gives at one position depends on the positions before or beside it"
-        bias = (layer(rows) + layer(-rows)) / 2
-        if not torch.isfinite(answers).all():
-            return "it gives numbers that are not finite"
-        if _size(bias - bias[:1]) > allowed * _size(answers):
-            return "the negative of what it is given does not give the negative of what it gives, its bias aside"
-        twice = _relative(layer(2 * rows) - bias, 2 * (answers - bias))
-        if twice > allowed:
-            return f"twice what it is given does not give twice what it gives (off by {twice:.1%})"
-        together = layer(rows[:1] + rows[1:2]) - bias[:1]
-        added = _relative(together, answers[:1] + answers[1:2] - 2 * bias[:1])
-        if added > allowed:
-            return f"a sum does not give the sum of what its parts give (off by {added:.1%})"
+        found = shown(layer)
     except Unanswered as error:
         return str(error)
-    return "its answers to random vectors are not what its answers to unit vectors add up to"
+    return found or "its answers to random vectors are not what its answers to unit vectors add up to"
+
+
+def shown(layer: Asked) -> str:
+    """What shows that a layer is no linear map of each position; empty where nothing does.
+
+    Raises:
+        Unanswered: see :class:`Asked`.
+    """
+    rows = probes(layer.width)
+    allowed = layer.rounding
+    answers = layer(rows)
+    if _relative(layer(rows), answers) > allowed:
+        return "it gives something else each time that it is given the same (random numbers?)"
+    alone = torch.cat([layer(row[None]) for row in rows])
+    if _relative(alone, answers) > allowed:
+        return "what it gives at one position depends on the positions before or beside it"
+    bias = (layer(rows) + layer(-rows)) / 2
+    if not torch.isfinite(answers).all():
+        return "it gives numbers that are not finite"
+    if _size(bias - bias[:1]) > allowed * _size(answers):
+        return "the negative of what it is given does not give the negative of what it gives, its bias aside"
+    twice = _relative(layer(2 * rows) - bias, 2 * (answers - bias))
+    if twice > allowed:
+        return f"twice what it is given does not give twice what it gives (off by {twice:.1%})"
+    together = layer(rows[:1] + rows[1:2]) - bias[:1]
+    added = _relative(together, answers[:1] + answers[1:2] - 2 * bias[:1])
+    return f"a sum does not give the sum of what its parts give (off by {added:.1%})" if added > allowed else ""
 
 
 def _size(x: Tensor) -> float:
