@@ -7,6 +7,7 @@ Questions(7 of shapes; ...)
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from lostattn.data.scene import SPLITS
 from lostattn.data.shapes import shapes as square_shapes
 from lostattn.data.shapes import shapes_wide as wide_shapes
 from lostattn.errors import InputError, UnknownName, nearest
+from lostattn.saved.reading import told_where
 
 __all__ = ["AskedObject", "Question", "Questions", "asked_objects", "load", "names", "register", "scoring"]
 
@@ -86,12 +88,16 @@ def load(
 
 
 def _load_folder(name: str | Path, n: int | None, kinds: Sequence[str] | None) -> Questions:
-    if not Path(name).is_dir():
+    if not os.path.isdir(name):  # False of a name that is too long, or with a null byte
+        said = str(name)[:200]
         raise UnknownName(
-            f"No data set or folder is called {str(name)!r}; the data sets are {', '.join(_SOURCES)}."
-            f"{nearest(str(name), _SOURCES)}"
+            f"No data set or folder is called {said!r}; the data sets are {', '.join(_SOURCES)}."
+            f"{nearest(said, _SOURCES)}"
         )
-    questions = Questions((Question(images=images, **fields) for fields, images in read_rows(name)), Path(name).name)
+    with told_where(name, "set of questions"):
+        questions = Questions(
+            (Question(images=images, **fields) for fields, images in read_rows(name)), Path(name).name
+        )
     if kinds is not None:
         questions = questions.only(*kinds)
     if n is not None and n > len(questions):

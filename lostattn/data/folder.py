@@ -17,9 +17,23 @@ from PIL import Image
 
 from lostattn.errors import InputError
 from lostattn.pictures.loading import load_picture
+from lostattn.saved.inside import inside
+from lostattn.saved.reading import parsed_json, read_bytes, read_text
+from lostattn.saved.shape import NUMBER, checked, either
 
 FILE = "questions.jsonl"
+LARGEST_PICTURE = 1 << 29  # bytes of a picture's file
 _NEEDED = ("text", "images", "answer")
+_WORD = either(str, NUMBER)  # a label may be written as the number that it is
+_LINE = {
+    "text": str,
+    "images": either(str, [str]),
+    "answer": _WORD,
+    "id?": _WORD,
+    "choices?": either(None, [_WORD]),
+    "kind?": _WORD,
+    "group?": _WORD,
+}
 _FIELDS = ("id", "text", "images", "answer", "choices", "kind", "group")  # in the order of a line
 
 Row = tuple[dict[str, Any], tuple[Image.Image, ...]]
@@ -82,18 +96,19 @@ def read_rows(folder: str | Path) -> list[Row]:
     """The questions of a folder, in its order.
 
     A line of `questions.jsonl` needs `text`, `images` (paths relative to the folder) and `answer`; `id`,
-    `choices`, `kind` and `group` may be left out.
+    `choices`, `kind` and `group` may be left out. Nothing outside the folder is read, whatever its lines or links say.
 
     Raises:
-        InputError: no such folder or file, a line that is no such question, a picture that cannot be read.
+        InputError: no such folder or file, a line that is no such question, a picture that cannot be read or lies
+            outside the folder.
     """
     folder = Path(folder)
-    path = folder / FILE
-    if not path.is_file():
+    if not os.path.lexists(folder / FILE):
         raise InputError(f"{folder} holds no {FILE}. Write one question a line there, or use Questions.save.")
+    text = read_text(inside(folder, FILE, str(folder)), "questions, one a line of JSON")
     rows = []
     # Lines end where JSON's do: a text may hold other marks that Python ends lines at, such as U+2028.
-    for number, line in enumerate(path.read_text(encoding="utf-8-sig").split("\n"), start=1):
+    for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
             rows.append(_row(folder, number, line))
     answers: dict[str, set[str]] = {}
@@ -108,13 +123,10 @@ def read_rows(folder: str | Path) -> list[Row]:
 
 def _row(folder: Path, number: int, line: str) -> Row:
     where = f"{folder / FILE}, line {number}"
-    try:
-        entry = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise InputError(f"{where} is not JSON: {error.msg} at column {error.colno}.") from error
-    _check_characters(json.dumps(entry, ensure_ascii=False), where)
+    entry = parsed_json(line, where)
     if not isinstance(entry, dict) or any(key not in entry for key in _NEEDED):
         raise InputError(f"{where}: a question needs the keys {', '.join(_NEEDED)}; got {line[:80]!r}.")
+    checked(entry, _LINE, where, "question")
     name = str(entry.get("id", f"{number:05d}"))
     paths = [entry["images"]] if isinstance(entry["images"], str) else list(entry["images"])
     fields = {
@@ -125,19 +137,21 @@ def _row(folder: Path, number: int, line: str) -> Row:
         "kind": str(entry.get("kind", "question")),
         "group": str(entry.get("group", "+".join(str(p) for p in paths) or name)),
     }
-    return fields, tuple(read_image(folder / str(p), name) for p in paths)
+    return fields, tuple(read_image(folder, p, name) for p in paths)
 
 
-def read_image(path: Path, question_id: str) -> Image.Image:
-    """The picture as a prompt reads it: whole, upright, as RGB.
+def read_image(folder: Path, name: str, question_id: str) -> Image.Image:
+    """A picture of a folder as a prompt reads it: whole, upright, as RGB.
 
     Raises:
-        InputError: it is missing, corrupted, or no picture that a prompt takes; the message names the file and the
-            question.
+        InputError: it is missing, corrupted, no picture that a prompt takes, or lies outside the folder; the message
+            names the file and the question.
     """
-    if not path.exists():
-        raise InputError(f"Question {question_id!r} names the image file {path}, which does not exist.")
+    path, shown = inside(folder, name, f"Question {question_id[:200]!r}"), str(folder / name)[:400]
+    if not os.path.exists(path):
+        raise InputError(f"Question {question_id[:200]!r} names the image file {shown}, which does not exist.")
     try:
-        return load_picture(path, f"The image file {path} of question {question_id!r}")
+        content = read_bytes(path, "a picture", LARGEST_PICTURE)
+        return load_picture(content, f"The image file {shown} of question {question_id[:200]!r}")
     except InputError as error:
         raise InputError(f"{error} Replace the file, or drop the question.") from error

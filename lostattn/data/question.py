@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import io
+import reprlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -50,6 +51,17 @@ class Question:
     scenes: tuple[Drawn, ...] = field(default=(), repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        for name in ("id", "text", "answer", "kind", "group"):
+            if not isinstance(value := getattr(self, name), str):
+                raise InputError(f"{name} of a question is {reprlib.repr(value)}; expected text.")
+        for name, inside in (("images", "pictures"), ("choices", "texts")):
+            if not isinstance(value := getattr(self, name), tuple | list):
+                raise InputError(
+                    f"{name} of question {self.id!r} is {reprlib.repr(value)}; expected a tuple of {inside}."
+                )
+            object.__setattr__(self, name, tuple(value))
+        if strange := [choice for choice in self.choices if not isinstance(choice, str)]:
+            raise InputError(f"A choice of question {self.id!r} is {reprlib.repr(strange[0])}; expected text.")
         places = (f"image {k} of question {self.id!r}" for k in range(len(self.images)))
         object.__setattr__(self, "images", tuple(map(load_picture, self.images, places)))
         if self.answer not in self.choices:

@@ -15,6 +15,9 @@ from PIL import Image, ImageOps
 from lostattn.errors import InputError
 
 _MODES = {"1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "HSV"}
+# What pictures come as. Pillow reads more: formats that run programs (EPS), that stand for something else, or that
+# nobody has tried to break for years.
+FORMATS = tuple("PNG JPEG MPO GIF BMP DIB WEBP TIFF PPM AVIF JPEG2000 ICO TGA PSD".split())
 # Their further frames are previews of the first, or its layers: the first is the picture.
 _ONE_PICTURE = {"MPO", "PSD"}
 
@@ -86,9 +89,23 @@ def open_picture(source: Any, place: str) -> tuple[str, Image.Image]:
         named = "what its bytes hold"
         readable = source if hasattr(source, "read") else io.BytesIO(source)
     try:
-        return named, Image.open(readable)
+        return named, Image.open(readable, formats=_formats())
+    except Image.DecompressionBombError as error:
+        raise InputError(
+            f"{place}: {named} holds more pixels than Pillow allows (twice PIL.Image.MAX_IMAGE_PIXELS): {error}"
+        ) from error
     except Exception as error:  # Pillow's readers raise whatever their format makes of damage
-        raise InputError(f"{place}: {named} is corrupted or is no picture that Pillow reads ({error}).") from error
+        raise InputError(
+            f"{place}: {named} is corrupted or is no picture that Pillow reads here ({error}); expected one of "
+            f"{', '.join(FORMATS)}."
+        ) from error
+
+
+def _formats() -> tuple[str, ...]:
+    """The formats that are read: those of `FORMATS`, and what somebody has taught Pillow (``pillow_heif``)."""
+    Image.init()
+    known = {name: getattr(reader[0], "__module__", "") for name, reader in Image.OPEN.items()}
+    return tuple(name for name, module in known.items() if name in FORMATS or not module.startswith("PIL."))
 
 
 def frames_of(opened: Image.Image) -> int:
