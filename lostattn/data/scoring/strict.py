@@ -11,6 +11,7 @@ from collections import Counter
 from typing import Any
 
 from lostattn.data.scoring.mentions import Mention, affirmed, bare, named, plain
+from lostattn.data.scoring.open_answers import open_answer
 
 _ANSWER = re.compile(
     r"\b(?:final\s+|correct\s+|right\s+)?answer\b(?:\s+(?:is|would be|must be|should be))?\s*:?", re.IGNORECASE
@@ -26,9 +27,12 @@ def strict(said: str, question: Any) -> tuple[str | None, str]:
     Rules: ``"exact"`` (it is the choice, case and stops aside), ``"letter"`` (an option's letter, as a letter),
     ``"option"`` (the text of a lettered option), ``"named"`` (the choice in a sentence), ``"answer is"`` (what stands
     behind these words, where others are named before). Nothing is read by ``"empty"``, ``"nothing named"``,
-    ``"denied"`` and ``"several named"``.
+    ``"denied"`` and ``"several named"``. A question without choices is open: see
+    :mod:`lostattn.data.scoring.open_answers`.
     """
     choices = tuple(question.choices)
+    if not choices:
+        return open_answer(said, question)
     text = plain(said)
     if not bare(text):
         return None, "empty"
