@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from lostattn.errors import UnsupportedModel, nearest
 from lostattn.points.hooked_model import HookedModel
 from lostattn.run.local import check_weights
+from lostattn.weights.plain import why_not_as_stored
 
 if TYPE_CHECKING:
     from torch import nn
@@ -37,12 +38,14 @@ def to_transformer_bridge(model: HookedModel) -> TransformerBridge:
 
     Raises:
         InputError: the model is described without its weights.
-        UnsupportedModel: TransformerLens has no adapter for this architecture.
+        UnsupportedModel: a layer multiplies by something else than the weight that it stores (quantised, adapted,
+            offloaded, parametrised, or somebody's own); TransformerLens has no adapter for this architecture.
     """
+    check_weights(model)
+    _check_stored(model)
     from transformer_lens.factories.architecture_adapter_factory import ArchitectureAdapterFactory
     from transformer_lens.model_bridge.sources import build_bridge_from_module
 
-    check_weights(model)
     architecture = type(model.hf).__name__
     ArchitectureAdapterFactory.discover_entry_points()
     adapters = ArchitectureAdapterFactory._adapters
@@ -63,6 +66,22 @@ def to_transformer_bridge(model: HookedModel) -> TransformerBridge:
         )
     bridge.processor = model.processor
     return bridge
+
+
+def _check_stored(model: HookedModel) -> None:
+    """Refuse a model whose stored weights are not what it computes with: a bridge reads and copies those."""
+    maps = [model.architecture.unembed]
+    for block in model.architecture.stack.blocks:
+        for attn in block.attentions.values():
+            maps += [path for path in (attn.q, attn.k, attn.v, attn.qkv, attn.o) if path is not None]
+        maps += [path for _, path in block.mlp_order]
+        maps += [block.mlp_out] if block.mlp_post is not None and block.mlp_out is not None else []
+    reason = why_not_as_stored(model.hf, maps)
+    if reason:
+        raise UnsupportedModel(
+            f"a TransformerBridge takes the weights of {model.name!r} as they are stored, and they are not what it "
+            f"computes with: {reason}. Caches, edits and attributions of lostattn take the layers as they are."
+        )
 
 
 def twin(module: nn.Module) -> Any:

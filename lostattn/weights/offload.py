@@ -43,20 +43,22 @@ def device_of(root: nn.Module) -> torch.device:
 
 @contextmanager
 def naming_a_device(root: nn.Module) -> Iterator[None]:
-    """While a model's map of devices is read by what takes its first entry for a device of torch's: it is one here.
+    """While what reads a model's map of devices, to know where the model is, takes its first entry for torch's.
 
-    accelerate's own map may begin with ``"disk"``.
+    accelerate's own map may begin with ``"disk"``, and a model whose weights it was only asked to keep elsewhere
+    (``cpu_offload``) has none, so that it would be moved.
     """
-    said = getattr(root, "hf_device_map", None)
-    if said is None or is_described_only(root):
+    known = vars(root)
+    if is_described_only(root) or not ("hf_device_map" in known or any(keeps_weights(m) for m in root.modules())):
         yield
         return
-    holder: Any = root
-    holder.hf_device_map = {"": str(device_of(root))}
+    said = {"hf_device_map": known["hf_device_map"]} if "hf_device_map" in known else {}
+    known["hf_device_map"] = {"": str(device_of(root))}
     try:
         yield
     finally:
-        holder.hf_device_map = said
+        del known["hf_device_map"]
+        known.update(said)
 
 
 @contextmanager

@@ -8,10 +8,13 @@ import os
 import re
 import subprocess
 
+import accelerate
 import bounds
 import pytest
 import torch
 from tiny import FAMILIES, MAKERS, batched, positioned, rounding, unequal, wrapped
+from torch import nn
+from torch.nn.utils import parametrize
 
 import lostattn as la
 from lostattn.errors import UnknownName, UnsupportedModel
@@ -213,6 +216,53 @@ def test_an_architecture_that_transformer_lens_does_not_know():
     model = la.load(MAKERS["llava"](), selftest=False)
     model.hf.__class__ = type("LlavaForConditionalGenerationX", (type(model.hf),), {})
     with pytest.raises(UnsupportedModel, match="TransformerLens has no adapter for LlavaForConditionalGenerationX"):
+        model.to_transformer_bridge()
+
+
+class Squared(nn.Module):
+    """Of a module of one's own, and as a parametrisation."""
+
+    def __init__(self, layer=None):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x):
+        return x * x if self.layer is None else self.layer(2 * x)
+
+
+def parametrised(module, path):
+    parametrize.register_parametrization(module.get_submodule(path), "weight", Squared())
+
+
+def replaced(module, path):
+    module.set_submodule(path, Squared(module.get_submodule(path)))
+
+
+def overridden(module, path):
+    layer = module.get_submodule(path)
+    stored = layer.forward
+    layer.forward = lambda x: stored(2 * x)
+
+
+def offloaded(module, path):
+    accelerate.cpu_offload(module, execution_device=torch.device("cpu"))
+
+
+@pytest.mark.parametrize("path", ["model.language_model.layers.2.self_attn.v_proj", "lm_head"])
+@pytest.mark.parametrize(
+    "change, reason",
+    [
+        (parametrised, "{path} is parametrised"),
+        (replaced, "{path} .Squared. is a module of its own, without a weight"),
+        (overridden, "{path} .Linear. multiplies by something else than the weight that it stores"),
+        (offloaded, "accelerate keeps the weights of .* elsewhere"),
+    ],
+)
+def test_weights_that_are_not_what_the_model_computes_with(change, reason, path):
+    module = MAKERS["llava"]()
+    change(module, path)
+    model = la.load(module, selftest=False)
+    with pytest.raises(UnsupportedModel, match="as they are stored, .*: " + reason.format(path=re.escape(path))):
         model.to_transformer_bridge()
 
 

@@ -143,3 +143,24 @@ def test_a_generation_from_the_disk(brought, tiny_llava, shapes_questions):
     assert torch.equal(found.tokens, known.tokens)
     lens, whole = (la.lenses.vision_lens(one, one.prompt(shapes_questions[1])) for one in (brought, tiny_llava))
     assert torch.equal(lens.logits, whole.logits)
+
+
+def to_the_cpu(module, folder):
+    return accelerate.cpu_offload(module, execution_device=torch.device("cpu"))
+
+
+def to_the_disk(module, folder):
+    return accelerate.disk_offload(module, str(folder), execution_device=torch.device("cpu"))
+
+
+@pytest.mark.parametrize("keep", [to_the_cpu, to_the_disk])
+def test_a_model_that_accelerate_was_asked_to_keep_elsewhere_has_no_map_of_devices(keep, tmp_path):
+    module = keep(tiny.llava(seed=3), tmp_path)
+    model, whole = la.load(module, selftest=False), la.load(tiny.llava(seed=3), selftest=False)
+    assert not hasattr(module, "hf_device_map") and is_away(module, "lm_head")
+    prompt = model.prompt(inputs=tiny.llava_inputs())
+    assert model.selftest(prompt).passed
+    logits, cache = model.run_with_cache(prompt)
+    expected, known = whole.run_with_cache(whole.prompt(inputs=tiny.llava_inputs()))
+    assert torch.equal(logits, expected) and torch.equal(cache["result", 1], known["result", 1])
+    assert torch.equal(cache.W_U, known.W_U)

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 import lostattn as la
-from lostattn.errors import InputError
+from lostattn.errors import InputError, UnsupportedModel
 
 CLOSE = 1e-4  # relative, in float32
 NAMES = ("tiny-llava", "tiny-qwen2_5-vl")
@@ -219,3 +219,29 @@ def test_a_head_in_eight_bits():
     assert same_sizes(model, "tiny-llava")
     _, cache = model.run_with_cache(model.prompt(question()))
     near(cache.W_U, brought.dequantised(model.hf.lm_head))
+
+
+BRIDGED = {
+    "8 bit": "in codes of few bits", "4 bit": "in codes of few bits", "torchao int8": "in codes of few bits",
+    "quanto int8": "in codes of few bits", "q and v": "a layer with an adapter", "DoRA": "a layer with an adapter",
+    "head": "a layer with an adapter", "norms": "a layer with an adapter",
+    "copies of FFN and output map": "a layer with an adapter",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("how", BRIDGED)
+def test_a_bridge_would_copy_what_is_stored(how):
+    if how in brought.QUANTISED:
+        model = la.load("tiny-llava", quantization_config=brought.QUANTISED[how](), selftest=False)
+    else:
+        model = wrapped("tiny-llava", brought.adapted(brought.plain("tiny-llava"), ADAPTERS[how]()), proved=False)
+    with pytest.raises(UnsupportedModel, match=f"takes the weights of .* as they are stored, .*{BRIDGED[how]}"):
+        model.to_transformer_bridge()
+
+
+def test_a_merged_model_has_a_bridge():
+    merged = brought.adapted(brought.plain("tiny-llava"), ADAPTERS["o"]()).merge_and_unload()
+    model = wrapped("tiny-llava", merged, proved=False)
+    bridge = model.to_transformer_bridge()
+    o = model.hf.model.language_model.layers[LAYER].self_attn.o_proj.weight
+    near(bridge.blocks[LAYER].attn.W_O.flatten(0, 1).T.detach(), o.detach())
