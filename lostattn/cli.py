@@ -18,6 +18,7 @@ from lostattn.errors import LostAttnError
 
 TINY_MODELS = ("tiny-llava", "tiny-qwen2_5-vl")
 SOURCES = ("gaussian", "dirichlet", "uniform", "vision", "complexity")
+SCORINGS = ("strict", "log_probability", "first_token")
 TABLES = (".parquet", ".csv")
 
 
@@ -139,6 +140,7 @@ def _add_demo(commands: Commands) -> None:
     )
     command.add_argument("--n", type=_count, default=200, help="questions of the probing experiment")
     command.add_argument("--seed", type=_seed, default=0, help="seed of questions and noise")
+    _add_room(command)
 
 
 def _add_question_options(command: argparse.ArgumentParser, table: str) -> None:
@@ -189,11 +191,21 @@ def _add_probe(commands: Commands) -> None:
         "--layers", type=_layers, metavar="LAYERS", help="such as 2-5 or 0,3,6-7; every layer where not given"
     )
     command.add_argument("--queries", choices=("last", "text", "all"), default="last", help="which query rows")
+    _add_room(command)
+    command.add_argument(
+        "--scoring",
+        choices=SCORINGS,
+        default="strict",
+        help="read what is said, or take the choice that is likeliest, whole or by its first token",
+    )
+
+
+def _add_room(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--max-new-tokens",
         type=_count,
         metavar="N",
-        help="where an answer is cut off; room for the longest choice and a sentence around it where not given",
+        help="where an answer is cut off; room for the longest choice of its kind and a sentence where not given",
     )
 
 

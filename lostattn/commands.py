@@ -39,7 +39,7 @@ SOURCES: dict[str, Callable[[int], Source]] = {
 
 def _demo(args: argparse.Namespace) -> None:
     out = writable_folder(args.out)
-    demo.run(out, models=tuple(args.models), n=args.n, seed=args.seed)
+    demo.run(out, models=tuple(args.models), n=args.n, seed=args.seed, max_new_tokens=args.max_new_tokens)
     print(f"wrote {out / 'report.html'}")
 
 
@@ -58,7 +58,7 @@ def _probe(args: argparse.Namespace) -> None:
         name: ReplaceAttention(SOURCES[name](args.seed), keys="image", queries=args.queries, layers=args.layers)
         for name in args.sources
     }
-    write(probe(model, data, conditions, max_new_tokens=args.max_new_tokens), args)
+    write(probe(model, data, conditions, max_new_tokens=args.max_new_tokens, scoring=args.scoring), args)
 
 
 def _agreement(args: argparse.Namespace) -> None:

@@ -50,6 +50,7 @@ def run(
     n: int = 200,
     seed: int = 0,
     data: str = "shapes",
+    max_new_tokens: int | None = None,
 ) -> Path:
     """Run both experiments and write the report.
 
@@ -59,6 +60,7 @@ def run(
         n: questions of the probing experiment; the decoupling one takes the first quarter of them.
         seed: of the questions and the noise.
         data: the set of questions.
+        max_new_tokens: where an answer is cut off; None leaves room for each kind's longest choice and a sentence.
 
     Returns:
         The path of ``report.html``.
@@ -86,7 +88,7 @@ def run(
             found = decouple_questions(model, few, convention=convention, seed=seed)
             tables.append(found.table.assign(model=model.name))
             origins.append(found.meta)
-        answers = probe_questions(model, questions, conditions(model.cfg.n_layers, seed))
+        answers = probe_questions(model, questions, conditions(model.cfg.n_layers, seed), max_new_tokens=max_new_tokens)
         probed.append(answers.table.assign(model=model.name))
         origins.append(answers.meta)
         prompt = model.prompt(_one_to_show(questions))
@@ -142,6 +144,21 @@ def table_one(table: pandas.DataFrame) -> pandas.DataFrame:
             }
         )
     return pd.DataFrame(rows)
+
+
+def by_kind(summary: pandas.DataFrame) -> pandas.DataFrame:
+    """A row a model and condition: the accuracy of each kind, and which share of its answers could not be read.
+
+    Where every answer of a kind was read, in all conditions, its column would be zeros; ``unread`` of all kinds stays.
+    """
+    index = ["model", "condition"]
+    accuracy = summary.pivot_table(index=index, columns="kind", values="accuracy", sort=False).drop(columns="all")
+    if "unread" not in summary:
+        return accuracy.reset_index()
+    unread = summary.pivot_table(index=index, columns="kind", values="unread", sort=False)
+    told = [kind for kind in accuracy.columns if unread[kind].any()]
+    beside = unread[[*told, "all"]].rename(columns={**{kind: f"{kind}, unread" for kind in told}, "all": "unread"})
+    return accuracy.join(beside).reset_index()
 
 
 def found_updates(table: pandas.DataFrame) -> str:
@@ -208,8 +225,7 @@ def _write_report(
             f"{model}: accuracy under each source, with 95 % intervals and the difference from the untouched run.",
             f"accuracy_{_file_name(str(model))}",
         )
-    by_kind = summary.pivot_table(index=["model", "condition"], columns="kind", values="accuracy", sort=False)
-    page.table(by_kind.drop(columns="all").reset_index(), "Accuracy by kind of question")
+    page.table(by_kind(summary), "Accuracy by kind of question, and the share of answers that could not be read")
     page.text("## One question, looked at")
     for model, prompt, cache in shown:
         layer = len([k for k in cache if k.endswith("attn.hook_pattern") and k.startswith("blocks.")]) // 2

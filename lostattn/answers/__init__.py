@@ -6,6 +6,7 @@ What stands here judges logits, and so what follows a prompt next. Answers of se
 
 from __future__ import annotations
 
+from lostattn.answers.choices import Choices
 from lostattn.answers.metrics import COMPARING, KINDS, AnswerMetric, metric
 from lostattn.answers.of_logits import answer_log_probability, answer_probability, logit_difference
 from lostattn.answers.tokens import answer_tokens, whole_answer_tokens
@@ -14,6 +15,7 @@ __all__ = [
     "COMPARING",
     "KINDS",
     "AnswerMetric",
+    "Choices",
     "answer_log_probability",
     "answer_probability",
     "answer_tokens",

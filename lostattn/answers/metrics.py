@@ -117,7 +117,7 @@ def judged_answers(
     model: HookedModel, question: Any, right: Any, wrong: Any, comparing: bool
 ) -> tuple[list[Tokens], list[list[Tokens]]]:
     """The tokens of each item's right answer and of its wrong ones (none where they are not asked for)."""
-    items = asked_items(question)
+    items = asked_items(model, question)
     texts, beside = said_answers(items, right, wrong, comparing)
     spoken = list(enumerate(texts)) + [(i, one) for i, own in enumerate(beside) for one in own]
     found = tokens_of(model, items, spoken)

@@ -44,18 +44,20 @@ def whole_answer_tokens(model: HookedModel, question: Any, answer: Any = None) -
 
 def answers_of(model: HookedModel, question: Any, answer: Any = None) -> list[Tokens]:
     """All tokens of each answer; see :func:`answer_tokens`."""
-    items = asked_items(question)
+    items = asked_items(model, question)
     if answer is None:
         answer = [getattr(one, "answer", "") for one in items]
     given = one_each(answer, len(items))
     return tokens_of(model, items, list(enumerate(given)))
 
 
-def asked_items(question: Any) -> list[Any]:
+def asked_items(model: HookedModel, question: Any) -> list[Any]:
     """What is asked, one by one: questions, texts, or prompts of one item."""
-    if isinstance(question, Prompt):
-        return list(question)
-    return [question] if isinstance(question, str) or not isinstance(question, Sequence) else list(question)
+    single = isinstance(question, str) or not isinstance(question, Sequence)
+    items = [question] if single else list(question)
+    if isinstance(question, Prompt) or not all(isinstance(one, str) or hasattr(one, "text") for one in items):
+        return list(model._prompted(question))
+    return items
 
 
 def one_each(answer: Any, n: int) -> list[Any]:

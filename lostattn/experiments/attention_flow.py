@@ -11,14 +11,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from lostattn.answers import answer_probability, answer_tokens
+import torch
+
+from lostattn.answers.choices import choices_of
+from lostattn.answers.of_logits import answer_probability
 from lostattn.data.question import Question
 from lostattn.errors import InputError
 from lostattn.experiments.results import Results
 from lostattn.experiments.running import Acted, batches, checked_questions, provenance, row_of
 from lostattn.experiments.statistics import mean_interval
 from lostattn.interventions.attention import KnockOut
+from lostattn.model.answer_scores import score_choices
 from lostattn.model.lvlm import LVLM
+from lostattn.plan.touch_record import Touched
 from lostattn.remote.session import Session
 from lostattn.run.batches import bar
 from lostattn.run.calls import Remote
@@ -59,6 +64,8 @@ def flow(
         batch_size: questions a pass.
         progress: show a bar.
         remote: ``True`` runs each batch, under every cut, as one job on NDIF; logits of the last position come back.
+
+    An answer of several tokens is taken whole: the edges are then cut at every token of it, as in a generation.
 
     Returns:
         One row an edge and window: ``edge, window, first, last, n, untouched, probability, change, low, high``.
@@ -116,20 +123,10 @@ def flow_questions(
     acted = Acted()
     with bar((len(cuts) + 1) * n_batches, f"cutting attention in {model.name}", progress) as passes:
         for batch in batches(questions, batch_size):
-            prompt = model.prompt(batch)
-            right = answer_tokens(model, batch)
-            later = []
-            with Session(model, remote) as session:
-                for edit in (None, *(cut for _, _, cut in cuts)):
-                    later.append(session.add(replace(hooks_call(model, prompt, (), edit), logits="last")))
-                    if remote is False:
-                        passes.update()
-            if remote is not False:
-                passes.update(len(later))
-            for (edge, window, _), one in zip(cuts, later[1:], strict=True):
-                acted.add(f"{edge}, layers {_name(window)}", one.touched, len(batch))
-            untouched, *rest = (answer_probability(one.result(), right).tolist() for one in later)
-            for (edge, window, _), left in zip(cuts, rest, strict=True):
+            (untouched, _), *rest = _probabilities(model, batch, [None, *(cut for _, _, cut in cuts)], passes, remote)
+            for (edge, window, _), (_, touched) in zip(cuts, rest, strict=True):
+                acted.add(f"{edge}, layers {_name(window)}", touched, len(batch))
+            for (edge, window, _), (left, _) in zip(cuts, rest, strict=True):
                 for question, before, after in zip(batch, untouched, left, strict=True):
                     place = {"edge": edge, "window": _name(window), "first": window[0], "last": window[-1]}
                     found = {"untouched": before, "probability": after, "change": (after - before) / max(before, 1e-12)}
@@ -145,6 +142,30 @@ def flow_questions(
         **acted.meta(),
     )
     return Results(table, meta)
+
+
+def _probabilities(
+    model: LVLM, batch: list[Question], edits: Sequence[KnockOut | None], passes: Any, remote: Remote
+) -> list[tuple[list[float], Touched | None]]:
+    """The probability of each right answer under each edit, and where that acted; an answer of several tokens whole."""
+    prompt = model.prompt(batch)
+    right = choices_of(model, batch, [[question.answer] for question in batch])
+    if any(len(one.tokens[0]) > 1 for one in right):
+        scores = []
+        for edit in edits:
+            scores.append(score_choices(model, prompt, right, edit, remote))
+            passes.update()
+        return [(one.value("probability").tolist(), one.touched) for one in scores]
+    later = []
+    with Session(model, remote) as session:
+        for edit in edits:
+            later.append(session.add(replace(hooks_call(model, prompt, (), edit), logits="last")))
+            if remote is False:
+                passes.update()
+    if remote is not False:
+        passes.update(len(later))
+    tokens = torch.tensor([one.tokens[0][0] for one in right])
+    return [(answer_probability(one.result(), tokens).tolist(), one.touched) for one in later]
 
 
 def _windows(windows: Windows, n: int) -> list[tuple[int, ...]]:

@@ -6,12 +6,12 @@ scene hang together, and the intervals and tests know it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lostattn.data.question import Question
-from lostattn.data.scoring import read
 from lostattn.errors import InputError
+from lostattn.experiments.answering import Judge, check_scoring, likeliest_answers, room_by_kind, said_answers
 from lostattn.experiments.results import UNTOUCHED, Results, accuracy_summary
 from lostattn.experiments.running import Acted, batches, checked_questions, provenance, row_of
 from lostattn.interventions.attention import Released, ReplaceAttention
@@ -19,16 +19,11 @@ from lostattn.interventions.picture_sources import Complexity, VisionPrior
 from lostattn.interventions.sources import Dirichlet, Gaussian, Uniform
 from lostattn.model.lvlm import LVLM
 from lostattn.plan.intervention import Intervention
-from lostattn.remote.session import Session
 from lostattn.run.batches import bar
 from lostattn.run.calls import Remote
 
 if TYPE_CHECKING:
     import pandas
-
-Judge = Callable[[str, Question], str | bool | None]
-SENTENCE = 12
-"""How many tokens an answer may have beside the choice itself."""
 
 
 def attention_sources(layers: Any = None, queries: Any = "last", seed: int = 0) -> dict[str, Intervention]:
@@ -57,6 +52,7 @@ def probe(
     progress: bool = True,
     remote: Remote = False,
     judge: Judge | None = None,
+    scoring: str = "strict",
 ) -> pandas.DataFrame:
     """Accuracy under each intervention, by kind of question, compared with the untouched run.
 
@@ -66,13 +62,16 @@ def probe(
         conditions: interventions by name (default: :func:`attention_sources`). ``"untouched"`` is always among them.
         seeds: a condition that draws at random runs once for each, its seeds shifted by it; others run once.
         batch_size: questions a generation.
-        max_new_tokens: an answer that is longer is cut off. None leaves room for the longest choice and a sentence
-            around it.
+        max_new_tokens: an answer that is longer is cut off. None leaves room for the longest choice of the question's
+            kind and a sentence around it.
         progress: show a bar.
         remote: ``True`` runs each batch, under every condition, as one job on NDIF. See :mod:`lostattn.remote`.
         judge: your own reading of an answer, ``judge(said, question)``: one of the choices, None where it cannot be
             read, or whether it is right (a bool). Without it answers are read by
             :func:`lostattn.data.scoring.strict`.
+        scoring: ``"strict"``: the model answers, and what it says is read. ``"log_probability"``: nothing is said; the
+            answer is the choice with the highest whole log-probability (:meth:`lostattn.LVLM.score_answers`), so
+            every answer can be read. ``"first_token"``: the one whose first token is likeliest.
 
     Returns:
         One row a condition and kind (``"all"`` too): ``condition, kind, n, seeds, accuracy, low, high, unread,
@@ -80,9 +79,12 @@ def probe(
         they count as wrong. Its ``attrs`` say where it comes from.
 
     Raises:
-        InputError: the data set is empty, or a condition cannot be meant on this model.
+        InputError: the data set is empty, or a condition cannot be meant on this model; another scoring; with
+            ``"first_token"`` choices that begin alike.
     """
-    results = probe_questions(model, data, conditions, seeds, batch_size, max_new_tokens, progress, remote, judge)
+    results = probe_questions(
+        model, data, conditions, seeds, batch_size, max_new_tokens, progress, remote, judge, scoring
+    )
     table = accuracy_summary(results.table)
     table.attrs.update(results.meta)
     return table
@@ -98,6 +100,7 @@ def probe_questions(
     progress: bool = True,
     remote: Remote = False,
     judge: Judge | None = None,
+    scoring: str = "strict",
 ) -> Results:
     """The table behind :func:`probe`: one row a question, condition and seed, with what was said."""
     import pandas as pd
@@ -105,27 +108,22 @@ def probe_questions(
     questions = checked_questions(data, batch_size)
     conditions = attention_sources() if conditions is None else conditions
     runs = _runs(conditions, seeds)
-    if judge is not None and not callable(judge):
-        raise InputError(f"judge is {judge!r}; expected a function of what was said and the question.")
-    room = _room(model, questions) if max_new_tokens is None else max_new_tokens
-    n_batches = -(-len(questions) // batch_size)
+    check_scoring(scoring, judge)
+    rooms = room_by_kind(model, questions, max_new_tokens) if scoring == "strict" else {}
+    parts = _batches(questions, rooms, batch_size)
+    edits = [edit for _, _, edit in runs]
     rows: list[dict[str, Any]] = []
     acted = Acted()
-    with bar(len(runs) * n_batches, f"probing {model.name}", progress) as passes:
-        for batch in batches(questions, batch_size):
-            prompt = model.prompt(batch)
-            answers = []
-            with Session(model, remote) as session:
-                for _, _, edit in runs:
-                    answers.append(session.generate(prompt, edit, max_new_tokens=room))
-                    if remote is False:
-                        passes.update()
-            if remote is not False:
-                passes.update(len(runs))
-            for (name, seed, _), later in zip(runs, answers, strict=True):
-                acted.add(name, later.touched, len(batch))
-                for question, text in zip(batch, later.result().text, strict=True):
-                    rows.append({"condition": name, "seed": seed, **row_of(question), **judged(text, question, judge)})
+    with bar(len(runs) * len(parts), f"probing {model.name}", progress) as passes:
+        for room, batch in parts:
+            if scoring == "strict":
+                found = said_answers(model, batch, edits, room, judge, passes, remote)
+            else:
+                found = likeliest_answers(model, batch, edits, scoring, passes, remote)
+            for (name, seed, _), (answered, touched) in zip(runs, found, strict=True):
+                acted.add(name, touched, len(batch))
+                for question, row in zip(batch, answered, strict=True):
+                    rows.append({"condition": name, "seed": seed, **row_of(question), **row})
     order = {name: i for i, name in enumerate([UNTOUCHED, *conditions])}
     table = pd.DataFrame(rows).sort_values("condition", key=lambda c: c.map(order), kind="stable", ignore_index=True)
     meta = provenance(
@@ -134,37 +132,20 @@ def probe_questions(
         n=len(questions),
         conditions={name: edit.to_dict() for name, edit in conditions.items()},
         seeds=list(seeds),
-        max_new_tokens=room,
-        scoring="strict" if judge is None else getattr(judge, "__name__", type(judge).__name__),
+        max_new_tokens=max(rooms.values(), default=None),
+        max_new_tokens_by_kind=rooms,
+        scoring=scoring if judge is None else getattr(judge, "__name__", type(judge).__name__),
         **acted.meta(),
     )
     return Results(table, meta)
 
 
-def judged(said: str, question: Question, judge: Judge | None = None) -> dict[str, Any]:
-    """What a row tells of an answer: ``said`` (raw), the right ``answer``, what was ``read``, ``correct``, ``unread``.
-
-    Raises:
-        InputError: the judge gives neither a choice of the question, nor None, nor a bool.
-    """
-    found = read("strict", said, question)[0] if judge is None else judge(said, question)
-    row = {"said": said, "answer": question.answer}
-    if isinstance(found, bool):
-        return {**row, "read": None, "correct": found, "unread": False}
-    if found is not None and found not in question.choices:
-        raise InputError(
-            f"judge gave {found!r} for question {question.id!r}; expected one of its choices {question.choices}, None "
-            "where the answer cannot be read, or True or False."
-        )
-    return {**row, "read": found, "correct": found == question.answer, "unread": found is None}
-
-
-def _room(model: LVLM, questions: Sequence[Question]) -> int:
-    """How many tokens an answer may have: the longest choice (or lettered option), and a sentence around it."""
-    texts = {choice for question in questions for choice in question.choices}
-    texts |= {line for q in questions if all(len(c) == 1 for c in q.choices) for line in q.text.splitlines()[1:]}
-    tokenizer = model.processor.tokenizer
-    return SENTENCE + max(len(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts)
+def _batches(questions: Sequence[Question], rooms: Mapping[str, int], size: int) -> list[tuple[int, list[Question]]]:
+    """Batches of questions whose answers have equal room, so that no answer is cut by what its batch mates need."""
+    by_room: dict[int, list[Question]] = {}
+    for question in questions:
+        by_room.setdefault(rooms.get(question.kind, 0), []).append(question)
+    return [(room, batch) for room, own in sorted(by_room.items()) for batch in batches(own, size)]
 
 
 def _runs(conditions: Mapping[str, Any], seeds: Sequence[int]) -> list[tuple[str, int, Intervention | None]]:

@@ -11,8 +11,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 import lostattn.interventions  # noqa: F401 (a stored intervention is read by the classes that are defined by then)
+from lostattn.answers.choices import choices_of
 from lostattn.cache.activation_cache import ActivationCache
 from lostattn.gradients import run_with_gradients
+from lostattn.model.answer_scores import AnswerScores, score_choices
 from lostattn.model.bridge import to_transformer_bridge
 from lostattn.model.measure import Metrics, measure_data
 from lostattn.plan.hooks import FwdHook
@@ -148,6 +150,37 @@ class LVLM(HookedModel):
         """
         call = generate_call(self, prompt, interventions, max_new_tokens, names_filter, device, dtype, **keywords)
         return carry_out(self, call, remote)
+
+    def score_answers(
+        self,
+        question: Any,
+        choices: Any = None,
+        right: Any = None,
+        interventions: Intervention | None = None,
+        remote: Remote = False,
+    ) -> AnswerScores:
+        """How likely each choice is as the whole answer, all of its tokens counted; see :mod:`lostattn.model.answer_scores`.
+
+        ::
+
+            scores = model.score_answers(data[0], interventions=edit)
+            scores.best, scores.correct, scores.value("probability"), scores.table()
+            model.score_answers(prompt, choices=["a circle", "a square"], right="a circle")
+
+        Args:
+            question: a question, a text, a list of either, or a prompt.
+            choices: of one item a list of answers; of several, a list of them for each: texts, or ids of tokens (an
+                int, or a tuple). None takes each question's own.
+            right: the right one, one for all or a list of one for each; None takes each question's own answer.
+            interventions: what to change on the way. They act as in :meth:`generate`, step by step.
+            remote: as in :meth:`run_with_cache`, where every choice is one token.
+
+        Raises:
+            InputError: no choices; a right answer that is none of them; two choices of the same tokens; choices of
+                several tokens with ``remote=``.
+        """
+        prompt = self._prompted(question)
+        return score_choices(self, prompt, choices_of(self, question, choices, right), interventions, remote)
 
     @overload
     def measure(

@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 
 from lostattn import answers
+from lostattn.answers.choices import choices_of
 from lostattn.errors import InputError, nearest
+from lostattn.model.answer_scores import score_choices
 from lostattn.plan.intervention import Intervention
 from lostattn.plan.program import Reduction
 from lostattn.plan.touch_record import Touched, said_nowhere
@@ -78,7 +80,13 @@ def _of_batch(
 ) -> tuple[dict[str, Any], Touched | None]:
     """The columns of one batch, and where the interventions acted."""
     kinds, functions, inside = asked
-    judges = _judges(model, batch, kinds)
+    judges, whole_answers = _judges(model, batch, kinds)
+    found: dict[str, Any] = _about(batch, prompt)
+    if whole_answers:
+        scores = score_choices(model, prompt, whole_answers, interventions, remote)
+        found |= {name: scores.value(kind) for name, kind in kinds.items()}
+        if not functions and not inside:
+            return found, scores.touched
     reductions = {name: _renamed(one.make(model, prompt), name) for name, one in inside.items()}
     flat = [reduction for own in reductions.values() for reduction in own]
     if interventions is None:  # an edit may read again what a reduction has read
@@ -88,7 +96,6 @@ def _of_batch(
     raw = raw_of(model, call, remote)
     kept, whole = read(call.reading, model, raw, prompt)
     seen: Any = None if whole is None else ending_last(whole)
-    found: dict[str, Any] = _about(batch, prompt)
     found |= {name: judge(seen) for name, judge in judges.items()}
     found |= {name: _called(function, seen, batch, name) for name, function in functions.items()}
     for name, own in reductions.items():
@@ -139,10 +146,12 @@ def _renamed(reductions: list[Reduction], column: str) -> list[Reduction]:
     return [replace(reduction, name=f"{column}/{reduction.name}") for reduction in reductions]
 
 
-def _judges(model: HookedModel, batch: Any, kinds: Mapping[str, str]) -> dict[str, answers.AnswerMetric]:
-    """The answer metrics of one batch of questions."""
+def _judges(
+    model: HookedModel, batch: Any, kinds: Mapping[str, str]
+) -> tuple[dict[str, answers.AnswerMetric], list[answers.Choices]]:
+    """The answer metrics of one batch of questions; where an answer has several tokens, the choices to score instead."""
     if not kinds:
-        return {}
+        return {}, []
     bare = isinstance(batch, Prompt) or any(not getattr(one, "answer", "") for one in batch)
     if bare:
         raise InputError(
@@ -150,11 +159,17 @@ def _judges(model: HookedModel, batch: Any, kinds: Mapping[str, str]) -> dict[st
             "an .answer, or a function of the logits."
         )
     against = [kind for kind in kinds.values() if kind in answers.COMPARING]
+    whole = choices_of(model, batch, None if against else [[one.answer] for one in batch])
+    if any(len(ids) > 1 for own in whole for ids in own.tokens):
+        if "logit" in kinds.values():
+            raise InputError("'logit' is of one token, and an answer has several; measure 'log_probability'.")
+        return {}, whole
     base = answers.metric(model, batch, against[0] if against else "probability")
-    return {
+    judges = {
         column: answers.AnswerMetric(kind, base.right, base.wrong if kind in answers.COMPARING else None)
         for column, kind in kinds.items()
     }
+    return judges, []
 
 
 def _called(function: OfLogits, logits: Tensor, batch: Any, name: str) -> Tensor:

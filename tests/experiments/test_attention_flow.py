@@ -5,6 +5,7 @@ from __future__ import annotations
 import bounds
 import pytest
 
+import lostattn as la
 from lostattn import KnockOut
 from lostattn.answers import answer_probability, answer_tokens
 from lostattn.errors import InputError
@@ -65,3 +66,14 @@ def test_bad_windows_and_edges_are_refused(tiny_llava, shapes_questions) -> None
         flow(tiny_llava, [], progress=False)
     with pytest.raises(InputError, match="No positions are called 'picture'"):
         flow(tiny_llava, shapes_questions[:1], {"x": ("last", "picture")}, progress=False)
+
+
+def test_an_answer_of_several_tokens_is_taken_whole(tiny_llava, shapes_questions) -> None:
+    old = shapes_questions.only("colour")[0]
+    question = la.data.Question("x", old.text, old.images, "red square", ("red square", "blue"), "colour", "x")
+    table = la.experiments.flow(tiny_llava, [question], {"image -> last": ("last", "image")}, 6, progress=False)
+    cut = la.KnockOut("last", "image")
+    for column, edit in (("untouched", None), ("probability", cut)):
+        scores = tiny_llava.score_answers(question, interventions=edit)
+        assert table[column].tolist() == scores.value("probability").tolist()
+    assert not table.attrs["acted_nowhere"]

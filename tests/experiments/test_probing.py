@@ -6,7 +6,8 @@ import pytest
 
 import lostattn as la
 from lostattn.errors import InputError
-from lostattn.experiments.probing import attention_sources, judged, probe_questions
+from lostattn.experiments.answering import judged, room_by_kind
+from lostattn.experiments.probing import attention_sources, probe_questions
 
 N = 9
 
@@ -110,6 +111,44 @@ def test_an_answer_is_judged_as_one_likes(shapes_questions):
     assert judged("B", question, lambda said, q: None)["unread"]
     with pytest.raises(InputError, match="judge gave 'Z' for question"):
         judged("B", question, lambda said, q: "Z")
+
+
+def test_the_likeliest_choice_is_scored_where_asked(tiny_llava, shapes_questions):
+    """Whole answers, or their first tokens, under each condition; nothing is left unread."""
+    old = shapes_questions.only("colour")[0]
+    longer = la.data.Question("x", old.text, old.images, "red square", ("red square", "red", "blue"), "colour", "x")
+    questions = [*shapes_questions[:4], longer]
+    edit = la.KnockOut("last", "image")
+    found = probe_questions(tiny_llava, questions, {"cut": edit}, progress=False, scoring="log_probability").table
+    assert not found["unread"].any() and len(found) == 10
+    for question in questions:
+        for name, own in (("untouched", None), ("cut", edit)):
+            row = found[(found["id"] == question.id) & (found["condition"] == name)].iloc[0]
+            scores = tiny_llava.score_answers(question, interventions=own)
+            assert (row["read"], row["correct"]) == (scores.best[0], bool(scores.correct))
+    table = la.experiments.probe(tiny_llava, questions[:4], {"cut": edit}, progress=False, scoring="first_token")
+    assert table.attrs["scoring"] == "first_token" and (table["unread"] == 0).all()
+    with pytest.raises(InputError, match="'red square' and 'red' are the same tokens"):
+        la.experiments.probe(tiny_llava, [longer], {"cut": edit}, progress=False, scoring="first_token")
+    with pytest.raises(InputError, match="scoring is 'loglik'; expected one of 'strict', 'log_probability'"):
+        la.experiments.probe(tiny_llava, questions, {"cut": edit}, scoring="loglik")
+    with pytest.raises(InputError, match="judge= reads what was said, and with scoring='first_token' nothing is"):
+        la.experiments.probe(tiny_llava, questions, {"cut": edit}, scoring="first_token", judge=lambda s, q: None)
+
+
+def test_each_kind_of_question_has_its_own_room(tiny_llava, shapes_questions):
+    """A long choice of one kind gives no other kind more room, whatever the batch."""
+    old = shapes_questions.only("colour")[0]
+    said = "a very long colour indeed"
+    longer = la.data.Question("x", old.text, old.images, said, (said, "red"), "named colour", "x")
+    questions = [*shapes_questions.only("shape", "choice")[:4], longer]
+    rooms = room_by_kind(tiny_llava, questions)
+    tokens = len(tiny_llava.processor.tokenizer(said, add_special_tokens=False)["input_ids"])
+    assert rooms["named colour"] == tokens + 12 > rooms["choice"] > rooms["shape"] > 12
+    assert set(room_by_kind(tiny_llava, questions, 5).values()) == {5}
+    results = probe_questions(tiny_llava, questions, {}, progress=False)
+    assert results.meta["max_new_tokens_by_kind"] == rooms and results.meta["max_new_tokens"] == max(rooms.values())
+    assert sorted(results.table["id"]) == sorted(q.id for q in questions)
 
 
 def test_bad_input_is_refused(tiny_llava, shapes_questions):

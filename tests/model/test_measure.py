@@ -151,3 +151,21 @@ def test_what_cannot_be_measured_is_refused(tiny_llava, shapes_questions) -> Non
         measure(tiny_llava.prompt(questions), "correct")
     with pytest.raises(InputError, match=r"the metric 'x' gave \(2, \d+\) for 2 items; expected \[2\]"):
         measure(questions, {"x": lambda logits: logits[:, -1]})
+
+
+def test_answers_of_several_tokens_are_measured_whole(tiny_llava, shapes_questions) -> None:
+    """Under an intervention, beside functions of the logits, in batches of which some hold a longer answer."""
+    old = shapes_questions.only("colour")[:3]
+    longer = la.data.Question(
+        "x", old[1].text, old[1].images, "red square", ("red square", "red", "blue"), "colour", "x"
+    )
+    questions = [old[0], longer, old[2]]
+    edit = la.KnockOut("last", "image", layers=[1, 2])
+    metrics = {"p": "probability", "right": "correct", "size": lambda logits: logits[:, -1].norm(dim=-1)}
+    table = tiny_llava.measure(questions, metrics, interventions=edit, batch_size=2)
+    scores = tiny_llava.score_answers(questions[:2], interventions=edit)
+    assert table["p"][:2].tolist() == scores.value("probability").tolist()
+    assert table["right"][:2].tolist() == scores.correct.tolist()
+    assert table["size"].notna().all() and not table.attrs["acted_nowhere"]
+    with pytest.raises(InputError, match="'logit' is of one token, and an answer has several"):
+        tiny_llava.measure(questions, "logit")
