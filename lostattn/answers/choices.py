@@ -38,7 +38,7 @@ class Choices:
 
     @property
     def nested(self) -> bool:
-        """Whether one choice is the beginning of another: such a choice is said only where the answer ends behind it."""
+        """Whether one choice is the beginning of another: it is then said only where the answer ends behind it."""
         return any(a != b and b[: len(a)] == a for a in self.tokens for b in self.tokens)
 
     @property

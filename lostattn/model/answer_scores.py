@@ -150,8 +150,8 @@ def score_choices(
     n_steps = 1 + max(len(one) for own in paths for one in own)
     if remote is not False and n_steps > 1:
         raise InputError(
-            "answers of several tokens are said step by step by the model here, which cannot be sent: leave remote= out "
-            "with the weights loaded, or give choices that differ in their first token and tokens='first'."
+            "answers of several tokens are said step by step by the model here, which cannot be sent: leave remote= "
+            "out and load the weights, or judge by first tokens, la.answers.metric(…, tokens='first')."
         )
     heard: list[dict[Tokens, Tensor]] = [{} for _ in choices]
     touched, ends = None, ()
@@ -163,12 +163,9 @@ def score_choices(
         rows = generation.logits.double().log_softmax(-1)  # [batch, step, d_vocab]
         for i, path in enumerate(said):
             heard[i] |= {path[:step]: rows[i, step] for step in range(len(path) + 1)}
-    return AnswerScores(
-        tuple(choices),
-        *zip(*(_scores(own, rows, ends) for own, rows in zip(choices, heard, strict=True)), strict=True),
-        ids=prompt.ids,
-        touched=touched,
-    )
+    found = [_scores(own, rows, ends) for own, rows in zip(choices, heard, strict=True)]
+    whole, first, compared = (tuple(one[i] for one in found) for i in range(3))
+    return AnswerScores(tuple(choices), whole, first, compared, prompt.ids, touched)
 
 
 def _forcing(model: HookedModel, said: Sequence[Tokens], n_steps: int) -> dict[str, Any]:
@@ -199,8 +196,8 @@ def _scores(own: Choices, rows: dict[Tokens, Tensor], ends: Sequence[int]) -> tu
         return whole, first, whole
     if not ends:
         raise InputError(
-            f"one of the choices {list(own.answers)} is the beginning of another, and the model names no token that ends "
-            "an answer, by which they could be told apart: set model.hf.generation_config.eos_token_id."
+            f"one of the choices {list(own.answers)} is the beginning of another, and the model names no token that "
+            "ends an answer, by which they could be told apart: set model.hf.generation_config.eos_token_id."
         )
     over = torch.stack([rows[ids][list(ends)].logsumexp(-1) for ids in own.tokens])
     return whole, first, whole + over
@@ -227,4 +224,5 @@ def _without(scores: Float[Tensor, "choice"], right: int | None) -> Float[Tensor
 def _joined(parts: Sequence[AnswerScores]) -> AnswerScores:
     """The scores of several prompts as those of one; where edits acted is told of none of them."""
     fields = ("choices", "log_probability", "first", "compared", "ids")
-    return AnswerScores(*(tuple(one for part in parts for one in getattr(part, name)) for name in fields))
+    joined: dict[str, Any] = {name: tuple(one for part in parts for one in getattr(part, name)) for name in fields}
+    return AnswerScores(**joined)

@@ -159,7 +159,7 @@ class LVLM(HookedModel):
         interventions: Intervention | None = None,
         remote: Remote = False,
     ) -> AnswerScores:
-        """How likely each choice is as the whole answer, all of its tokens counted; see :mod:`lostattn.model.answer_scores`.
+        """How likely each choice is as the whole answer, all of its tokens; see :mod:`lostattn.model.answer_scores`.
 
         ::
 

@@ -149,7 +149,7 @@ def _renamed(reductions: list[Reduction], column: str) -> list[Reduction]:
 def _judges(
     model: HookedModel, batch: Any, kinds: Mapping[str, str]
 ) -> tuple[dict[str, answers.AnswerMetric], list[answers.Choices]]:
-    """The answer metrics of one batch of questions; where an answer has several tokens, the choices to score instead."""
+    """The answer metrics of one batch; where an answer has several tokens, the choices to score instead."""
     if not kinds:
         return {}, []
     bare = isinstance(batch, Prompt) or any(not getattr(one, "answer", "") for one in batch)

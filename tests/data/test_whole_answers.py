@@ -206,3 +206,10 @@ def test_what_cannot_be_scored_is_refused(tiny_llava, shapes_questions) -> None:
         tiny_llava.score_answers(prompt, ["red square", "blue"], remote="local")
     with pytest.raises(InputError, match="would change nothing: .* the steps 0 to 0"):
         tiny_llava.score_answers(question, interventions=la.KnockOut("last", "image", steps="decode"))
+
+
+def test_choices_of_one_token_are_scored_elsewhere_too(tiny_llava, shapes_questions) -> None:
+    edit = la.KnockOut("last", "image")
+    there = tiny_llava.score_answers(shapes_questions[0], interventions=edit, remote="local")
+    here = tiny_llava.score_answers(shapes_questions[0], interventions=edit)
+    assert there.compared[0].equal(here.compared[0]) and there.touched.cells == here.touched.cells
