@@ -154,7 +154,8 @@ def score_choices(
             "out and load the weights, or judge by first tokens, la.answers.metric(…, tokens='first')."
         )
     heard: list[dict[Tokens, Tensor]] = [{} for _ in choices]
-    touched, ends = None, ()
+    touched: Touched | None = None
+    ends: tuple[int, ...] = ()
     for k in range(max(map(len, paths))):
         said = [own[min(k, len(own) - 1)] for own in paths]
         call = generate_call(model, prompt, interventions, n_steps, **_forcing(model, said, n_steps))
