@@ -126,6 +126,7 @@ class Boundary(TypedDict):
     patterns: list[BoundEdit]
     taps: list[tuple[str, str]]
     geometry: str | None  # under which name mask, scaling and the rest are kept
+    proof: str  # under which name the self-test finds the call recomputed; "" for not at all
     out: str
     once: bool
     heads: int
@@ -152,15 +153,5 @@ class LengthsEvent(TypedDict):
     once: bool
 
 
-class ProofEvent(TypedDict):
-    """An attention call recomputed from what it was given, for the self-test."""
-
-    kind: Literal["proof"]
-    path: str
-    operation: str
-    name: str
-    once: bool
-
-
-Event: TypeAlias = TensorEvent | AttentionEvent | WindowsEvent | LengthsEvent | ProofEvent
+Event: TypeAlias = TensorEvent | AttentionEvent | WindowsEvent | LengthsEvent
 Program: TypeAlias = list[Event]

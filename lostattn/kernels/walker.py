@@ -29,7 +29,6 @@ from lostattn.kernels.attention import (
     mixed_values,
     of_blocks,
     sinks_of,
-    softmax_rows,
     visible_keys,
     wanted_rows,
 )
@@ -47,7 +46,6 @@ if TYPE_CHECKING:  # names of types alone: what is sent to a server holds none o
         EditValue,
         LengthsEvent,
         Program,
-        ProofEvent,
         TensorEvent,
         WindowsEvent,
     )
@@ -278,10 +276,10 @@ def visit_attention(root: Any, event: AttentionEvent, out: dict[str, Any], here:
         out[event["geometry"]] = {**geometry, **more}
     score_edits = active(event["scores"], here["step"])
     pattern_edits = active(event["patterns"], here["step"])
-    if not (score_edits or pattern_edits or event["taps"]):
+    if not (score_edits or pattern_edits or event["taps"] or event["proof"]):
         return
     n_queries = query.shape[2]
-    if event["taps"]:
+    if event["taps"] or event["proof"]:
         rows = torch.arange(n_queries, device=query.device)
     else:
         rows = rows_once([*score_edits, *pattern_edits], n_queries, query.device, here)
@@ -303,23 +301,19 @@ def visit_attention(root: Any, event: AttentionEvent, out: dict[str, Any], here:
         edited = add_difference(raw[0], after - before, value, rows)
         if edited is not raw[0]:
             operation.output = (edited, *raw[1:])
+    if event["proof"]:
+        out[event["proof"]] = recomputed(after, value, operation.output[0], scores, sinks)
 
 
-def visit_proof(root: Any, event: ProofEvent, out: dict[str, Any]) -> None:
-    """Recompute one call of the attention interface from what it was given, and compare it with what it gave."""
-    operation = getattr(root.get(event["path"]).source, event["operation"])
-    arguments, keywords = operation.inputs
-    query, key, value, mask, scaling, causal = call_arguments(arguments, keywords)
-    extras = call_extras(arguments, keywords)
-    rows = torch.arange(query.shape[2], device=query.device)
-    scores, _ = attention_scores(query, key, mask, causal, scaling, rows, None, extras)
-    pattern = softmax_rows(scores, extras["sinks"])
-    given = operation.output[0].float()
+def recomputed(pattern, value, given, scores, sinks):
+    """For the self-test: a pattern times the values, how far that is from what the kernel gave, and the rows' sums."""
     seen = (scores != float("-inf")).any(-1).all(1)  # [batch, row]: a row that sees nothing is padding
-    gap = (mixed_values(pattern, value).float() - given)[seen].norm() / given[seen].norm().clamp_min(1e-30)
+    mixed = mixed_values(pattern, value)
+    given = given.float()
+    gap = (mixed.float() - given)[seen].norm() / given[seen].norm().clamp_min(1e-30)
     total = (pattern.sum(-1) - 1.0).abs()
-    rest = total.transpose(1, 2)[seen].max() if extras["sinks"] is None else torch.zeros(())
-    out[event["name"]] = {"gap": gap, "rows": rest, "pattern": pattern}
+    rest = total.transpose(1, 2)[seen].max() if sinks is None else torch.zeros(())
+    return {"gap": gap, "rows": rest, "mixed": mixed}
 
 
 def keep(taps, scores, pattern, out):
@@ -403,8 +397,6 @@ def run_pass(root: Any, tracer: Any, program: Program, memory: dict[str, Any], s
             visit_tensor(root, event, out, here)
         elif event["kind"] == "attention":
             visit_attention(root, event, out, here)
-        elif event["kind"] == "proof":
-            visit_proof(root, event, out)
         elif event["kind"] == "lengths":
             visit_lengths(root, event, here)
         else:

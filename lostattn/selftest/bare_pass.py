@@ -1,4 +1,4 @@
-"""One pass of the bare model, watched with plain hooks: when each module runs, and in what shapes.
+"""A pass watched with plain hooks: when each module runs, in what shapes, and what it gives.
 
 What was worked out from sources is checked against it. A point whose module does not run, runs several times, or holds
 its positions in another layout than the stream is taken away, so that it is absent rather than wrong; the others are
@@ -7,7 +7,8 @@ put in the order in which they really come.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,6 +28,7 @@ class Seen:
     shapes: dict[tuple[str, str], tuple[int, ...]] = field(default_factory=dict)
     tensors: dict[tuple[str, str], Tensor] = field(default_factory=dict)
     windowed: set[str] = field(default_factory=set)  # the modules that are told how to cut their sequence
+    kept: set[str] = field(default_factory=set)  # the modules whose tensors are kept
     logits: Any = None
     clock: int = 0
 
@@ -48,7 +50,15 @@ def watch(model: nn.Module, inputs: Mapping[str, Any], keep: set[str], head: str
 
     Of ``head``, the unembedding, the last rows are kept.
     """
-    seen = Seen()
+    with watching(model, keep, head) as seen, torch.no_grad():
+        seen.logits = model(**inputs, use_cache=False).logits
+    return seen
+
+
+@contextmanager
+def watching(model: nn.Module, keep: set[str], head: str = "") -> Iterator[Seen]:
+    """What a pass shows that runs meanwhile. Under edits, inputs are those before, outputs those after them."""
+    seen = Seen(kept=keep)
     handles = []
     for path, module in model.named_modules():
         kept, last = path in keep or path == head, LAST_ROWS if path == head else None
@@ -64,12 +74,10 @@ def watch(model: nn.Module, inputs: Mapping[str, Any], keep: set[str], head: str
             ),
         ]
     try:
-        with torch.no_grad():
-            seen.logits = model(**inputs, use_cache=False).logits
+        yield seen
     finally:
         for handle in handles:
             handle.remove()
-    return seen
 
 
 def settle(sites: Sites, seen: Seen) -> Sites:

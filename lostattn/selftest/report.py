@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+import torch
 
 
 @dataclass(frozen=True)
@@ -39,3 +41,37 @@ class Report:
         lines += [f"  FAILED {check.name}: {check.measured:.3g}" for check in self.failed]
         lines += [f"  {lack}" for lack in self.lacks]
         return "\n".join(lines)
+
+
+@dataclass
+class Findings:
+    """Checks as they come: of what is looked at more than once, the worst that was seen."""
+
+    checks: dict[str, Check] = field(default_factory=dict)
+
+    def error(self, name: str, measured: float, allowed: float) -> None:
+        """Something that should be 0; it passes below what is allowed, and what is no number does not."""
+        before = self.checks.get(name)
+        if before is None or not measured <= before.measured:
+            passed = measured < allowed and (before is None or before.passed)
+            self.checks[name] = Check(name, measured, passed)
+
+    def same(self, name: str, a: torch.Tensor, b: torch.Tensor) -> None:
+        """Two tensors that are equal to the last bit."""
+        self.checks[name] = Check(name, largest_difference(a, b), torch.equal(a, b))
+
+    def change(self, name: str, measured: float) -> None:
+        """Something that must not be 0."""
+        self.checks[name] = Check(name, measured, measured > 0)
+
+
+def largest_difference(a: torch.Tensor, b: torch.Tensor) -> float:
+    """How far two tensors are apart where they are furthest; infinity where they have not one shape."""
+    return float((a.float() - b.float()).abs().max()) if a.shape == b.shape else float("inf")
+
+
+def relative_gap(found: torch.Tensor, expected: torch.Tensor) -> float:
+    """How far a tensor is from another, relative to its size."""
+    if found.shape != expected.shape:
+        return float("inf")
+    return float((found.float() - expected.float()).norm() / expected.float().norm().clamp_min(1e-30))
