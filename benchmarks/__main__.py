@@ -20,7 +20,7 @@ from benchmarks.lines import Found, judged
 from benchmarks.timing import Seconds, race, ratio
 from benchmarks.workloads import WORKLOADS
 from lostattn.experiments.results import environment
-from lostattn.files import write_together
+from lostattn.files import write_text
 
 RESULTS = Path(__file__).parent / "results"
 EXTRAS = ("errors", "memory", "import", "remote")
@@ -44,8 +44,7 @@ def main() -> None:
         _run(name, size, arguments.rounds, found)
         print(f"  ({time.perf_counter() - began:.0f} s)", flush=True)
     found["lines"] = judged(found)
-    with write_together(path) as (beside,):
-        beside.write_text(json.dumps(found, indent=1) + "\n")
+    write_text(path, json.dumps(found, indent=1) + "\n")
     print(f"\n{page.lines(found)}\n\nwrote {path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path}")
     if path == page.RESULTS:
         page.write(found)

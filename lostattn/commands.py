@@ -19,7 +19,7 @@ from lostattn.errors import InputError, UnknownName, nearest
 from lostattn.experiments.decoupling import decouple
 from lostattn.experiments.probing import probe
 from lostattn.experiments.results import Results, environment
-from lostattn.files import writable_folder
+from lostattn.files import writable_folder, write_text
 from lostattn.interventions.attention import ReplaceAttention
 from lostattn.interventions.picture_sources import Complexity, VisionPrior
 from lostattn.interventions.sources import Dirichlet, Gaussian, Source, Uniform
@@ -102,7 +102,7 @@ def _conformance(args: argparse.Namespace) -> None:
     if args.out is not None:
         print(f"wrote {', '.join(map(str, write_table(verdicts, args.out)))}")
     if args.page is not None:
-        args.page.write_text(in_page(args.page.read_text(encoding="utf-8"), verdicts), encoding="utf-8")
+        write_text(args.page, in_page(args.page.read_text(encoding="utf-8"), verdicts))
 
 
 def write(table: pd.DataFrame, args: argparse.Namespace) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ from lostattn.errors import InputError
 from lostattn.experiments.decoupling import METRICS, decouple_questions
 from lostattn.experiments.probing import attention_sources, probe_questions
 from lostattn.experiments.results import Results, environment, mean_summary
-from lostattn.files import writable_folder, write_together
+from lostattn.files import writable_folder, write_folder
 from lostattn.interventions.attention import ReplaceAttention
 from lostattn.interventions.sources import Gaussian
 from lostattn.model.load import load
@@ -55,7 +54,8 @@ def run(
     """Run both experiments and write the report.
 
     Args:
-        out: the folder: ``report.html``, ``tables/`` (parquet, CSV and JSON), ``figures/`` (PNG and SVG), ``run.json``.
+        out: the folder: ``report.html``, ``tables/`` (parquet, CSV and JSON), ``figures/`` (PNG and SVG), and
+            ``run.json``, which seals them. It appears when all is done; what it replaces stays until then.
         models: what :func:`lostattn.load` takes.
         n: questions of the probing experiment; the decoupling one takes the first quarter of them.
         seed: of the questions and the noise.
@@ -67,12 +67,15 @@ def run(
 
     Raises:
         InputError: before any model runs, if the folder cannot be written to or nothing is asked for.
+        NoRoom: the disk is full; the message says where the folder was kept instead.
     """
     import pandas as pd
 
-    folder = writable_folder(out)
+    folder = Path(out)
+    writable_folder(folder if folder.exists() else folder.parent)
     if not models:
         raise InputError("models is empty; name at least one, such as 'tiny-llava'.")
+    labels = distinct_names(models)
     began = time.perf_counter()
     questions = load_data(data, split="test", n=n, seed=seed)
     page = Page("What attention and the FFN do, and whether answers need learned attention")
@@ -81,18 +84,18 @@ def run(
     probed: list[pandas.DataFrame] = []
     origins: list[dict[str, Any]] = []
     shown: list[tuple[str, Any, Any]] = []
-    for name in models:
+    for name, label in zip(models, labels, strict=True):
         model = load(name)
         few = questions[: max(n // 4, 1)]
         for convention, tables in decoupled.items():
             found = decouple_questions(model, few, convention=convention, seed=seed)
-            tables.append(found.table.assign(model=model.name))
+            tables.append(found.table.assign(model=label))
             origins.append(found.meta)
         answers = probe_questions(model, questions, conditions(model.cfg.n_layers, seed), max_new_tokens=max_new_tokens)
-        probed.append(answers.table.assign(model=model.name))
+        probed.append(answers.table.assign(model=label))
         origins.append(answers.meta)
         prompt = model.prompt(_one_to_show(questions))
-        shown.append((model.name, prompt, model.run_with_cache(prompt)[1]))
+        shown.append((label, prompt, model.run_with_cache(prompt)[1]))
     meta = {"experiment": "demo", "seed": seed, "n": n, "data": data, "runs": origins}
     paper = pd.concat(decoupled["paper"], ignore_index=True)
     released = pd.concat(decoupled["released"], ignore_index=True)
@@ -103,12 +106,37 @@ def run(
         "probe": answered,
     }
     _write_report(page, paper, released, answered, shown)
-    for name, table in results.items():
-        table.save(folder / "tables", name)
-    page.save_figures(folder / "figures")
-    _write_json(folder / "run.json", {**meta, "models": list(models), "environment": environment()})
-    report = page.text(f"Made in {time.perf_counter() - began:.0f} seconds.").save(folder / "report.html")
-    return report
+    page.text(f"Made in {time.perf_counter() - began:.0f} seconds.")
+
+    def fill(place: Path) -> None:
+        for below in ("tables", "figures"):
+            (place / below).mkdir()
+        for name, table in results.items():
+            table.write(place / "tables", name)
+        page.write_figures(place / "figures")
+        (place / "report.html").write_text(page.to_html(), encoding="utf-8")
+
+    write_folder(folder, fill, {**meta, "models": list(models), "environment": environment()})
+    return folder / "report.html"
+
+
+def distinct_names(models: Sequence[str]) -> list[str]:
+    """A name for each model, unlike all others, which stays so where it is part of a file's name.
+
+    A folder is called by its last part, and by more of its path where another has the same.
+    """
+    paths = [Path(str(name)).expanduser() for name in models]
+    parts = [path.absolute().parts if path.is_dir() else (str(name),) for path, name in zip(paths, models, strict=True)]
+    found: list[str] = []
+    for own in parts:
+        others = [other for other in parts if other != own]
+        ways = ["/".join(own[-k:]) for k in range(1, len(own) + 1)]
+        clashing = {"/".join(other[-k:]) for other in others for k in range(1, len(other) + 1)}
+        label = next((way for way in ways if way not in clashing), ways[-1])
+        taken = {_file_name(one) for one in found}
+        numbered = (label if k == 1 else f"{label} ({k})" for k in range(1, len(models) + 1))
+        found.append(next(one for one in numbered if _file_name(one) not in taken))
+    return found
 
 
 def conditions(n_layers: int, seed: int) -> dict[str, Intervention]:
@@ -273,9 +301,4 @@ def _one_to_show(questions: Questions) -> Any:
 
 
 def _file_name(name: str) -> str:
-    return "".join(c if c.isalnum() or c in "-_." else "-" for c in name)
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    with write_together(path) as (beside,):
-        beside.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    return "".join(c if c.isascii() and (c.isalnum() or c in "-_.") else "-" for c in name)

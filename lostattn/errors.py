@@ -29,6 +29,10 @@ class UnsupportedModel(LostAttnError):
     """A model has no such part, or fails the self-test: it would be edited in vain."""
 
 
+class NoRoom(LostAttnError, OSError):
+    """A disk, or a quota, has no room for what is to be written."""
+
+
 class ChangedModel(LostAttnError, RuntimeError):
     """A model's modules are others than those that were proved when it was loaded."""
 

@@ -11,6 +11,7 @@ import pytest
 import lostattn as la
 from lostattn import demo
 from lostattn.errors import InputError
+from lostattn.files import check_run
 
 pytestmark = pytest.mark.slow
 
@@ -78,6 +79,10 @@ def test_the_run_can_be_drawn_again_from_its_file(folder):
     assert again["accuracy"].item() == stored["accuracy"].item()
 
 
+def test_the_folder_is_one_sealed_run(folder):
+    assert check_run(folder)
+
+
 def test_noise_by_thirds_of_the_layers():
     found = demo.conditions(n_layers=7, seed=0)
     thirds = [edit.layers for name, edit in found.items() if name.startswith("gaussian, layers")]
@@ -128,3 +133,15 @@ def test_findings_are_made_of_the_numbers():
     )
     said = demo.found_answers(overall)
     assert "can show: b;" in said and "better: c;" in said and "worse: a (-25.0 points)" in said
+
+
+def test_models_of_one_name_are_told_apart_before_the_work_begins(tmp_path, monkeypatch):
+    for folder in ("a/tiny", "b/tiny", "a/x y", "a/x-y", "c/模型"):
+        (tmp_path / folder).mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    models = ["a/tiny", "b/tiny", "tiny-llava", "tiny-llava", "a/x y", "a/x-y", "org/tiny-llava"]
+    labels = demo.distinct_names(models)
+    assert labels == ["a/tiny", "b/tiny", "tiny-llava", "tiny-llava (2)", "x y", "x-y (2)", "org/tiny-llava"]
+    assert demo.distinct_names(["c/模型"]) == ["模型"]
+    files = {demo._file_name(label) for label in labels}
+    assert len(files) == len(labels) and all(name.isascii() for name in files)

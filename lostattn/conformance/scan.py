@@ -14,6 +14,7 @@ from pathlib import Path
 from lostattn.checkpoint.extra_packages import FOLDER
 from lostattn.conformance.judge import Verdict, judge
 from lostattn.conformance.table import markdown
+from lostattn.files import write_folder
 
 Job = tuple[str, str, int]  # family, kernel and seed
 # What packages there are is looked up when transformers is first imported, so the folder comes before anything else.
@@ -105,14 +106,15 @@ def main() -> None:
 
 
 def write_table(verdicts: Sequence[Verdict], folder: Path) -> tuple[Path, Path]:
-    """Write ``conformance.json`` and ``conformance.md``, each whole or not at all."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Write ``conformance.json`` and ``conformance.md``, both at once, sealed by ``run.json``."""
     content = {
         "conformance.json": json.dumps([v.to_dict() for v in verdicts], indent=1) + "\n",
         "conformance.md": markdown(verdicts),
     }
-    for name, text in content.items():
-        beside = folder / f".{name}.part"
-        beside.write_text(text, encoding="utf-8")
-        os.replace(beside, folder / name)
+
+    def fill(place: Path) -> None:
+        for name, text in content.items():
+            (place / name).write_text(text, encoding="utf-8")
+
+    write_folder(folder, fill, adds=True)
     return folder / "conformance.json", folder / "conformance.md"

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,8 @@ from typing import Any
 from PIL import Image
 
 from lostattn.errors import InputError
+from lostattn.files import check_run, write_folder
+from lostattn.files.recovery import reading
 from lostattn.pictures.loading import load_picture
 from lostattn.saved.inside import inside
 from lostattn.saved.reading import parsed_json, read_bytes, read_text
@@ -41,38 +41,28 @@ Row = tuple[dict[str, Any], tuple[Image.Image, ...]]
 
 
 def write_rows(rows: Iterable[Row], folder: str | Path) -> Path:
-    """Write questions to a folder that does not exist yet, or is empty; whole or not at all.
+    """Write questions to a folder that does not exist yet, or is empty; whole or not at all, sealed by ``run.json``.
 
     Raises:
         InputError: the folder holds something already, or cannot be written.
+        NoRoom: the disk is full; the message says where the questions were kept instead.
     """
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder} exists and is not an empty folder; name a new one to save questions to.")
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    except OSError as error:
-        raise InputError(
-            f"Cannot write to {folder.parent}: {error.strerror}. Name a folder you may write to."
-        ) from error
-    try:
-        (scratch / "images").mkdir()
-        with (scratch / FILE).open("w", encoding="utf-8") as lines:
-            for i, (fields, pictures) in enumerate(rows):
-                names = []
-                for k, image in enumerate(pictures):
-                    names.append(f"images/{i:05d}-{k}.png")
-                    image.save(scratch / names[-1])
+    kept = list(rows)
+
+    def fill(place: Path) -> None:
+        (place / "images").mkdir()
+        with (place / FILE).open("w", encoding="utf-8") as lines:
+            for i, (fields, pictures) in enumerate(kept):
+                names = [f"images/{i:05d}-{k}.png" for k in range(len(pictures))]
+                for name, image in zip(names, pictures, strict=True):
+                    image.save(place / name)
                 held = {**fields, "images": names}
-                entry = {name: held[name] for name in _FIELDS}
-                lines.write(_line(entry) + "\n")
-        scratch.chmod(0o755)
-        os.replace(scratch, folder)
-    except BaseException:
-        shutil.rmtree(scratch, ignore_errors=True)
-        raise
-    return folder
+                lines.write(_line({name: held[name] for name in _FIELDS}) + "\n")
+
+    return write_folder(folder, fill, fresh=True)
 
 
 def _line(entry: dict[str, Any]) -> str:
@@ -100,9 +90,16 @@ def read_rows(folder: str | Path) -> list[Row]:
 
     Raises:
         InputError: no such folder or file, a line that is no such question, a picture that cannot be read or lies
-            outside the folder.
+            outside the folder, or files that are not those that the folder's seal holds.
     """
     folder = Path(folder)
+    with reading(folder):
+        rows = _rows(folder)
+        check_run(folder)  # last: what cannot be read at all is told by its question
+        return rows
+
+
+def _rows(folder: Path) -> list[Row]:
     if not os.path.lexists(folder / FILE):
         raise InputError(f"{folder} holds no {FILE}. Write one question a line there, or use Questions.save.")
     text = read_text(inside(folder, FILE, str(folder)), "questions, one a line of JSON")

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from lostattn.errors import InputError
 from lostattn.experiments import statistics
-from lostattn.files import PathLike, writable_folder, write_together
+from lostattn.files import PathLike, writable_folder, write_folder
+from lostattn.files.recovery import reading
+from lostattn.files.seal import check_files, digest
 
 if TYPE_CHECKING:
     import pandas
@@ -20,7 +22,8 @@ UNTOUCHED = "untouched"
 """The condition that all others are compared with."""
 
 
-_KEY = b"lostattn"  # of the metadata in a parquet file's schema
+ENDINGS = (".parquet", ".csv", ".json")
+_KEY, _SEALED = b"lostattn", b"lostattn.sealed"  # of the metadata in a parquet file's schema
 _NOT_VALUES = ("seed", "layer", "head", "n")  # numbers that say which row it is, not what was measured
 _GROUPS = ("model", "condition", "update", "layer", "head")
 
@@ -67,8 +70,10 @@ class Results:
     def save(self, path: PathLike, name: str = "results") -> dict[str, Path]:
         """Write the table as parquet and CSV, and the metadata as JSON (and inside the parquet).
 
-        All three are complete beside their places before the first is put there, so a run that is stopped
-        leaves what was there before, or all of the new.
+        A folder becomes a run of its own: it appears in one rename with ``run.json``, the seal that holds the digests
+        of the others; what it replaces stays until then, and results of other names stay beside the new ones. Beside a
+        file, or in a folder that holds other things, the three are put in place one after another, the parquet last:
+        it holds the digests of the other two, and what breaks off is finished by the next that reads or writes there.
 
         Args:
             path: a folder, in which the files are called ``name``, or a file ending in .parquet, .csv or
@@ -80,46 +85,54 @@ class Results:
 
         Raises:
             InputError: the folder cannot be written to, or ``meta`` holds what JSON cannot.
+            NoRoom: the disk is full; the message says where the results were kept instead.
         """
         path = Path(path)
-        if path.suffix in (".parquet", ".csv", ".json"):
-            path, name = path.parent, path.stem
-        folder = writable_folder(path)
+        sealed = path.suffix not in ENDINGS
+        folder, name = (path, name) if sealed else (path.parent, path.stem)
+        if folder.exists() or not sealed:
+            writable_folder(folder)
+        _to_json(self.meta)  # before anything is written
+        write_folder(folder, lambda place: self.write(place, name), adds=True, sealed=sealed)
+        return {ending[1:]: folder / f"{name}{ending}" for ending in ENDINGS}
+
+    def write(self, folder: Path, name: str) -> None:
+        """Write the three files into a folder that is being made."""
         table = self.table.reset_index(drop=True)
         text = _to_json(self.meta)
-        paths = {ending: folder / f"{name}.{ending}" for ending in ("parquet", "csv", "json")}
-        with write_together(*paths.values()) as (parquet, csv, json_):
-            _write_parquet(table, text, parquet)
-            table.to_csv(csv, index=False)
-            json_.write_text(text + "\n", encoding="utf-8")
-        return paths
+        csv, json_ = folder / f"{name}.csv", folder / f"{name}.json"
+        table.to_csv(csv, index=False)
+        json_.write_text(text + "\n", encoding="utf-8")
+        sealed = json.dumps({path.name: digest(path) for path in (csv, json_)})
+        _write_parquet(table, text, sealed, folder / f"{name}.parquet")
 
     @classmethod
     def load(cls, path: PathLike, name: str = "results") -> Results:
         """Read what `save` wrote: a folder, or the .parquet file, which alone holds everything.
 
-        Raises:
-            InputError: there is no such file, it is not parquet, or it was not written by `save`.
-        """
-        import pyarrow
-        import pyarrow.parquet
+        Where the files are sealed, they are held to their digests: those of the folder, or those beside the file.
 
+        Raises:
+            InputError: there is no such file, it is not parquet, it was not written by `save`, or the files are not
+                those of one run.
+        """
         path = Path(path)
-        if path.is_dir():
-            path = path / f"{name}.parquet"
-        if not path.is_file():
-            raise InputError(f"There are no results at {str(path)!r}. Pass the folder or file of a saved run.")
-        try:
-            stored = pyarrow.parquet.read_table(path)
-        except (pyarrow.ArrowInvalid, OSError) as error:
-            raise InputError(f"{str(path)!r} cannot be read as parquet ({error}). Pass a .parquet file.") from error
-        raw = (stored.schema.metadata or {}).get(_KEY)
-        if raw is None:
-            raise InputError(
-                f"{str(path)!r} does not say where it comes from. Pass a file written by Results.save, or "
-                "read the table alone with pandas.read_parquet."
-            )
-        return cls(stored.to_pandas(), json.loads(raw))
+        alone = path.suffix in ENDINGS
+        file = path if alone else path / f"{name}.parquet"
+        with reading(file.parent):
+            if not file.is_file():
+                raise InputError(f"There are no results at {str(file)!r}. Pass the folder or file of a saved run.")
+            stored = _read_parquet(file)
+            metadata = stored.schema.metadata or {}
+            if _KEY not in metadata:
+                raise InputError(
+                    f"{str(file)!r} does not say where it comes from. Pass a file written by Results.save, or "
+                    "read the table alone with pandas.read_parquet."
+                )
+            check_files([file] if alone else [file.with_suffix(ending) for ending in ENDINGS])
+            if not alone and _SEALED in metadata:
+                _check_beside(file, json.loads(metadata[_SEALED]))
+        return cls(stored.to_pandas(), json.loads(metadata[_KEY]))
 
 
 def accuracy_summary(
@@ -281,10 +294,32 @@ def _to_json(meta: dict[str, Any]) -> str:
         ) from error
 
 
-def _write_parquet(table: pandas.DataFrame, meta: str, path: Path) -> None:
+def _write_parquet(table: pandas.DataFrame, meta: str, sealed: str, path: Path) -> None:
     import pyarrow
     import pyarrow.parquet
 
     stored = pyarrow.Table.from_pandas(table, preserve_index=False)
-    stored = stored.replace_schema_metadata({**(stored.schema.metadata or {}), _KEY: meta.encode()})
-    pyarrow.parquet.write_table(stored, path)
+    own = {_KEY: meta.encode(), _SEALED: sealed.encode()}
+    stored = stored.replace_schema_metadata({**(stored.schema.metadata or {}), **own})
+    pyarrow.parquet.write_table(stored, path, write_page_checksum=True)
+
+
+def _read_parquet(path: Path) -> Any:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        return pyarrow.parquet.read_table(path, page_checksum_verification=True)
+    except (pyarrow.ArrowInvalid, OSError) as error:
+        raise InputError(f"{str(path)!r} cannot be read as parquet ({error}). Pass a .parquet file.") from error
+
+
+def _check_beside(path: Path, sealed: dict[str, Any]) -> None:
+    """Hold the files beside a parquet to the digests in it; one that is not there is not missed."""
+    for name, held in sealed.items():
+        beside = path.with_name(name)
+        if path.stem == beside.stem and beside.is_file() and digest(beside) != held:
+            raise InputError(
+                f"{str(beside)!r} is not of one run with {path.name!r}, or was edited since. The table is whole in "
+                f"{path.name!r}: load that file itself, or save what it holds again."
+            )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -13,6 +12,7 @@ from typing import Any
 import torch
 
 from lostattn.errors import InputError
+from lostattn.files import write_text
 from lostattn.points.hooked_model import HookedModel
 from lostattn.remote.told import is_job
 from lostattn.run.calls import Reading
@@ -80,10 +80,7 @@ def write_job(
             f"the job takes {len(text)} bytes to store, and up to {LARGEST} are read again: its interventions hold "
             "large tensors. Wait for it here instead: job.result()."
         )
-    target = Path(path)
-    beside = target.with_name(target.name + ".tmp")
-    beside.write_text(text)
-    os.replace(beside, target)
+    write_text(path, text)
 
 
 def read_job(path: str | Path, model: HookedModel) -> StoredJob:

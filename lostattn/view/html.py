@@ -5,7 +5,7 @@ from __future__ import annotations
 from html import escape
 from pathlib import Path
 
-from lostattn.files import PathLike, writable_folder, write_together
+from lostattn.files import PathLike, write_text
 
 # The page forbids itself to ask for anything: what is not inside it cannot be shown.
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline' 'unsafe-eval'"
@@ -40,12 +40,9 @@ def write_page(path: PathLike, html: str) -> Path:
 
     Raises:
         InputError: the folder cannot be written to.
+        NoRoom: the disk is full; the message says where the page was kept instead.
     """
-    path = Path(path)
-    writable_folder(path.parent)
-    with write_together(path) as (beside,):
-        beside.write_text(html, encoding="utf-8")
-    return path
+    return write_text(path, html)
 
 
 def figure_html(body: str, label: str, caption: str = "") -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lostattn.errors import InputError
-from lostattn.files import writable_folder, write_together
+from lostattn.files import write_folder
 from lostattn.view.drawing import Drawing, circuitsvis_script
 from lostattn.view.figures import data_uri, to_png, to_svg
 from lostattn.view.html import figure_html, page_html, write_page
@@ -133,18 +133,21 @@ class Page:
         return write_page(path, self.to_html())
 
     def save_figures(self, folder: str | Path) -> list[Path]:
-        """Write every figure of the page as ``name.png`` and ``name.svg``.
+        """Write every figure of the page as ``name.png`` and ``name.svg``, all at once, sealed by ``run.json``.
 
         Raises:
             InputError: the folder cannot be written to.
+            NoRoom: the disk is full; the message says where the figures were kept instead.
         """
-        folder = writable_folder(folder)
-        paths = [folder / f"{name}.{kind}" for name in self._figures for kind in ("png", "svg")]
-        contents = [content for pair in self._figures.values() for content in pair]
-        with write_together(*paths) as places:
-            for place, content in zip(places, contents, strict=True):
-                place.write_bytes(content)
-        return paths
+        folder = Path(folder)
+        write_folder(folder, self.write_figures, adds=True)
+        return [folder / f"{name}.{kind}" for name in self._figures for kind in ("png", "svg")]
+
+    def write_figures(self, folder: Path) -> None:
+        """Write the figures into a folder that is being made."""
+        for name, (png, svg) in self._figures.items():
+            (folder / f"{name}.png").write_bytes(png)
+            (folder / f"{name}.svg").write_bytes(svg)
 
     def _body(self) -> str:
         return "\n".join(part for part in (self._contents(), *self._parts) if part)

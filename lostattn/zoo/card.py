@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
+from lostattn.files import write_text
 from lostattn.zoo.evaluate import EVALUATION
 from lostattn.zoo.recipe import check_name
 
@@ -71,11 +71,7 @@ def model_card(name: str, folder: str | Path) -> str:
 
 def write_card(name: str, folder: str | Path) -> Path:
     """Write the card as the folder's `README.md`, whole or not at all."""
-    path = Path(folder) / "README.md"
-    scratch = path.with_suffix(".tmp")
-    scratch.write_text(model_card(name, folder), encoding="utf-8")
-    os.replace(scratch, path)
-    return path
+    return write_text(Path(folder) / "README.md", model_card(name, folder))
 
 
 def _parameters(folder: Path) -> int:

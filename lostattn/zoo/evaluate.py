@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from lostattn.checkpoint.processors import load_processor
 from lostattn.checkpoint.templates.chat import apply_chat_template
 from lostattn.data import load
 from lostattn.data.question import Question, Questions
+from lostattn.files import write_text
 
 EVALUATION = "evaluation.json"
 
@@ -86,8 +86,4 @@ def evaluate(folder: str | Path, n: int = 2000, seed: int = 0, data: str = "shap
 
 def write_evaluation(folder: str | Path, results: Sequence[dict[str, Any]]) -> Path:
     """Write results of `evaluate` beside the weights, whole or not at all."""
-    path = Path(folder) / EVALUATION
-    scratch = path.with_suffix(".tmp")
-    scratch.write_text(json.dumps(list(results), indent=1) + "\n", encoding="utf-8")
-    os.replace(scratch, path)
-    return path
+    return write_text(Path(folder) / EVALUATION, json.dumps(list(results), indent=1) + "\n")

@@ -148,7 +148,7 @@ def test_a_failed_write_leaves_what_was_there(tmp_path: Path, monkeypatch: pytes
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["c.safetensors"]
     blocked = tmp_path / "c.safetensors" / "below"
-    with pytest.raises(InputError, match="cannot be written to"):
+    with pytest.raises(InputError, match="Cannot write to the folder"):
         cache.save(blocked)
 
 

@@ -43,7 +43,7 @@ def test_a_row_shows_every_kernel_and_why_one_of_them_does_not_pass():
 
 def test_the_table_is_written_whole(tmp_path):
     paths = write_table(VERDICTS, tmp_path / "new")
-    assert sorted(p.name for p in (tmp_path / "new").iterdir()) == ["conformance.json", "conformance.md"]
+    assert sorted(p.name for p in (tmp_path / "new").iterdir()) == ["conformance.json", "conformance.md", "run.json"]
     assert [Verdict(**row) for row in json.loads(paths[0].read_text())] == VERDICTS
 
 

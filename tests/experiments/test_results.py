@@ -4,7 +4,6 @@ import json
 import os
 import platform
 import shutil
-import subprocess
 import sys
 
 import numpy as np
@@ -15,7 +14,7 @@ from lostattn.errors import InputError
 from lostattn.experiments import results as module
 from lostattn.experiments.results import Results, accuracy_summary, environment, mean_summary
 from lostattn.experiments.statistics import mcnemar, mean_interval, paired_difference, sign_flip, wilson_interval
-from lostattn.files import writable_folder, write_together
+from lostattn.files import writable_folder
 
 META = {"model": "tiny-llava", "revision": None, "seed": 3, "interventions": {"gaussian": {"layers": [2, 5]}}}
 
@@ -45,11 +44,9 @@ TABLE = answers(gaussian=[0, 1, 0, 1, 1, 0, 1], untouched=[1, 1, 1, 1, 1, 0, 0])
 @pytest.mark.parametrize("target", ["run", "run/results.parquet", "run/results.csv"])
 def test_what_is_saved_is_loaded(tmp_path, target):
     paths = Results(TABLE, META).save(tmp_path / target)
-    assert sorted(p.name for p in (tmp_path / "run").iterdir()) == [
-        "results.csv",
-        "results.json",
-        "results.parquet",
-    ]
+    seal = ["run.json"] if target == "run" else []
+    names = ["results.csv", "results.json", "results.parquet", *seal]
+    assert sorted(p.name for p in (tmp_path / "run").iterdir()) == names
     loaded = Results.load(paths["parquet"])
     pd.testing.assert_frame_equal(loaded.table, TABLE)
     assert loaded.meta == META
@@ -80,7 +77,7 @@ def test_a_run_that_is_stopped_leaves_what_was_there(tmp_path, monkeypatch, fail
 
     if failing == "_write_parquet":
 
-        def half(table, meta, path):
+        def half(table, meta, sealed, path):
             path.write_bytes(b"PAR1 half a tab")
             raise KeyboardInterrupt
 
@@ -92,40 +89,6 @@ def test_a_run_that_is_stopped_leaves_what_was_there(tmp_path, monkeypatch, fail
     with pytest.raises(KeyboardInterrupt):
         Results(TABLE.iloc[:4], {"other": 1}).save(tmp_path)
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
-
-
-@pytest.mark.slow
-def test_a_process_killed_while_writing_leaves_no_table(tmp_path):
-    # Nothing cleans up after SIGKILL, so only the names of finished files may not be there.
-    code = (
-        "import os, sys, pathlib\n"
-        "from lostattn.files import write_together\n"
-        "with write_together(pathlib.Path(sys.argv[1]) / 'table.parquet') as (path,):\n"
-        "    path.write_bytes(b'half')\n"
-        "    os.kill(os.getpid(), 9)\n"
-    )
-    assert subprocess.run([sys.executable, "-c", code, str(tmp_path)]).returncode == -9
-    assert not (tmp_path / "table.parquet").exists()
-
-
-def test_files_written_together_appear_together(tmp_path):
-    one, two = tmp_path / "one", tmp_path / "two"
-    one.write_text("old")
-    with write_together(one, two) as (first, second):
-        first.write_text("new")
-        second.write_text("new")
-        assert one.read_text() == "old" and not two.exists()
-    assert one.read_text() == two.read_text() == "new"
-    assert len(list(tmp_path.iterdir())) == 2
-
-
-def test_files_are_on_the_disk_before_they_are_put_in_place(tmp_path, monkeypatch):
-    order = []
-    fsync, replace = os.fsync, os.replace
-    monkeypatch.setattr(os, "fsync", lambda fd: (order.append("fsync"), fsync(fd)))
-    monkeypatch.setattr(os, "replace", lambda a, b: (order.append("replace"), replace(a, b)))
-    Results(TABLE).save(tmp_path)
-    assert order == ["fsync"] * 3 + ["replace"] * 3
 
 
 def test_loading_refuses_what_is_not_results(tmp_path):
