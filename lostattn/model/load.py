@@ -34,6 +34,7 @@ def load(
     Args:
         model: ``"tiny-llava"`` or ``"tiny-qwen2_5-vl"`` (bundled, trained on ``shapes``), a Hugging Face id, a folder,
             or a model that is loaded already; quantised, with PEFT's adapters (a ``PeftModel``, too) or offloaded.
+            Where a folder or id holds an adapter alone, the model that it names is loaded with it (PEFT must be there).
         dtype: of the weights; default as they are stored.
         device_map: where to put them, as transformers takes it (``"auto"``, ``"cuda"``, …).
         attn_implementation: the kernel; every hook point works under all that transformers has. Where a part beside

@@ -9,13 +9,19 @@ from typing import Any
 import torch
 from torch import nn
 
+from lostattn.checkpoint.adapter_folder import Adapter, adapter_at
 from lostattn.checkpoint.attention_choice import Choice, with_kernel
 from lostattn.checkpoint.kinds import check_kind, class_of, is_text_only, loader
 from lostattn.checkpoint.processors import load_processor
 from lostattn.checkpoint.text_processor import as_processor, load_text_processor
 from lostattn.errors import InputError, UnknownName, nearest
-from lostattn.weights.adapters import without_wrapper
+from lostattn.weights.adapters import with_adapter, without_wrapper
 from lostattn.zoo import names, path
+
+_OF_PROCESSORS = (
+    "processor_config.json",
+    "preprocessor_config.json",
+)  # one saved beside an adapter is whole with these
 
 
 def load_module(
@@ -52,18 +58,12 @@ def load_module(
         found = as_processor(processor) if processor is not None else _processor_of_loaded(model, name)
         return model, found, name
     source, name = _source(str(model))
-    from transformers import AutoConfig
-
     known: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
-    try:
-        config = AutoConfig.from_pretrained(source, **known)
-    except OSError as error:
-        if Path(source).is_dir():
-            raise InputError(f"{source} holds no checkpoint that can be read: {str(error).splitlines()[0]}") from error
-        raise UnknownName(
-            f"no model is called {name!r}: not among the bundled {list(names())}, no folder, and not found on the hub "
-            f"({str(error).splitlines()[0]}).{nearest(name, names())}"
-        ) from error
+    config = _config_or_adapter(source, name, known)
+    if isinstance(config, Adapter):
+        _check_here(config, described)
+        loading = (dtype, device_map, attn_implementation, config.base_revision, trust_remote_code, keywords)
+        return (*_with_adapter(config, revision, processor, loading), name)
     check_kind(config, name)
     _check_settings(dtype, attn_implementation)
     if described:
@@ -83,6 +83,57 @@ def load_module(
     loaded = with_kernel(make, class_of(config), config, attn_implementation)
     found = as_processor(processor) if processor is not None else _processor_of(config, source, known)
     return loaded, found, name
+
+
+def _config_or_adapter(source: str, name: str, known: dict[str, Any]) -> Any:
+    """The config of a checkpoint, or the adapter that it holds in place of a model.
+
+    Raises:
+        UnknownName: there is none.
+        InputError: it cannot be read.
+    """
+    from transformers import AutoConfig
+
+    folder = Path(source).is_dir()
+    adapter = adapter_at(source) if folder else None
+    if adapter is not None:
+        return adapter
+    try:
+        return AutoConfig.from_pretrained(source, **known)
+    except OSError as error:
+        adapter = None if folder else adapter_at(source, known["revision"])
+        if adapter is not None:
+            return adapter
+        if folder:
+            raise InputError(f"{source} holds no checkpoint that can be read: {str(error).splitlines()[0]}") from error
+        raise UnknownName(
+            f"no model is called {name!r}: not among the bundled {list(names())}, no folder, and not found on the hub "
+            f"({str(error).splitlines()[0]}).{nearest(name, names())}"
+        ) from error
+
+
+def _check_here(adapter: Adapter, described: bool) -> None:
+    if described:
+        raise InputError(
+            f"{adapter.source} holds an adapter alone, and a service runs the model that it was made for without it: "
+            f"la.load({adapter.base!r}, remote=True) describes that one."
+        )
+
+
+def _with_adapter(
+    adapter: Adapter, revision: str | None, processor: Any, loading: tuple[Any, ...]
+) -> tuple[nn.Module, Any]:
+    """The model that an adapter was made for, with the adapter in it, and the processor of either."""
+    try:
+        base, found, _ = load_module(adapter.base, processor, *loading)
+    except UnknownName as error:
+        raise InputError(
+            f"{adapter.source} holds an adapter for {adapter.base!r}, which is not here: {error} Load that model from "
+            f"where it is and give PEFT's, la.load(PeftModel.from_pretrained(model, {adapter.source!r}))."
+        ) from error
+    if processor is None and any((Path(adapter.source) / file).is_file() for file in _OF_PROCESSORS):
+        found = _processor_of(base.config, adapter.source, {})
+    return with_adapter(base, adapter.source, revision), found
 
 
 def _described(config: Any, source: str, options: dict[str, Any]) -> Any:
@@ -135,7 +186,7 @@ def _source(name: str) -> tuple[str, str]:
         raise InputError("the model's name is empty; give 'tiny-llava', a Hugging Face id or a folder.")
     folder = Path(name).expanduser()
     if folder.is_dir():
-        if not (folder / "config.json").is_file():
+        if not any((folder / file).is_file() for file in ("config.json", "adapter_config.json")):
             raise InputError(f"{folder} has no config.json; expected a folder that save_pretrained wrote.")
         return str(folder), folder.name
     return name, name

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 from torch import nn
 
-from lostattn.errors import UnsupportedModel
+from lostattn.errors import InputError, UnsupportedModel
 
 # Kinds that do something beside the layers: per call, per token, or in a network of their own.
 _BESIDE = {
@@ -35,6 +36,30 @@ def without_wrapper(model: nn.Module) -> nn.Module:
             )
     inside: nn.Module = wrapper.get_base_model() if hasattr(wrapper, "get_base_model") else wrapper.base_model.model
     return inside
+
+
+def with_adapter(model: nn.Module, source: str, revision: str | None) -> nn.Module:
+    """A model with the adapter in its layers that PEFT reads from a folder or a Hugging Face id.
+
+    Raises:
+        InputError: PEFT cannot read it, or it does not fit this model.
+        UnsupportedModel: see :func:`without_wrapper`.
+    """
+    import peft
+
+    options = {} if revision is None else {"revision": revision}
+    try:
+        with warnings.catch_warnings():
+            # PEFT warns of layers for which nothing was saved, and hands out a model in which they do nothing.
+            warnings.filterwarnings("error", message=".*Found missing adapter keys")
+            adapted = peft.PeftModel.from_pretrained(model, source, **options)
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError, UserWarning) as error:
+        first = str(error).strip().splitlines()
+        raise InputError(
+            f"the adapter in {source} cannot be put into {type(model).__name__}: {(first or [repr(error)])[0][:300]}. "
+            "Is it the model that it was made for (base_model_name_or_path)?"
+        ) from error
+    return without_wrapper(adapted)
 
 
 def switched_on(model: nn.Module) -> str:
