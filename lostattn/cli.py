@@ -15,6 +15,7 @@ from typing import Any
 
 from lostattn import __version__
 from lostattn.errors import LostAttnError
+from lostattn.saved.text import printable
 
 TINY_MODELS = ("tiny-llava", "tiny-qwen2_5-vl")
 SOURCES = ("gaussian", "dirichlet", "uniform", "vision", "complexity")
@@ -39,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except LostAttnError as error:
         if args.debug:
             raise
-        print(f"lostattn {args.command}: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"lostattn {args.command}: {' '.join(printable(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         if args.debug:

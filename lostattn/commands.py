@@ -26,6 +26,7 @@ from lostattn.interventions.sources import Dirichlet, Gaussian, Source, Uniform
 from lostattn.model.load import load
 from lostattn.patching.agreement import agreement
 from lostattn.patching.corruptions import another_scene, corrupt
+from lostattn.saved.text import printable
 from lostattn.zoo import train
 
 SOURCES: dict[str, Callable[[int], Source]] = {
@@ -117,7 +118,7 @@ def write(table: pd.DataFrame, args: argparse.Namespace) -> None:
         "environment": environment(),
     }
     paths = Results(table, meta).save(args.out)
-    print(table.to_string(index=False, max_rows=40))
+    print(printable(table.to_string(index=False, max_rows=40)))
     print(f"wrote {', '.join(map(str, paths.values()))}")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -11,9 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 from lostattn.errors import InputError
 from lostattn.experiments import statistics
+from lostattn.experiments.csv_file import write_csv
+from lostattn.experiments.parquet_file import read_parquet
 from lostattn.files import PathLike, writable_folder, write_folder
 from lostattn.files.recovery import reading
 from lostattn.files.seal import check_files, digest
+from lostattn.saved.reading import parsed_json
+from lostattn.saved.shape import COUNT, MapOf, checked
 
 if TYPE_CHECKING:
     import pandas
@@ -24,6 +29,7 @@ UNTOUCHED = "untouched"
 
 ENDINGS = (".parquet", ".csv", ".json")
 _KEY, _SEALED = b"lostattn", b"lostattn.sealed"  # of the metadata in a parquet file's schema
+_BESIDE = MapOf({"bytes": COUNT, "sha256": str})
 _NOT_VALUES = ("seed", "layer", "head", "n")  # numbers that say which row it is, not what was measured
 _GROUPS = ("model", "condition", "update", "layer", "head")
 
@@ -70,6 +76,9 @@ class Results:
     def save(self, path: PathLike, name: str = "results") -> dict[str, Path]:
         """Write the table as parquet and CSV, and the metadata as JSON (and inside the parquet).
 
+        The parquet holds the table as it is. In the CSV, which spreadsheets open, a text that begins like a formula
+        (``=``, ``+``, ``-``, ``@``) has a ``'`` before it.
+
         A folder becomes a run of its own: it appears in one rename with ``run.json``, the seal that holds the digests
         of the others; what it replaces stays until then, and results of other names stay beside the new ones. Beside a
         file, or in a folder that holds other things, the three are put in place one after another, the parquet last:
@@ -101,7 +110,7 @@ class Results:
         table = self.table.reset_index(drop=True)
         text = _to_json(self.meta)
         csv, json_ = folder / f"{name}.csv", folder / f"{name}.json"
-        table.to_csv(csv, index=False)
+        write_csv(table, csv)
         json_.write_text(text + "\n", encoding="utf-8")
         sealed = json.dumps({path.name: digest(path) for path in (csv, json_)})
         _write_parquet(table, text, sealed, folder / f"{name}.parquet")
@@ -113,26 +122,22 @@ class Results:
         Where the files are sealed, they are held to their digests: those of the folder, or those beside the file.
 
         Raises:
-            InputError: there is no such file, it is not parquet, it was not written by `save`, or the files are not
-                those of one run.
+            InputError: there is no such file, it is not parquet or not whole, it holds more than is read or types of
+                somebody's own, it was not written by `save`, or the files are not those of one run.
         """
         path = Path(path)
         alone = path.suffix in ENDINGS
         file = path if alone else path / f"{name}.parquet"
+        shown = repr(str(file))[:300]
+        if not os.path.exists(file):  # False of a name that is too long, or with a null byte
+            raise InputError(f"There are no results at {shown}. Pass the folder or file of a saved run.")
         with reading(file.parent):
-            if not file.is_file():
-                raise InputError(f"There are no results at {str(file)!r}. Pass the folder or file of a saved run.")
-            stored = _read_parquet(file)
-            metadata = stored.schema.metadata or {}
-            if _KEY not in metadata:
-                raise InputError(
-                    f"{str(file)!r} does not say where it comes from. Pass a file written by Results.save, or "
-                    "read the table alone with pandas.read_parquet."
-                )
+            table, said = read_parquet(file, _KEY)
             check_files([file] if alone else [file.with_suffix(ending) for ending in ENDINGS])
-            if not alone and _SEALED in metadata:
-                _check_beside(file, json.loads(metadata[_SEALED]))
-        return cls(stored.to_pandas(), json.loads(metadata[_KEY]))
+            told = f"{shown} holds no results: what it says of itself"
+            if not alone and _SEALED in said:
+                _check_beside(file, checked(parsed_json(said[_SEALED], told), _BESIDE, shown, "results"))
+        return cls(table, checked(parsed_json(said[_KEY], told), {}, shown, "results"))
 
 
 def accuracy_summary(
@@ -304,19 +309,11 @@ def _write_parquet(table: pandas.DataFrame, meta: str, sealed: str, path: Path) 
     pyarrow.parquet.write_table(stored, path, write_page_checksum=True)
 
 
-def _read_parquet(path: Path) -> Any:
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
-        return pyarrow.parquet.read_table(path, page_checksum_verification=True)
-    except (pyarrow.ArrowInvalid, OSError) as error:
-        raise InputError(f"{str(path)!r} cannot be read as parquet ({error}). Pass a .parquet file.") from error
-
-
 def _check_beside(path: Path, sealed: dict[str, Any]) -> None:
     """Hold the files beside a parquet to the digests in it; one that is not there is not missed."""
     for name, held in sealed.items():
+        if name != os.path.basename(name) or name in ("", ".", ".."):
+            raise InputError(f"{str(path)!r} holds digests of {name[:200]!r}, which does not lie beside it.")
         beside = path.with_name(name)
         if path.stem == beside.stem and beside.is_file() and digest(beside) != held:
             raise InputError(

@@ -21,7 +21,7 @@ def sweep(folder: Path) -> None:
     """
     with abandoned(folder) as found:
         for stage in found:
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError, ValueError):  # ValueError: a name that is none, which no writer gave
                 go_on(stage)
                 stage.remove()
 
@@ -47,6 +47,8 @@ def go_on(stage: Stage) -> None:
     if content is None or not isinstance(name, str) or name != os.path.basename(name) or name == "..":
         return
     place = stage.folder.parent / name  # "" is the folder of the stage itself
+    if name and place.is_symlink():  # a writer's place is where its links led, so this is no writer's
+        return
     if content.get("files"):
         gone = content.get("gone")
         put_files(stage, place, [one for one in gone if isinstance(one, str)] if isinstance(gone, list) else [])

@@ -16,7 +16,7 @@ from typing import Any
 
 from lostattn.errors import InputError
 from lostattn.files.places import PathLike
-from lostattn.saved.inside import inside
+from lostattn.saved.inside import inside, is_below
 from lostattn.saved.reading import read_json
 from lostattn.saved.shape import COUNT, MapOf, checked
 
@@ -82,6 +82,9 @@ def read_seal(folder: Path) -> Seal | None:
     own = held.pop("self")
     if own != _own({**content, KEY: held}):
         raise InputError(f"{str(path)!r} is not as it was written: it was edited, or is torn. {_recover(folder)}")
+    out = [name for name in held["files"] if not is_below(name)]
+    if out:
+        raise InputError(f"{str(path)!r} seals {out[0][:200]!r}, which leads out of the folder. {_recover(folder)}")
     return Seal(content, held["files"])
 
 

@@ -19,10 +19,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from lostattn.errors import InputError
 from lostattn.files.locks import Taken, Unknown, hold
+from lostattn.saved.reading import read_json
 
 _NAME = re.compile(r"\..+\.[0-9a-f]{16}\.part")
 _LONGEST = 40  # characters of a place's name that its stage takes: four bytes each still leave room for the rest
+_LONGEST_COMMIT = 1 << 26  # bytes of the names of files that go
 _AGE = 86_400  # seconds; where nobody can tell whose a stage is, one that old is nobody's
 
 
@@ -44,10 +47,16 @@ class Stage:
         sync(self.folder)
 
     def committed(self) -> dict[str, Any] | None:
-        """What was committed; None where nothing was."""
+        """What was committed; None where nothing was.
+
+        A stage may have come with a folder from somebody else: one whose parts are links, which would have the files of
+        another place moved, is nobody's commit.
+        """
+        if any(os.path.islink(part) for part in (self.new, self.old, self._commit)):
+            return None
         try:
-            content = json.loads(self._commit.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            content = read_json(self._commit, "commit of files", _LONGEST_COMMIT)
+        except InputError:
             return None
         return content if isinstance(content, dict) else None
 

@@ -12,6 +12,11 @@ _DRIVE = re.compile(r"[A-Za-z]:")
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|(data|file|https?|ftps?):", re.IGNORECASE)
 
 
+def is_below(name: str) -> bool:
+    """Whether a name is the path of a file in a folder, by what is written: links may still lead out."""
+    return os.path.normpath(name) == name and not name.startswith("/") and name.split("/")[0] not in ("", ".", "..")
+
+
 def inside(folder: str | os.PathLike[str], name: str, where: str) -> str:
     """The path of a file that lies in a folder, links followed.
 
