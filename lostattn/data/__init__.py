@@ -96,7 +96,7 @@ def _load_folder(name: str | Path, n: int | None, kinds: Sequence[str] | None) -
         )
     with told_where(name, "set of questions"):
         questions = Questions(
-            (Question(images=images, **fields) for fields, images in read_rows(name)), Path(name).name
+            (Question(images=tuple(images), **fields) for fields, images in read_rows(name)), Path(name).name
         )
     if kinds is not None:
         questions = questions.only(*kinds)

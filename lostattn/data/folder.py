@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from lostattn.files.recovery import reading
 from lostattn.pictures.loading import load_picture
 from lostattn.saved.inside import inside
 from lostattn.saved.reading import parsed_json, read_bytes, read_text
-from lostattn.saved.shape import NUMBER, checked, either
+from lostattn.saved.shape import NUMBER, MapOf, checked, either
 
 FILE = "questions.jsonl"
 LARGEST_PICTURE = 1 << 29  # bytes of a picture's file
@@ -33,11 +33,18 @@ _LINE = {
     "choices?": either(None, [_WORD]),
     "kind?": _WORD,
     "group?": _WORD,
+    "open?": bool,
+    "answers?": [_WORD],
+    "options?": [_WORD],
+    "together?": MapOf(_WORD),
+    "row?": _WORD,
+    "facts?": dict,
 }
 _FIELDS = ("id", "text", "images", "answer", "choices", "kind", "group")  # in the order of a line
+_MORE = ("answers", "options", "together", "row", "facts")  # where a question has them
 
-Row = tuple[dict[str, Any], tuple[Image.Image, ...]]
-"""The fields of a question but its pictures (id, text, answer, choices, kind, group), and the pictures."""
+Row = tuple[dict[str, Any], Sequence[Image.Image]]
+"""The fields of a question but its pictures (id, text, answer, choices, kind, group, …), and the pictures."""
 
 
 def write_rows(rows: Iterable[Row], folder: str | Path) -> Path:
@@ -60,7 +67,8 @@ def write_rows(rows: Iterable[Row], folder: str | Path) -> Path:
                 for name, image in zip(names, pictures, strict=True):
                     image.save(place / name)
                 held = {**fields, "images": names}
-                lines.write(_line({name: held[name] for name in _FIELDS}) + "\n")
+                entry = {name: held[name] for name in (*_FIELDS, *_MORE) if name in held}
+                lines.write(_line(entry if held["choices"] else {**entry, "open": True}) + "\n")
 
     return write_folder(folder, fill, fresh=True)
 
@@ -86,7 +94,9 @@ def read_rows(folder: str | Path) -> list[Row]:
     """The questions of a folder, in its order.
 
     A line of `questions.jsonl` needs `text`, `images` (paths relative to the folder) and `answer`; `id`,
-    `choices`, `kind` and `group` may be left out. Nothing outside the folder is read, whatever its lines or links say.
+    `choices`, `kind` and `group` may be left out, and so may what :class:`Question` has beside these (`answers`,
+    `options`, `together`, `row`, `facts`); `open` is true where there is nothing to choose from. Nothing outside the
+    folder is read, whatever its lines or links say.
 
     Raises:
         InputError: no such folder or file, a line that is no such question, a picture that cannot be read or lies
@@ -110,11 +120,12 @@ def _rows(folder: Path) -> list[Row]:
             rows.append(_row(folder, number, line))
     answers: dict[str, set[str]] = {}
     for fields, _ in rows:
-        answers.setdefault(fields["kind"], set()).add(fields["answer"])
+        answers.setdefault(fields["kind"], set()).update({fields["answer"], *fields.get("answers", ())})
     # Where a line names no choices, whatever is right for some question of its kind is admissible.
     return [
-        ({**fields, "choices": tuple(fields["choices"] or sorted(answers[fields["kind"]]))}, pictures)
+        ({**fields, "choices": tuple(sorted(answers[fields["kind"]]) if choices is None else choices)}, pictures)
         for fields, pictures in rows
+        for choices in [fields["choices"]]
     ]
 
 
@@ -126,15 +137,27 @@ def _row(folder: Path, number: int, line: str) -> Row:
     checked(entry, _LINE, where, "question")
     name = str(entry.get("id", f"{number:05d}"))
     paths = [entry["images"]] if isinstance(entry["images"], str) else list(entry["images"])
-    fields = {
+    fields: dict[str, Any] = {
         "id": name,
         "text": str(entry["text"]),
         "answer": str(entry["answer"]),
-        "choices": tuple(str(c) for c in entry.get("choices") or ()),
+        "choices": () if entry.get("open") else _words(entry.get("choices")) or None,
         "kind": str(entry.get("kind", "question")),
         "group": str(entry.get("group", "+".join(str(p) for p in paths) or name)),
     }
+    fields |= {key: _words(entry[key]) for key in ("answers", "options") if key in entry}
+    fields |= {"together": {key: str(value) for key, value in entry["together"].items()}} if "together" in entry else {}
+    fields |= {"row": str(entry["row"])} if "row" in entry else {}
+    fields |= {"facts": entry["facts"]} if "facts" in entry else {}
+    if entry.get("open") and entry.get("choices"):
+        raise InputError(
+            f"{where}: an open question has no choices; got {entry['choices']!r:.80}. Drop one of the two."
+        )
     return fields, tuple(read_image(folder, p, name) for p in paths)
+
+
+def _words(values: Iterable[Any] | None) -> tuple[str, ...]:
+    return tuple(map(str, values or ()))
 
 
 def read_image(folder: Path, name: str, question_id: str) -> Image.Image:

@@ -7,7 +7,7 @@ import html
 import io
 import reprlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, overload
@@ -18,8 +18,18 @@ from lostattn.data.folder import write_rows
 from lostattn.data.scene import Drawn
 from lostattn.errors import InputError, nearest
 from lostattn.pictures.loading import load_picture
+from lostattn.pictures.stored import StoredPictures
 
 _SHOWN = 12
+
+
+class _Nothing(dict[str, Any]):
+    """An empty dict that may stand as a default: every question gets a dict of its own."""
+
+    __hash__ = object.__hash__  # type: ignore[assignment]
+
+
+_NOTHING = _Nothing()
 
 
 @dataclass(frozen=True)
@@ -31,44 +41,82 @@ class Question:
         text: the question alone, without chat template or image placeholder. Multiple choice holds its
             lettered `Options:` and the request to answer with the letter.
         images: the pictures, in the order in which they are shown. They are read as `lostattn.pictures.load_picture`
-            does it, of any mode and orientation, and held upright and as RGB.
+            does it, of any mode and orientation, and held upright and as RGB. Those of a public benchmark stay the
+            files that they are until they are looked at.
         answer: the right answer, one of `choices`.
-        choices: the admissible answers.
+        choices: the admissible answers; none where the question is open.
         kind: what sort of question it is.
-        group: the scene(s) it is about; questions that share one are not independent, so bootstraps draw
+        group: the scene(s) it is about (its cluster); questions that share one are not independent, so bootstraps draw
             groups.
         scenes: what each picture was drawn from, where the bundled generator drew it (folders do not keep it);
             it tells `lostattn.patching.remove_object` what to take out.
+        answers: every right answer, where there are several; `answer` is among them.
+        options: the texts of lettered choices, one for each.
+        together: the sets of questions of which all must be right, `{"pair": "VD_chart_0_1"}`: what sort of set, and
+            its name.
+        row: the row's own id in the source.
+        facts: what else the source says, as JSON: `benchmark`, `split`, `revision`, `answer_type`, …
     """
 
     id: str
     text: str
-    images: tuple[Image.Image, ...]
+    images: tuple[Image.Image, ...] | StoredPictures
     answer: str
     choices: tuple[str, ...]
     kind: str
     group: str
     scenes: tuple[Drawn, ...] = field(default=(), repr=False, compare=False)
+    answers: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
+    together: Mapping[str, str] = _NOTHING
+    row: str = ""
+    facts: Mapping[str, Any] = _NOTHING
 
     def __post_init__(self) -> None:
-        for name in ("id", "text", "answer", "kind", "group"):
+        for name in ("id", "text", "answer", "kind", "group", "row"):
             if not isinstance(value := getattr(self, name), str):
                 raise InputError(f"{name} of a question is {reprlib.repr(value)}; expected text.")
-        for name, inside in (("images", "pictures"), ("choices", "texts")):
-            if not isinstance(value := getattr(self, name), tuple | list):
+        self._check_lists()
+        if not isinstance(self.images, StoredPictures):
+            places = (f"image {k} of question {self.id!r}" for k in range(len(self.images)))
+            object.__setattr__(self, "images", tuple(map(load_picture, self.images, places)))
+        for name in ("together", "facts"):
+            if not isinstance(value := getattr(self, name), Mapping):
+                raise InputError(f"{name} of question {self.id!r} is {reprlib.repr(value)}; expected a dict.")
+            object.__setattr__(self, name, dict(value))
+        for answer in (self.answer, *self.answers):
+            if self.choices and answer not in self.choices:
+                raise InputError(
+                    f"Question {self.id!r}: the answer {answer!r} is none of the choices {self.choices}. "
+                    "Add it to `choices`, or leave them empty where the question is open."
+                )
+        if self.answers and self.answer not in self.answers:
+            raise InputError(f"Question {self.id!r}: the answer {self.answer!r} is none of its answers {self.answers}.")
+        if self.options and len(self.options) != len(self.choices):
+            raise InputError(
+                f"Question {self.id!r} has {len(self.options)} options for {len(self.choices)} choices; give one each."
+            )
+
+    def _check_lists(self) -> None:
+        lists = (("choices", "texts"), ("answers", "texts"), ("options", "texts"), ("images", "pictures"))
+        for name, inside in lists:
+            value = getattr(self, name)
+            if isinstance(value, StoredPictures) and name == "images":
+                continue
+            if not isinstance(value, tuple | list):
                 raise InputError(
                     f"{name} of question {self.id!r} is {reprlib.repr(value)}; expected a tuple of {inside}."
                 )
             object.__setattr__(self, name, tuple(value))
-        if strange := [choice for choice in self.choices if not isinstance(choice, str)]:
-            raise InputError(f"A choice of question {self.id!r} is {reprlib.repr(strange[0])}; expected text.")
-        places = (f"image {k} of question {self.id!r}" for k in range(len(self.images)))
-        object.__setattr__(self, "images", tuple(map(load_picture, self.images, places)))
-        if self.answer not in self.choices:
-            raise InputError(
-                f"Question {self.id!r}: the answer {self.answer!r} is none of the choices {self.choices}. "
-                "Add it to `choices`."
-            )
+            strange = [one for one in value if inside == "texts" and not isinstance(one, str)]
+            if strange:
+                one = {"choices": "A choice", "answers": "An answer", "options": "An option"}[name]
+                raise InputError(f"{one} of question {self.id!r} is {reprlib.repr(strange[0])}; expected text.")
+
+    @property
+    def cluster(self) -> str:
+        """What the question shares with others, so that they are not independent: its `group`."""
+        return self.group
 
     def __repr__(self) -> str:
         sizes = ", ".join(f"{i.width}x{i.height}" for i in self.images)
@@ -155,8 +203,9 @@ class Questions(Sequence[Question]):
 
 def _fields(question: Question) -> dict[str, Any]:
     """What a folder keeps of a question beside its pictures."""
-    names = ("id", "text", "answer", "choices", "kind", "group")
-    return {name: getattr(question, name) for name in names}
+    fields = {name: getattr(question, name) for name in ("id", "text", "answer", "choices", "kind", "group")}
+    more = {name: getattr(question, name) for name in ("answers", "options", "together", "row", "facts")}
+    return {**fields, **{name: value for name, value in more.items() if value}}
 
 
 def _row(question: Question) -> str:

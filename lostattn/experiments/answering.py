@@ -7,7 +7,7 @@ from typing import Any
 
 from lostattn.answers.choices import choices_of
 from lostattn.data.question import Question
-from lostattn.data.scoring import read
+from lostattn.data.scoring import read, right_answers
 from lostattn.errors import InputError
 from lostattn.model.answer_scores import AnswerScores, score_choices
 from lostattn.model.lvlm import LVLM
@@ -46,8 +46,8 @@ def room_by_kind(model: LVLM, questions: Sequence[Question], asked: int | None =
     texts: dict[str, set[str]] = {}
     for question in questions:
         own = texts.setdefault(question.kind, set())
-        own.update(question.choices)
-        if all(len(choice) == 1 for choice in question.choices):
+        own.update(question.choices or right_answers(question))
+        if question.choices and all(len(choice) == 1 for choice in question.choices):
             own.update(question.text.splitlines()[1:])
     if asked is not None:
         return dict.fromkeys(texts, asked)
@@ -129,9 +129,9 @@ def judged(said: str, question: Question, judge: Judge | None = None) -> dict[st
     row = {"said": said, "answer": question.answer}
     if isinstance(found, bool):
         return {**row, "read": None, "correct": found, "unread": False}
-    if found is not None and found not in question.choices:
+    if found is not None and question.choices and found not in question.choices:
         raise InputError(
             f"judge gave {found!r} for question {question.id!r}; expected one of its choices {question.choices}, None "
             "where the answer cannot be read, or True or False."
         )
-    return {**row, "read": found, "correct": found == question.answer, "unread": found is None}
+    return {**row, "read": found, "correct": found in right_answers(question), "unread": found is None}

@@ -14,19 +14,22 @@ on average.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+
+import pandas as pd
 
 from lostattn.data.scoring.asked_for import options_of, right_answers
 from lostattn.data.scoring.lmms_letters import realworldqa_lmms, threedsr_lmms
 from lostattn.data.scoring.mathvista import mathvista_official, mathvista_official_unguarded
 from lostattn.data.scoring.mmmu_choice import GUESS, mmmu_lmms, mmmu_lmms_0_7_3, mmmu_official, vmcbench_lmms
+from lostattn.data.scoring.set_scores import Judged, set_table
 from lostattn.data.scoring.strict import strict
 from lostattn.data.scoring.vlmevalkit_choice import vlmevalkit_choice
 from lostattn.data.scoring.yes_no import pope_lmms, pope_official, yes_or_no_vlmevalkit
 from lostattn.errors import InputError, UnknownName, nearest
 
-__all__ = ["GUESS", "PROTOCOLS", "credit", "read", "right", "right_answers", "strict"]
+__all__ = ["GUESS", "PROTOCOLS", "credit", "read", "right", "right_answers", "scores", "strict"]
 
 Reader = Callable[[str, Any], tuple[str | None, str]]
 
@@ -97,3 +100,48 @@ def credit(protocol: str, said: Any, question: Any, guesses: bool = False) -> fl
         choices = options_of(question).choices
         return sum(choice in right_answers(question) for choice in choices) / max(len(choices), 1)
     return float(answer in right_answers(question))
+
+
+def scores(
+    questions: Sequence[Any],
+    said: Sequence[Any] | Mapping[str, Any],
+    protocol: str = "strict",
+    guesses: bool = False,
+    by: Sequence[str] = (),
+) -> pd.DataFrame:
+    """The scores of a whole set of answers under a protocol, each beside what guessing would give.
+
+    Accuracy over all, by kind, and by what the source groups kinds into; of yes-and-no questions F1 in the ways in
+    which it is quoted (pooled over all rows, pooled over those that were read, mean of the kinds) and the share of yes
+    among the answers; of questions that must be right together the share of sets that are (HallusionBench's fAcc and
+    qAcc, 3DSRBench's flip, circular and flip-circular).
+
+    Args:
+        questions: the questions.
+        said: the raw texts, in the order of the questions, or by question id.
+        protocol: one of :data:`PROTOCOLS`.
+        guesses: count what a public scorer draws at random by its average; see :func:`credit`.
+        by: facts of the questions to break accuracy down by, for example ``("grade", "skills")``.
+
+    Returns:
+        One row a score and part: ``score, part, value, n, chance, unread``.
+
+    Raises:
+        InputError: another number of texts than of questions, a question without its text, or half a set.
+    """
+    if isinstance(said, Mapping):
+        lacking = [question.id for question in questions if question.id not in said]
+        if lacking:
+            raise InputError(
+                f"nothing was said to question {lacking[0]!r} ({len(lacking)} such); give a text for each."
+            )
+        said = [said[question.id] for question in questions]
+    if len(said) != len(questions):
+        raise InputError(f"there are {len(said)} texts for {len(questions)} questions; give one for each.")
+    judged = []
+    for question, text in zip(questions, said, strict=True):
+        choices, right_ones = tuple(question.choices), right_answers(question)
+        chance = sum(choice in right_ones for choice in choices) / len(choices) if choices else 0.0
+        answer = read(protocol, text, question)[0]
+        judged.append(Judged(question, answer, credit(protocol, text, question, guesses), chance))
+    return set_table(judged, by)
