@@ -19,7 +19,15 @@ from lostattn.prompt.identity import maker_of
 from lostattn.prompt.layouts.crossed import cross_keys
 from lostattn.prompt.layouts.of_items import layouts_of
 from lostattn.prompt.layouts.videos import video_token_id
-from lostattn.prompt.token_ids import MASKED, audio_token_id, image_token_id, mark_id, marked_ids, shown_id
+from lostattn.prompt.token_ids import (
+    MASKED,
+    audio_token_id,
+    image_token_id,
+    mark_id,
+    marked_ids,
+    shown_id,
+    token_text,
+)
 from lostattn.prompt.token_map import TokenMap
 
 Pictures = Sequence[tuple[Image.Image, ...]]
@@ -119,7 +127,7 @@ def _token_texts(tokenizer: Any, ids: Tensor, image_id: int | None, token_map: T
     row's end among a picture's.
     """
     known = set(ids.flatten().tolist()) - {MASKED}
-    texts = {i: tokenizer.decode([i], clean_up_tokenization_spaces=False) for i in known}
+    texts = {i: token_text(tokenizer, i) for i in known}
     if image_id is not None:
         texts[image_id] = PICTURE
     rows = [[texts[i] for i in row] for row in ids.tolist()]

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
+from jaxtyping import Bool
 from PIL import Image
 from torch import Tensor
 
-from lostattn.errors import InputError
+from lostattn.errors import InputError, UnknownName
 from lostattn.pictures.videos import Video
 from lostattn.prompt.html import Row, prompt_html
 from lostattn.prompt.rows import BY_PICTURE, cut_decoder, cut_items, per_image, trim_padding, trim_tiles
 from lostattn.prompt.token_map import TokenMap
+from lostattn.prompt.words import occurrences
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -96,6 +99,44 @@ class Prompt:
             ids=tuple(self.ids[i] for i in rows),
             str_tokens=tuple(self.str_tokens[i][cut] for i in rows),
         )
+
+    def find(
+        self, word: str, nth: int | None = None, item: int | None = None, within: Any = "text", case: bool = False
+    ) -> Bool[Tensor, "batch pos"]:
+        """Where a word stands in the text: a mask, to be used wherever positions are chosen.
+
+        ::
+
+            la.KnockOut(prompt.find("circle"), "image")
+            la.view.attention_on_image(cache, prompt, 3, query="circle")
+
+        Args:
+            word: a word as a whole ("circle" is not in "circles"), or several ("red circle"). All tokens that any of
+                its letters are in.
+            nth: which of its occurrences in an item, from 0 (negative ones from the end); None takes all.
+            item: of which item alone; None takes it in all items.
+            within: the positions to look in: ``"question"``, for example, leaves system text and template out.
+            case: whether "Circle" is another word than "circle".
+
+        Raises:
+            UnknownName: an item lacks the word; the nearest words are named.
+            InputError: there are not so many occurrences; no such item.
+        """
+        rows = range(len(self)) if item is None else [item]
+        if item is not None and not 0 <= item < len(self):
+            raise InputError(f"item is {item}; the prompt holds items 0 to {len(self) - 1}.")
+        looked_in = (self.token_map.resolve(within) & self.token_map.resolve("text")).tolist()
+        out = torch.zeros_like(self.token_map.real)
+        for i in rows:
+            try:
+                found = occurrences(self.str_tokens[i], looked_in[i], word, case)
+            except UnknownName as error:
+                raise UnknownName(f"item {i}: {error}") from None
+            if nth is not None and not -len(found) <= nth < len(found):
+                raise InputError(f"nth is {nth}; {word!r} occurs {len(found)} times in item {i}, counted from 0.")
+            for positions in found if nth is None else [found[nth]]:
+                out[i, positions] = True
+        return out
 
     def to(self, device: torch.device | str) -> Prompt:
         """The same prompt with its tensors on another device."""

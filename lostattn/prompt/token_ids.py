@@ -51,6 +51,18 @@ def marked_ids(inputs: Mapping[str, Tensor]) -> Int[Tensor, "batch pos"]:
     return inputs["input_ids"] if mask is None else inputs["input_ids"].masked_fill(mask == 1, MASKED)
 
 
+def token_text(tokenizer: Any, token: int) -> str:
+    """The text of one token, with the blank before it where its piece of the vocabulary has one.
+
+    Tokenizers of the SentencePiece kind leave it out where a token is decoded by itself.
+    """
+    text: str = tokenizer.decode([token], clean_up_tokenization_spaces=False)
+    piece = tokenizer.convert_ids_to_tokens(token) if hasattr(tokenizer, "convert_ids_to_tokens") else None
+    if isinstance(piece, str) and piece.startswith("\u2581") and not text[:1].isspace():
+        return " " + text
+    return text
+
+
 def audio_token_id(config: Any, inputs: Mapping[str, Any]) -> int | None:
     """The id of a sound's token, where the inputs hold a sound."""
     if not any(name.startswith(_SOUNDS) for name in inputs):

@@ -342,7 +342,8 @@ def _check_name(name: str) -> str:
         return name
     raise UnknownName(
         f"No positions are called {name!r}; there are {', '.join(NAMES)} (image:k for the k-th image,"
-        " video:k for the k-th video, frame:t for frame t of a video)." + nearest(name, NAMES)
+        " video:k for the k-th video, frame:t for frame t of a video). The positions of a word of the prompt are"
+        f" prompt.find({name!r})." + nearest(name, NAMES)
     )
 
 

@@ -11,6 +11,7 @@ from lostattn.plan.touch_record import Touched
 from lostattn.points.hooked_model import HookedModel
 from lostattn.prompt.batch import Prompt
 from lostattn.prompt.padded_logits import with_ends
+from lostattn.prompt.token_ids import token_text
 from lostattn.run.calls import Raw, Reading
 from lostattn.run.generation import Generation, before_the_end
 from lostattn.run.generation_passes import extended_prompt, joined_steps
@@ -55,7 +56,7 @@ def _generation(reading: Reading, model: HookedModel, raw: Raw, prompt: Prompt |
     tokens = sequences[:, reading.n_pos :]
     decoder = getattr(model.processor, "tokenizer", None)
     text = tuple(decoder.batch_decode(tokens, skip_special_tokens=True)) if decoder else ("",) * len(tokens)
-    texts = tuple(tuple(decoder.decode([i]) if decoder else "" for i in own) for own in tokens.tolist())
+    texts = tuple(tuple(token_text(decoder, i) if decoder else "" for i in own) for own in tokens.tolist())
     alive = before_the_end(tokens, reading.ends)
     cache = None
     if reading.names:

@@ -160,7 +160,7 @@ def attention_on_image(
         heads: which heads; all where None. ``"mean"`` draws their mean.
         image: which image of the item.
         query: the row to show: an int counts real positions (-1 is the last, which the answer is read from); or a
-            choice of one position, such as ``"last"``.
+            choice of one position, such as ``"last"``, or a word of the prompt that is one token.
         columns: how many pictures stand side by side, where one layer's should be broken into several rows.
         title: what is shown.
         opacity: of the colours over the picture, from 0 to 1.

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from lostattn.errors import InputError
+from lostattn.errors import InputError, UnknownName
 
 
 def real_positions(prompt: Any, item: int) -> Int[Tensor, "real"]:
@@ -67,15 +67,35 @@ def check_prompt(cache: Any, prompt: Any) -> None:
 def query_row(prompt: Any, item: int, query: Any) -> int:
     """A query's place among the real positions of an item: an int counts them, anything else is a choice of one.
 
+    A text that is no name of positions is a word of the prompt.
+
     Raises:
         InputError: the choice names no position of the item, or several.
+        UnknownName: a text that is neither a name nor a word of the item.
     """
     if isinstance(query, int | np.integer) and not isinstance(query, bool):
         return int(query)
-    chosen = prompt.token_map.resolve(query)[item].cpu()[real_positions(prompt, item)].nonzero().flatten().tolist()
-    if len(chosen) != 1:
-        raise InputError(f"query is {query!r}, which names {len(chosen)} positions of item {item}; expected one.")
-    return int(chosen[0])
+    chosen = _mask_of(prompt, item, query)[item].cpu()[real_positions(prompt, item)].nonzero().flatten().tolist()
+    if len(chosen) == 1:
+        return int(chosen[0])
+    labels = token_labels(prompt, item)
+    which = ", ".join(f"{place} ({labels[place]!r})" for place in chosen[:8])
+    if isinstance(query, str) and chosen:
+        raise InputError(
+            f"query is {query!r}, which names {len(chosen)} positions of item {item}: {which}"
+            f"{', …' if len(chosen) > 8 else ''}. A row is of one position: give its number."
+        )
+    raise InputError(f"query is {query!r}, which names {len(chosen)} positions of item {item}; expected one.")
+
+
+def _mask_of(prompt: Any, item: int, query: Any) -> Bool[Tensor, "batch pos"]:
+    """The positions that a choice names, words of the prompt among the choices."""
+    try:
+        named: Tensor = prompt.token_map.resolve(query)
+        return named
+    except UnknownName:
+        found: Tensor = prompt.find(query, item=item)
+        return found
 
 
 def pattern(cache: Any, prompt: Any, layer: int, item: int) -> Float[Tensor, "head query key"]:
