@@ -1,133 +1,42 @@
 """Quantised and adapted models: what multiplies by weights is what the library's own dequantised or merged model gives.
 
-What people see (sums of heads, attributions of a logit and of patches, noise in weights) is held to sums written out
-here over the weights that the library itself writes out. Where a layer rounds its inputs, too, no dequantised model has
-the same activations; there those of the quantised one are multiplied by the dequantised weights.
+The references are those of ``weight_reference``; ``python tests/weights`` writes how far off each of them is.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import functools
 
 import brought
-import peft
 import pytest
 import torch
+from weight_reference import ADAPTERS, LAYER, gap, lora, noise_pairs, pairs, plain, question, wrapped
 
 import lostattn as la
 from lostattn.errors import InputError, UnsupportedModel
 
 CLOSE = 1e-4  # relative, in float32
 NAMES = ("tiny-llava", "tiny-qwen2_5-vl")
-RIGHT, WRONG, LAYER = 17, 31, 1
-PARTS = r".*language_model.*\.({})"
-
-
-def lora(parts=None, **options):
-    return peft.LoraConfig(r=3, **({"target_modules": PARTS.format(parts)} if parts else {}), **options)
-
-
-ADAPTERS = {
-    "q and v": lambda: lora("q_proj|v_proj"),
-    "o": lambda: lora("o_proj"),
-    "down": lambda: lora("down_proj"),
-    "all": lambda: lora(target_modules="all-linear"),
-    "head": lambda: lora(target_modules=["lm_head"]),
-    "head and embedding": lambda: lora(target_modules=["lm_head", "embed_tokens"]),
-    "DoRA": lambda: lora("q_proj|o_proj|down_proj", use_dora=True),
-    "IA3": lambda: peft.IA3Config(
-        target_modules=PARTS.format("k_proj|v_proj|down_proj"), feedforward_modules=PARTS.format("down_proj")
-    ),
-    "copies of norms, projector and head": lambda: lora(
-        "o_proj", modules_to_save=["input_layernorm", "norm", "multi_modal_projector", "merger", "lm_head"]
-    ),
-    "copies of FFN and output map": lambda: lora("q_proj", modules_to_save=["mlp", "o_proj"]),
-    "norms": lambda: peft.LNTuningConfig(target_modules=["input_layernorm", "post_attention_layernorm", "norm"]),
-}
-
-
-@functools.cache
-def question():
-    return la.data.load("shapes", split="test", n=1, seed=3)[0]
-
-
-@functools.cache
-def plain(name):
-    return la.load(name)
-
-
-def wrapped(name, module, proved=True):
-    return la.load(module, processor=plain(name).processor, selftest=proved)
 
 
 def same_sizes(model, name):
     return dataclasses.replace(model.cfg, model_name=name) == plain(name).cfg
 
 
-def near(found, expected, allowed=CLOSE):
+def near(found, expected, of=""):
     assert found.shape == expected.shape
-    gap = float((found.double() - expected.double()).norm() / expected.double().norm())
-    assert gap < allowed, f"off by {gap:.2g} of its size"
-
-
-def heads_by_hand(cache, weights):
-    """What each head writes, ``[layer][batch, pos, head, d_model]``: by its columns of the plain output map alone."""
-    found = []
-    for i, layer in enumerate(weights.model.language_model.layers):
-        z, o = cache["z", i], layer.self_attn.o_proj.weight.detach()
-        width = z.shape[-1]
-        written = [z[..., h, :] @ o[:, h * width : (h + 1) * width].T for h in range(z.shape[-2])]
-        found.append(torch.stack(written, -2))
-    return found
-
-
-def towards_by_hand(cache, weights):
-    """The direction of the last stream along which one token's logit rises against another's, through the norm."""
-    norm, rows = weights.model.language_model.norm, weights.lm_head.weight.detach()
-    stream = cache["resid_post", -1][0, -1]
-    scale = (stream.pow(2).mean() + norm.variance_epsilon).sqrt()
-    return norm.weight.detach() * (rows[RIGHT] - rows[WRONG]) / scale
+    off = gap(found, expected)
+    assert off < CLOSE, f"{of}: off by {off:.2g} of its size"
 
 
 def check(model, weights):
-    """Everything that multiplies by weights, against sums over a plain model's weights."""
-    logits, cache = model.run_with_cache(model.prompt(question()))
-    heads, towards = heads_by_hand(cache, weights), towards_by_hand(cache, weights)
-    for i, expected in enumerate(heads):
-        near(cache["result", i], expected)
-    near(cache.W_U, weights.lm_head.weight.detach())
-    stacked = cache.stack_head_results(pos_slice="last")[:, 0, 0]
-    near(stacked, torch.cat([written[0, -1] for written in heads]))
-    expected = torch.stack([written[0, -1] @ towards for written in heads])
-    near(cache.logit_attrs(stacked[:, None, None], RIGHT, WRONG, pos_slice="last").flatten(), expected.flatten())
-    image = la.lenses.image_attribution(cache, RIGHT, WRONG)
-    near(image.values.sum(-1), expected)
-    near(image.values[LAYER], by_key(cache, weights, towards))
-    # The parts of a difference of logits add up to it, up to what a head of codes rounds.
-    parts = cache.logit_attrs(cache.decompose_resid(pos_slice="last"), RIGHT, WRONG, pos_slice="last").sum(0).flatten()
-    difference = logits[:, -1, RIGHT] - logits[:, -1, WRONG]
-    assert (parts - difference).abs().max() < CLOSE * logits[:, -1].abs().max()
-
-
-def by_key(cache, weights, towards):
-    """``[head, key]``: each key's value, through its head, along a direction."""
-    pattern, value = cache["pattern", LAYER][0, :, -1], cache["v", LAYER][0]
-    o, width = weights.model.language_model.layers[LAYER].self_attn.o_proj.weight.detach(), value.shape[-1]
-    n, grouped = len(pattern), len(pattern) // value.shape[-2]
-    rows = [value[:, h // grouped] @ o[:, h * width : (h + 1) * width].T @ towards * pattern[h] for h in range(n)]
-    return torch.stack(rows)
+    for of, found, expected in pairs(model, weights):
+        near(found, expected, of)
 
 
 def check_noise(model, other):
-    """Noise in weights is the other model's: of the same moments, in the place of the same map."""
-    for what, points in (("qkv", ("q", "k", "v")), ("mlp", ("pre", "pre_linear", "mlp_out"))):
-        edit = la.NoiseWeights(what, layers=LAYER, seed=2)
-        found, expected = (
-            one.run_with_cache(one.prompt(question()), interventions=edit)[1] for one in (model, other)
-        )  # fmt: skip
-        for point in points:
-            near(found[point, LAYER], expected[point, LAYER])
+    for of, found, expected in noise_pairs(model, other):
+        near(found, expected, of)
 
 
 def cases(every, of_both):
