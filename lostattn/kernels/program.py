@@ -126,7 +126,7 @@ class Boundary(TypedDict):
     patterns: list[BoundEdit]
     taps: list[tuple[str, str]]
     geometry: str | None  # under which name mask, scaling and the rest are kept
-    proof: str  # under which name the self-test finds the call recomputed; "" for not at all
+    proof: tuple[str, int] | None  # for the self-test: a name, and how many rows of the call to recompute
     out: str
     once: bool
     heads: int

@@ -279,8 +279,11 @@ def visit_attention(root: Any, event: AttentionEvent, out: dict[str, Any], here:
     if not (score_edits or pattern_edits or event["taps"] or event["proof"]):
         return
     n_queries = query.shape[2]
-    if event["taps"] or event["proof"]:
+    proof = event["proof"]
+    if event["taps"]:
         rows = torch.arange(n_queries, device=query.device)
+    elif proof:
+        rows = torch.arange(min(n_queries, proof[1]), device=query.device)
     else:
         rows = rows_once([*score_edits, *pattern_edits], n_queries, query.device, here)
     if len(rows) == 0:
@@ -301,8 +304,8 @@ def visit_attention(root: Any, event: AttentionEvent, out: dict[str, Any], here:
         edited = add_difference(raw[0], after - before, value, rows)
         if edited is not raw[0]:
             operation.output = (edited, *raw[1:])
-    if event["proof"]:
-        out[event["proof"]] = recomputed(after, value, operation.output[0], scores, sinks)
+    if proof:
+        out[proof[0]] = recomputed(after, value, operation.output[0][:, rows], scores, sinks)
 
 
 def recomputed(pattern, value, given, scores, sinks):

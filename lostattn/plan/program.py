@@ -235,7 +235,7 @@ class _Wanted:
             "patterns": [edit.bound() for edit in self.at(named["pattern"])],
             "taps": [(name, what) for what, name in named.items() if name in self.direct],
             "geometry": f"{at}.geometry" if at in self.geometries else None,
-            "proof": "",
+            "proof": None,
             "out": served_path(slot.out),
             "once": slot.once,
             "heads": heads,

@@ -10,11 +10,13 @@ from torch import Tensor
 
 from lostattn.architecture.structure import Attention, Stack
 from lostattn.kernels.attention import mixed_values
-from lostattn.kernels.program import Program
+from lostattn.kernels.program import Positions, Program
 from lostattn.points.hooked_model import HookedModel
 from lostattn.prompt.batch import Prompt
 from lostattn.prompt.picture_inputs import has_picture
 from lostattn.selftest.report import Findings, relative_gap
+
+TOWER_ROWS = 64
 
 
 def stacks(model: HookedModel, prompt: Prompt) -> list[tuple[Stack, int]]:
@@ -36,11 +38,30 @@ def attentions(model: HookedModel, stack: Stack, n: int) -> dict[str, Attention]
     return {at: attn for at, attn in found.items() if f"{at}.hook_pattern" in model.sites.derived}
 
 
+def rows_of(at: str) -> int:
+    """How many query rows the proof looks at: of a tower, with its thousands of patches, the first."""
+    return TOWER_ROWS if at.startswith("vision_encoder") else 2**31
+
+
+def queries_of(at: str) -> Positions | None:
+    """The same as the queries of an edit."""
+    return (torch.ones(1, TOWER_ROWS, dtype=torch.bool), False) if at.startswith("vision_encoder") else None
+
+
+def read_points(at: str, attn: Attention) -> tuple[str, ...]:
+    """What the untouched pass reads of an attention.
+
+    Of a tower, what is recomputed at the call stands for the pattern, unless there is a call a window.
+    """
+    return ("rot_q", "z") if at.startswith("vision_encoder") and not attn.windows else ("pattern", "v", "z")
+
+
 def with_proofs(model: HookedModel, program: Program) -> Program:
     """A program that also recomputes each attention call that it comes by, under what the hook names begin with."""
     slots = [slot for slot in model.sites.slots if slot.kind == "attention"]
     names = {slot.served: next(iter(slot.views)).rpartition(".")[0] for slot in slots}
-    return [{**e, "proof": names[e["path"]]} if e["kind"] == "attention" else e for e in program]
+    proofs = {path: (name, rows_of(name)) for path, name in names.items()}
+    return [{**e, "proof": proofs[e["path"]]} if e["kind"] == "attention" else e for e in program]
 
 
 def plain_heads(model: HookedModel, at: str, attn: Attention) -> bool:
@@ -83,12 +104,12 @@ def check_attention(
     findings.error(f"rows of {at}.hook_pattern sum to one", rows, 1e-5)
     if not plain_heads(model, at, attn):
         return
-    z = _as_batch(kept[f"{at}.hook_z"])
     if f"{at}.hook_pattern" in kept or proof is None:
         mixed = mixed_values(kept[f"{at}.hook_pattern"], _as_batch(kept[f"{at}.hook_v"]).transpose(1, 2))
     else:
         mixed = proof["mixed"]
-    chosen = real.to(z.device) if at.startswith("blocks.") else slice(None)
+    z = _as_batch(kept[f"{at}.hook_z"])[:, : mixed.shape[1]]
+    chosen = real[:, : mixed.shape[1]].to(z.device) if at.startswith("blocks.") else slice(None)
     gap = relative_gap(mixed[chosen], z[chosen]) if mixed.shape == z.shape else float("inf")
     findings.error(f"{place}: pattern @ v = z", gap, kernel_error(model))
 

@@ -20,51 +20,40 @@ Of a prompt without a picture only the decoder is looked at.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import torch
-from PIL import Image
 
-from lostattn.checkpoint.kinds import is_text_only
 from lostattn.errors import InputError, UnsupportedModel
 from lostattn.kernels.proof import unchanged_rows, unchanged_value
 from lostattn.plan.program import Edit
 from lostattn.points.hooked_model import HookedModel
 from lostattn.points.names import is_square
 from lostattn.points.reach import reached_points
-from lostattn.prompt.assemble import placeholder
 from lostattn.prompt.batch import Prompt
 from lostattn.prompt.picture_inputs import has_picture
-from lostattn.prompt.rendering import has_template
 from lostattn.run.local import check_weights, run_edits, run_here, running
 from lostattn.run.make_calls import cache_call
 from lostattn.run.reading import read
-from lostattn.selftest.attention_calls import attentions, check_attention, stacks, with_proofs
-from lostattn.selftest.bare_pass import settle, watch
+from lostattn.selftest.attention_calls import (
+    attentions,
+    check_attention,
+    queries_of,
+    read_points,
+    stacks,
+    with_proofs,
+)
+from lostattn.selftest.bare_pass import Seen, settle, watch
 from lostattn.selftest.output_maps import check_maps, watched_maps
 from lostattn.selftest.perturbed_pass import perturb, rounds
 from lostattn.selftest.report import Findings, Report
+from lostattn.selftest.sample import sample_prompts
 from lostattn.selftest.stream_sums import check_sums, watched_modules
 
 
-def sample_picture() -> Image.Image:
-    """A small picture of colour gradients: no two patches alike."""
-    image = Image.new("RGB", (64, 64))
-    image.putdata([((x * 4) % 256, (y * 4) % 256, (x * y) % 256) for y in range(64) for x in range(64)])
-    return image
-
-
-def sample_prompt(model: HookedModel) -> Prompt:
-    """What the proof is run on: a small picture and two words, or words alone where the model takes no pictures."""
-    if is_text_only(model.hf.config):
-        return model.prompt("What is this?")
-    # Without a chat template (PaliGemma) the text itself says where the picture stands.
-    mark = "" if has_template(model.processor) else placeholder(model.processor, model.hf.config)
-    return model.prompt(f"{mark}What is this?", images=[sample_picture()])
-
-
 def selftest(model: HookedModel, prompt: Prompt | None = None) -> Report:
-    """Run the proof on a prompt (default: a small picture and two words).
+    """Run the proof on a prompt (default: two words and a picture, as small as the processor can make it).
 
     It takes as many passes for two layers as for eighty: at the most six, and four where there is no picture.
 
@@ -76,8 +65,7 @@ def selftest(model: HookedModel, prompt: Prompt | None = None) -> Report:
     if prompt is None:
         if model.processor is None:
             raise InputError("the self-test needs a prompt: model.selftest(model.prompt(inputs=…)).")
-        prompt = sample_prompt(model)
-    bare = watch(model.hf, model._inputs(prompt), _watched(model), model.architecture.unembed)
+    prompt, bare = _bare(model, sample_prompts(model) if prompt is None else iter([prompt]))
     if model.architecture.vision is None or has_picture(prompt):  # else the tower's points would seem never to run
         model.sites = settle(model.sites, bare)
     maps, reasons = check_maps(model, bare)
@@ -94,6 +82,18 @@ def selftest(model: HookedModel, prompt: Prompt | None = None) -> Report:
     if not report.passed:
         raise UnsupportedModel(f"{report!r}\nThis model would be edited in vain; load with selftest=False to look on.")
     return report
+
+
+def _bare(model: HookedModel, prompts: Iterator[Prompt]) -> tuple[Prompt, Seen]:
+    """The first of some prompts that the bare model can read, and what plain hooks saw in its pass."""
+    prompt, following = next(prompts), None
+    try:
+        return prompt, watch(model.hf, model._inputs(prompt), _watched(model), model.architecture.unembed)
+    except Exception:
+        following = next(prompts, None)
+        if following is None:
+            raise
+    return _bare(model, iter([following]))
 
 
 def _watched(model: HookedModel) -> set[str]:
@@ -114,15 +114,17 @@ def identity_edits(model: HookedModel, prompt: Prompt) -> list[Edit]:
             model.sites.editable(name)
         except InputError:
             continue
-        rows = is_square(name)
-        edits.append(Edit(name, unchanged_rows if rows else unchanged_value))
+        if is_square(name):
+            edits.append(Edit(name, unchanged_rows, queries=queries_of(name)))
+        else:
+            edits.append(Edit(name, unchanged_value))
     return edits
 
 
 def _compare_passes(model: HookedModel, prompt: Prompt, bare: torch.Tensor, findings: Findings) -> None:
     """The bare model against the walker: reading every attention on the way, and with every point written as it is."""
     known = {at: attn for stack, n in stacks(model, prompt) for at, attn in attentions(model, stack, n).items()}
-    inside = [f"{at}.hook_{p}" for at in known for p in ("pattern", "v", "z")]
+    inside = [f"{at}.hook_{p}" for at, attn in known.items() for p in read_points(at, attn)]
     call = cache_call(model, prompt, [name for name in inside if name in model.sites.names])
     call = replace(call, program=with_proofs(model, call.program))
     with running(model):

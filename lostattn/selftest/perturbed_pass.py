@@ -23,7 +23,14 @@ from lostattn.prompt.batch import Prompt
 from lostattn.run.calls import Raw, Reading
 from lostattn.run.local import run_here, running
 from lostattn.run.make_calls import pass_call
-from lostattn.selftest.attention_calls import attentions, check_attention, check_output_map, stacks, with_proofs
+from lostattn.selftest.attention_calls import (
+    attentions,
+    check_attention,
+    check_output_map,
+    queries_of,
+    stacks,
+    with_proofs,
+)
 from lostattn.selftest.bare_pass import Seen, watching
 from lostattn.selftest.report import Findings, largest_difference, relative_gap
 from lostattn.selftest.stream_sums import check_sums
@@ -64,7 +71,7 @@ def perturb(model: HookedModel, prompt: Prompt, this: Round, bare: Seen, finding
     updates = [name for name in _updates(this) if _editable(model, name)]
     entries = {i: (block.path, "input") for i, block in enumerate(this.stack.blocks[: this.n]) if i}
     entries = {i: at for i, at in entries.items() if _put_back_at(model, this.stack, i) and at in bare.tensors}
-    edits = [Edit(f"{at}.hook_pattern", rotated_rows) for at in this.attentions]
+    edits = [Edit(f"{at}.hook_pattern", rotated_rows, queries=queries_of(at)) for at in this.attentions]
     edits += [Edit(name, turned_update, {"into": turned, "name": name}) for name in updates]
     for i, entry in entries.items():
         known = {"known": bare.tensors[entry]}

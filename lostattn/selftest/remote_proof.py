@@ -20,8 +20,9 @@ from lostattn.prompt.batch import Prompt
 from lostattn.remote.session import Later, Session
 from lostattn.run.calls import Reading, Remote
 from lostattn.run.make_calls import pass_call
-from lostattn.selftest.local_proof import identity_edits, places, sample_prompt
+from lostattn.selftest.local_proof import identity_edits, places
 from lostattn.selftest.report import Check, Report
+from lostattn.selftest.sample import sample_prompt
 
 LOGITS = "hook_unembed"
 

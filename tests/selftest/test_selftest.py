@@ -19,8 +19,8 @@ from transformers.models.llama.modeling_llama import LlamaAttention, apply_rotar
 import lostattn as la
 from lostattn.errors import InputError, UnsupportedModel
 from lostattn.selftest import perturbed_pass
-from lostattn.selftest.local_proof import sample_picture
 from lostattn.selftest.report import Check, Report
+from lostattn.selftest.sample import sample_picture
 
 # What every layer of a plain decoder is held to.
 KEPT = (
