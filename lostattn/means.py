@@ -22,6 +22,7 @@ from lostattn.interventions.steering import Steer
 from lostattn.kernels.workbench import sum_rows
 from lostattn.model.lvlm import LVLM
 from lostattn.plan.checks import Layers
+from lostattn.plan.heads import Heads, checked_heads
 from lostattn.plan.intervention import Composition, Intervention
 from lostattn.plan.program import Reduction
 from lostattn.points.names import get_act_name, split_block
@@ -62,7 +63,7 @@ class Means:
         return f"Means of {len(names)} points over {self.count} positions: {', '.join(names[:3])}, …"
 
     def ablate(
-        self, what: str, layers: Iterable[int] | int, heads: Layers = None, positions: Any = "all"
+        self, what: str, layers: Iterable[int] | int, heads: Heads = None, positions: Any = "all"
     ) -> Intervention:
         """Mean ablation with these means: :class:`~lostattn.Ablate` of each layer with its own.
 
@@ -73,9 +74,18 @@ class Means:
         if what not in POINTS:
             raise InputError(f"what is {what!r}; expected one of {', '.join(map(repr, POINTS))}.")
         asked = [layers] if isinstance(layers, int) else list(layers)
+        own, _ = checked_heads(heads, asked)
+        some = own if isinstance(own, dict) else dict.fromkeys(asked, own)
         return Composition(
             tuple(
-                Ablate(what, i, heads, positions, to="mean", reference=self[f"blocks.{i}.{POINTS[what]}"][None])
+                Ablate(
+                    what,
+                    i,
+                    some[i],
+                    positions,
+                    to="mean",
+                    reference=self[f"blocks.{i}.{POINTS[what]}"][None],
+                )
                 for i in asked
             )
         )

@@ -24,6 +24,7 @@ from lostattn.kernels.workbench import take_rows
 from lostattn.means import averaged_points
 from lostattn.model.lvlm import LVLM
 from lostattn.plan.checks import Layers
+from lostattn.plan.heads import Heads, checked_heads
 from lostattn.plan.intervention import Composition, Intervention
 from lostattn.plan.program import Reduction
 from lostattn.plan.setting import stable_seed
@@ -73,7 +74,7 @@ class Pool:
         self,
         what: str,
         layers: Iterable[int] | int,
-        heads: Layers = None,
+        heads: Heads = None,
         positions: Any = "all",
         to: str = "resample",
         seed: int = 0,
@@ -87,8 +88,18 @@ class Pool:
         if what not in POINTS:
             raise InputError(f"what is {what!r}; expected one of {', '.join(map(repr, POINTS))}.")
         asked = [layers] if isinstance(layers, int) else list(layers)
+        own, _ = checked_heads(heads, asked)
+        some = own if isinstance(own, dict) else dict.fromkeys(asked, own)
         parts = [
-            Ablate(what, i, heads, positions, to=to, reference=self[f"blocks.{i}.{POINTS[what]}"], seed=seed)
+            Ablate(
+                what,
+                i,
+                some[i],
+                positions,
+                to=to,
+                reference=self[f"blocks.{i}.{POINTS[what]}"],
+                seed=seed,
+            )
             for i in asked
         ]
         return Composition(tuple(parts))

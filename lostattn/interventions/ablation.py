@@ -9,7 +9,8 @@ from torch import Tensor
 
 from lostattn.errors import InputError
 from lostattn.kernels import edits as kernels
-from lostattn.plan.checks import Layers, Steps, checked_layers, checked_seed, checked_steps, choice, finite, normalise
+from lostattn.plan.checks import Layers, Steps, checked_seed, checked_steps, choice, finite, normalise
+from lostattn.plan.heads import Heads, checked_heads
 from lostattn.plan.intervention import Intervention
 from lostattn.plan.program import Edit
 from lostattn.plan.setting import Setting
@@ -42,6 +43,8 @@ class Ablate(Intervention):
     by ``seed``. At decoding steps mean and resample use the prompt's activations, kept since the prefill (whatever
     ``steps`` says).
 
+    ``heads``: the same in every layer, or ``{layer: heads}`` for each layer its own.
+
     ``reference``: ``[row, d_model]``, or ``[row, head, d_head]`` for heads; rows of other prompts, for example.
     One mean or one set of rows serves every layer that is chosen.
 
@@ -51,7 +54,7 @@ class Ablate(Intervention):
 
     what: str
     layers: Layers = None
-    heads: Layers = None
+    heads: Heads = None
     positions: Any = "all"
     to: str = "zero"
     reference: Tensor | None = None
@@ -61,7 +64,8 @@ class Ablate(Intervention):
     def __post_init__(self) -> None:
         choice("what", self.what, tuple(POINTS))
         choice("to", self.to, ("zero", "mean", "resample"))
-        normalise(self, layers=checked_layers(self.layers), heads=checked_layers(self.heads, "heads"))
+        heads, layers = checked_heads(self.heads, self.layers)
+        normalise(self, layers=layers, heads=heads)
         normalise(self, steps=checked_steps(self.steps), seed=checked_seed(self.seed))
         if self.heads is not None and self.what not in HEADS:
             raise InputError(f"heads= goes with Ablate('head', …), not with {self.what!r}.")

@@ -12,13 +12,13 @@ from lostattn.kernels import edits as kernels
 from lostattn.plan.checks import (
     Layers,
     Steps,
-    checked_layers,
     checked_number,
     checked_seed,
     checked_steps,
     choice,
     normalise,
 )
+from lostattn.plan.heads import Heads, checked_heads
 from lostattn.plan.intervention import Intervention
 from lostattn.plan.program import Edit
 from lostattn.plan.setting import Setting
@@ -26,8 +26,8 @@ from lostattn.plan.setting import Setting
 
 def _check_place(self: Any) -> None:
     """Layers, heads and steps, which every intervention here has."""
-    places = {name: checked_layers(getattr(self, name), name) for name in ("layers", "heads")}
-    normalise(self, steps=checked_steps(self.steps), **places)
+    heads, layers = checked_heads(self.heads, self.layers)
+    normalise(self, steps=checked_steps(self.steps), layers=layers, heads=heads)
 
 
 def _checked_mix(mix: Any) -> float:
@@ -52,7 +52,7 @@ class ReplaceAttention(Intervention):
     Args:
         source: what to put there: :class:`Gaussian`, :class:`Dirichlet`, :class:`Uniform`, :class:`VisionPrior`,
             :class:`Complexity`, :class:`Fixed` or :class:`FromCache`.
-        layers, heads: which (None: all).
+        layers, heads: which (None: all). Heads may be ``{layer: heads}``, for each layer its own.
         queries, keys: positions by name, index, slice or mask. Where a decoder reads pictures through cross-attention,
             ``"image"`` names keys of that; ``"cross"`` is every key of it.
         mix: ``(1 - mix) * learned + mix * new``.
@@ -74,7 +74,7 @@ class ReplaceAttention(Intervention):
 
     source: Source
     layers: Layers = None
-    heads: Layers = None
+    heads: Heads = None
     queries: Any = "last"
     keys: Any = "image"
     mix: float | int = 1.0
@@ -126,7 +126,7 @@ class Released(Intervention):
     seed: int = 0
     queries: Any = "last"
     keys: Any = "image"
-    heads: Layers = None
+    heads: Heads = None
     steps: Steps = "all"
 
     def __post_init__(self) -> None:
@@ -212,7 +212,7 @@ class KnockOut(Intervention):
     queries: Any
     keys: Any
     layers: Layers = None
-    heads: Layers = None
+    heads: Heads = None
     steps: Steps = "all"
 
     def __post_init__(self) -> None:
@@ -235,7 +235,7 @@ class ScaleAttention(Intervention):
     queries: Any = "last"
     keys: Any = "image"
     layers: Layers = None
-    heads: Layers = None
+    heads: Heads = None
     steps: Steps = "all"
 
     def __post_init__(self) -> None:

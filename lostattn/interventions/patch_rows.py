@@ -12,6 +12,7 @@ from torch import Tensor
 from lostattn.errors import InputError
 from lostattn.kernels.workbench import put_cells, put_rows
 from lostattn.plan.checks import Layers, checked_layers
+from lostattn.plan.heads import Heads, heads_of
 from lostattn.plan.program import Edit
 from lostattn.points.names import get_act_name, is_square, split_block
 from lostattn.points.sites import Sites
@@ -121,22 +122,29 @@ def _kind(code: Tensor) -> str:
     return PARTS[part] if image < 0 else f"image {image}"
 
 
-def head_mask(sites: Sites, name: str, heads: Layers, n_rows: int) -> Tensor | None:
+def head_mask(sites: Sites, name: str, heads: Heads, n_rows: int) -> Tensor | None:
     """``[row, head]`` of the heads meant; None for all.
 
     Raises:
         InputError: heads of a point that has none, or out of range.
     """
+    heads = heads_at(sites, name, heads)
     if heads is None:
         return None
     n = n_heads_of(sites, name)
-    asked = list(checked_layers(heads, "heads") or ())
+    asked = list(heads)
     if n is None or any(not -n <= h < n for h in asked):
         there = "has no heads" if n is None else f"has heads 0 to {n - 1}"
         raise InputError(f"heads is {asked}, but {name!r} {there}.")
     mask = torch.zeros(n_rows, n, dtype=torch.bool)
     mask[:, asked] = True
     return mask
+
+
+def heads_at(sites: Sites, name: str, heads: Any) -> tuple[int, ...] | None:
+    """The heads meant at a point of a layer, of those that hold for all layers or of heads by layer; None for all."""
+    inside = split_block(name)
+    return heads_of(heads, -1 if inside is None else inside[1], len(sites.architecture.stack.blocks))
 
 
 def n_heads_of(sites: Sites, name: str) -> int | None:

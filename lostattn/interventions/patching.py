@@ -20,11 +20,12 @@ from lostattn.interventions.patch_rows import (
     row_edit,
     same_keys,
 )
-from lostattn.plan.checks import Layers, checked_layers, choice, normalise
+from lostattn.plan.checks import Layers, choice, normalise
+from lostattn.plan.heads import Heads, check_layers_held, checked_heads
 from lostattn.plan.intervention import Intervention
 from lostattn.plan.program import Edit
 from lostattn.plan.setting import Setting
-from lostattn.points.names import is_square
+from lostattn.points.names import is_square, split_block
 
 REDUCTIONS = ("none", "mean")
 
@@ -47,7 +48,7 @@ class Patch(Intervention):
         layout: what each position of the source prompt is, ``[batch, pos]``; see :func:`layout_of`.
         chosen: which positions of the source the rows are, ``[batch, pos]``.
         positions: where they go.
-        heads: which heads (None: all). Of ``k`` and ``v`` these are key/value heads.
+        heads: which heads (None: all), or ``{layer: heads}``. Of ``k`` and ``v`` these are key/value heads.
         reduce: ``"none"``, or ``"mean"`` over the chosen positions.
 
     When it is weak: a patched value meets a stream that it was not computed with; what it restores may lean on what was
@@ -58,12 +59,12 @@ class Patch(Intervention):
     layout: Tensor
     chosen: Tensor
     positions: Any = "all"
-    heads: Layers = None
+    heads: Heads = None
     reduce: str = "none"
 
     def __post_init__(self) -> None:
         choice("reduce", self.reduce, REDUCTIONS)
-        normalise(self, heads=checked_layers(self.heads, "heads"))
+        normalise(self, heads=checked_heads(self.heads)[0])
         rows = int(torch.as_tensor(self.chosen).sum())
         if not self.values or any(len(value) != rows for value in self.values.values()):
             raise InputError(f"Patch holds no values, or not {rows} rows of each; make one with Patch.of(cache, …).")
@@ -75,7 +76,7 @@ class Patch(Intervention):
         points: str | Iterable[str],
         layers: Layers = None,
         positions: Any = "all",
-        heads: Layers = None,
+        heads: Heads = None,
         reduce: str = "none",
     ) -> Patch:
         """Take values out of a cache.
@@ -86,7 +87,7 @@ class Patch(Intervention):
                 full names.
             layers: which layers, for points in shorthand (None: all).
             positions: which positions; for scores and patterns, which queries.
-            heads: which heads.
+            heads: which heads; ``{layer: heads}`` names the layers of points in shorthand too.
             reduce: see the class.
 
         Raises:
@@ -94,7 +95,7 @@ class Patch(Intervention):
         """
         if cache.prompt is None or not cache.has_batch_dim:
             raise InputError("a patch is taken of a cache that has its batch axis and knows its prompt.")
-        names = point_names(cache._sites, points, layers)
+        names = point_names(cache._sites, points, checked_heads(heads, layers)[1])
         token_map = cache.prompt.token_map
         chosen = token_map.resolve(positions, need=True).cpu()
         rows = {name: by_query(name, cache[name]).detach().cpu()[chosen] for name in names}
@@ -122,6 +123,9 @@ class Patch(Intervention):
             rows.append(starts[a] + rank[source])
             items.append(torch.full_like(at, b))
         flat_items, flat_places, flat_rows = torch.cat(items), torch.cat(places), torch.cat(rows)
+        blocks = [split_block(name) for name in self.values]
+        held = [place[1] for place in blocks if place is not None]
+        check_layers_held(self.heads, held, len(setting.sites.architecture.stack.blocks))
         out = []
         for name, values in self.values.items():
             if is_square(name):

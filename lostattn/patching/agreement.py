@@ -10,7 +10,7 @@ from lostattn.data.question import Question
 from lostattn.errors import InputError
 from lostattn.model.lvlm import LVLM
 from lostattn.patching.attribution import attribute
-from lostattn.patching.sweeps import sweep
+from lostattn.patching.sweeps import Some, sweep
 from lostattn.plan.checks import Layers
 from lostattn.run.batches import bar
 
@@ -33,7 +33,7 @@ def agreement(
     points: str | Sequence[str] = ("attn_out", "mlp_out", "z"),
     layers: Layers = None,
     positions: str | Sequence[Any] = ("image", "question", "last"),
-    heads: str | Sequence[int] | None = "each",
+    heads: Some = "each",
     kind: str = "logit_difference",
     progress: bool = False,
 ) -> pandas.DataFrame:
@@ -46,7 +46,7 @@ def agreement(
         points: which points; each is correlated by itself.
         layers: which layers.
         positions: token groups.
-        heads: ``"each"``, some, or None.
+        heads: ``"each"``, some, ``{layer: heads}``, or None.
         kind: the metric; see :func:`lostattn.answers.metric`.
         progress: show a bar over the pairs.
 

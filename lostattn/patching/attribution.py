@@ -23,7 +23,16 @@ from lostattn.gradients import gradients
 from lostattn.interventions.patch_rows import by_query, layout_of, matched_positions, point_names, row_edit, same_keys
 from lostattn.model.lvlm import LVLM
 from lostattn.patching.copies import Cell, Metric, Rows, metric_values
-from lostattn.patching.sweeps import both_runs, cells_of, groups_of, result_row, same_number, single
+from lostattn.patching.sweeps import (
+    Some,
+    both_runs,
+    cells_of,
+    groups_of,
+    result_row,
+    same_number,
+    single,
+    swept_heads,
+)
 from lostattn.plan.checks import Layers
 from lostattn.plan.intervention import Intervention
 from lostattn.plan.program import Edit
@@ -47,7 +56,7 @@ def attribute(
     points: str | Sequence[str] = ("resid_pre", "attn_out", "mlp_out"),
     layers: Layers = None,
     positions: str | Sequence[Any] | Mapping[str, Any] = "each",
-    heads: str | Sequence[int] | None = None,
+    heads: Some = None,
     reduce: str = "none",
     steps: int = 0,
     along: str = "input",
@@ -63,7 +72,7 @@ def attribute(
         points: which points.
         layers: which layers.
         positions: ``"each"``, or token groups.
-        heads: ``"each"``, some, or None.
+        heads: ``"each"``, some, ``{layer: heads}``, or None.
         reduce: ``"mean"`` for groups of unequal size.
         steps: 0 takes the gradient of the corrupted run; ``n`` averages it over ``n`` runs that go from the corrupted
             to the clean one in equal steps (one forward and one backward pass each).
@@ -91,6 +100,7 @@ def attribute(
     if along not in ("input", "node"):
         raise InputError(f"along is {along!r}; expected 'input' or 'node'.")
     asked = [points] if isinstance(points, str) else list(points)
+    heads, layers = swept_heads(heads, layers)
     names = [(point, name) for point in asked for name in point_names(model.sites, point, layers)]
     cells = list(cells_of(model, names, groups_of(clean, corrupted, positions, reduce), heads))
     wanted = list(dict.fromkeys(name for _, name in names))

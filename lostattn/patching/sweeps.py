@@ -13,6 +13,7 @@ from lostattn.interventions.patch_rows import layout_of, matched_positions, n_he
 from lostattn.model.lvlm import LVLM
 from lostattn.patching.copies import Cell, Group, Metric, Rows, Runner, metric_values
 from lostattn.plan.checks import Layers
+from lostattn.plan.heads import check_layers_held, checked_heads, heads_of
 from lostattn.points.names import split_block
 from lostattn.prompt.batch import Prompt
 from lostattn.remote.session import Session
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 
     Run = tuple[Tensor, ActivationCache]
 
+Some = str | Sequence[int] | Mapping[int, Any] | None
+"""``"each"``, some heads, ``{layer: heads}``, or None for all together."""
+
 
 def sweep(
     model: LVLM,
@@ -32,7 +36,7 @@ def sweep(
     points: str | Sequence[str] = ("resid_pre", "attn_out", "mlp_out"),
     layers: Layers = None,
     positions: str | Sequence[Any] | Mapping[str, Any] = "each",
-    heads: str | Sequence[int] | None = None,
+    heads: Some = None,
     reduce: str = "none",
     batch_size: int = 32,
     progress: bool = False,
@@ -53,7 +57,8 @@ def sweep(
         layers: which layers (None: all).
         positions: ``"each"`` (every position of its own; both prompts must have one layout), or token groups, each
             patched as one: ``["image", "question", "last"]``, or ``{name: positions}``.
-        heads: ``"each"``, some, or None for all heads of a point together. Of ``k`` and ``v``: key/value heads.
+        heads: ``"each"``, some, or None for all heads of a point together; ``{layer: heads}``, each layer's own and
+            no other layer. Of ``k`` and ``v``: key/value heads.
         reduce: ``"mean"`` patches a group's average, for groups of unequal size; see :class:`Patch`.
         batch_size: copies of the prompt a pass.
         progress: show a bar.
@@ -76,6 +81,7 @@ def sweep(
     if batch_size < 1:
         raise InputError(f"batch_size is {batch_size}; expected at least 1.")
     asked = [points] if isinstance(points, str) else list(points)
+    heads, layers = swept_heads(heads, layers)
     names = [(point, name) for point in asked for name in point_names(model.sites, point, layers)]
     groups = groups_of(clean, corrupted, positions, reduce)
     settings = list(cells_of(model, names, groups, heads))
@@ -128,22 +134,29 @@ def same_number(clean: Prompt, corrupted: Prompt) -> None:
         raise InputError(f"clean holds {len(clean)} items, corrupted {len(corrupted)}; give one corrupted for each.")
 
 
-def cells_of(
-    model: LVLM, names: list[tuple[str, str]], groups: list[Group], heads: str | Sequence[int] | None
-) -> Iterator[Cell]:
+def swept_heads(heads: Some, layers: Layers) -> tuple[Some, Layers]:
+    """The heads of a sweep and the layers that they are of: ``{layer: heads}`` names its layers itself."""
+    return checked_heads(heads, layers) if isinstance(heads, Mapping) else (heads, layers)
+
+
+def cells_of(model: LVLM, names: list[tuple[str, str]], groups: list[Group], heads: Some) -> Iterator[Cell]:
     """Every cell of the sweep, point by point in the order asked for."""
     if not groups:
         raise InputError("positions is empty; name at least one group, or 'each'.")
+    blocks = model.sites.architecture.stack.blocks
+    places = [split_block(name) for _, name in names]
+    check_layers_held(heads, [place[1] for place in places if place is not None], len(blocks))
     for point, name in names:
         n = n_heads_of(model.sites, name)
         inside = split_block(name)
         layer = -1 if inside is None else inside[1]
-        if heads is None or n is None:
-            if heads is not None and isinstance(heads, Sequence) and not isinstance(heads, str):
-                raise InputError(f"heads is {list(heads)}, but {name!r} has no heads; sweep its points by themselves.")
+        some = heads_of(heads, layer, len(blocks)) if isinstance(heads, Mapping) else heads
+        if some is None or n is None:
+            if some is not None and not isinstance(some, str):
+                raise InputError(f"heads is {heads!r}, but {name!r} has no heads; sweep its points by themselves.")
             singles: list[int] = [-1]
         else:
-            singles = list(range(n)) if heads == "each" else _checked_heads(heads, n, name)
+            singles = list(range(n)) if some == "each" else _checked_heads(some, n, name)
         for head in singles:
             for group in groups:
                 yield Cell(point, name, layer, head, None if head < 0 else (head,), group)

@@ -24,8 +24,8 @@ def checked_layers(value: Layers, name: str = "layers") -> tuple[int, ...] | Non
     asked: Any = value
     if isinstance(asked, Mapping):
         raise InputError(
-            f"{name} is {value!r}; one intervention has the same {name} in all of its layers. Join one a layer with +, "
-            "such as la.Ablate('head', layers=1, heads=0) + la.Ablate('head', layers=3, heads=2)."
+            f"{name} is {value!r}; expected an int, or one or more of them, or None for all (heads by layer are given "
+            "as heads={1: [0], 3: [2]})."
         )
     given = tuple(asked) if isinstance(asked, Iterable) and not isinstance(asked, str) else (asked,)
     if not given or not all(isinstance(i, int | np.integer) and not isinstance(i, bool) for i in given):

@@ -13,6 +13,7 @@ from lostattn.architecture.structure import Attention
 from lostattn.checkpoint.kinds import is_text_only
 from lostattn.errors import InputError
 from lostattn.plan.checks import Layers, checked_layers
+from lostattn.plan.heads import Heads, heads_of
 from lostattn.plan.program import Positions
 from lostattn.points.sites import Sites
 from lostattn.prompt.batch import Prompt
@@ -107,17 +108,18 @@ class Setting:
         _, layer, which, *_ = name.split(".")
         return self.sites.architecture.stack.blocks[int(layer)].attentions[which]
 
-    def heads(self, heads: Layers, name: str) -> tuple[int, ...] | None:
+    def heads(self, heads: Heads, name: str) -> tuple[int, ...] | None:
         """The heads meant of the attention that the point ``name`` belongs to; ``None`` for all.
 
         Heads belong to a layer: one may have fewer than another, and a negative number counts from its own last.
 
         Raises:
-            InputError: that layer has no such head.
+            InputError: that layer has no such head, or heads by layer do not name it.
         """
+        stack = self.sites.architecture.stack
+        heads = heads_of(heads, int(name.split(".")[1]), len(stack.blocks))
         if heads is None:
             return None
-        stack = self.sites.architecture.stack
         n = self.attention_at(name).n_heads
         alike = len(set(stack.heads_by_layer) - {0}) == 1
         who = "the model" if alike else f"layer {name.split('.')[1]} (of layers with {stack.said_heads})"
