@@ -18,10 +18,12 @@ from lostattn.prompt.batch import Prompt
 from lostattn.prompt.cross_keys import CrossKeys
 from lostattn.prompt.parts import PARTS
 from lostattn.prompt.token_map import TokenMap
-from lostattn.saved.shape import COUNT, NUMBER, either, fixed, whole
+from lostattn.prompt.turns import ROLES
+from lostattn.saved.shape import COUNT, NUMBER, either, fixed, one_of, whole
 from lostattn.saved.tensors import require_tensors
 
 _MAPS = ("part", "image_index", "patch_index")
+_TURNS = "prompt.map.turn_index"
 _MOST_PATCHES = 1 << 24  # of one picture; what draws it asks for memory by it
 _SIDE, _SIZE = whole(0, 1 << 16), either(None, fixed(COUNT, COUNT))
 _REAL = ("covers", "x_edges", "y_edges")
@@ -45,6 +47,7 @@ _GRID = either({"tiles": [_PATCHES]}, _UNKNOWN, _PATCHES)
 PROMPT = {
     "grids": [[_GRID]],
     "located": [bool],
+    "roles?": [[one_of(*ROLES)]],  # written since prompts have turns
     "n_images": [COUNT],
     "videos?": [[{"fps": either(None, NUMBER), "seconds": either(None, [NUMBER])}]],
     "texts": [str],
@@ -58,6 +61,8 @@ def prompt_out(prompt: Prompt, tensors: dict[str, Tensor]) -> dict[str, Any]:
     """Put a prompt's tensors among the others; returns the rest of it."""
     tensors |= {f"prompt.inputs.{name}": value for name, value in prompt.inputs.items()}
     tensors |= {f"prompt.map.{name}": getattr(prompt.token_map, name) for name in _MAPS}
+    if (turns := prompt.token_map.turn_index) is not None:
+        tensors[_TURNS] = turns
     if (cross := prompt.token_map.cross) is not None:
         held = {name: getattr(cross, name) for name in _MAPS}
         tensors |= {f"prompt.cross.{name}": value for name, value in held.items() if value is not None}
@@ -70,6 +75,7 @@ def prompt_out(prompt: Prompt, tensors: dict[str, Tensor]) -> dict[str, Any]:
     return {
         "grids": grids,
         "located": prompt.token_map.located,
+        "roles": prompt.token_map.roles,
         "n_images": [len(own) for own in prompt.images],
         "videos": [[{"fps": v.fps, "seconds": v.seconds} for v in clips] for clips in prompt.videos],
         **{name: getattr(prompt, name) for name in ("texts", "ids", "str_tokens")},
@@ -119,7 +125,24 @@ def _token_map(held: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> TokenM
     maps = _maps("prompt.map", _MAPS, tensors, grids)
     own = [name for name in _MAPS if f"prompt.cross.{name}" in tensors]
     cross = CrossKeys(**_maps("prompt.cross", dict.fromkeys([*own, *_MAPS[1:]]), tensors, grids)) if own else None
-    return TokenMap(**maps, grids=grids, located=_tuples(held["located"]), cross=cross)
+    located, roles = _tuples(held["located"]), _tuples(held.get("roles", []))
+    return TokenMap(
+        **maps, grids=grids, located=located, cross=cross, turn_index=_turns(roles, maps, tensors), roles=roles
+    )
+
+
+def _turns(roles: Sequence[Sequence[str]], maps: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> Tensor | None:
+    """Which turn each position belongs to; None where the file knows nothing of turns."""
+    if _TURNS not in tensors:
+        return None
+    require_tensors(tensors, {_TURNS: (tuple(maps["part"].shape), "whole")})
+    turns = tensors[_TURNS]
+    if len(roles) != len(turns):
+        raise InputError(f"roles is of {len(roles)} items, and the prompt's map of {len(turns)}.")
+    for i, own in enumerate(roles):
+        if int(turns[i].min()) < -1 or int(turns[i].max()) > len(own) - 1:
+            raise InputError(f"{_TURNS} of item {i} names what is not there: {len(own)} turns are known.")
+    return turns
 
 
 def _maps(

@@ -71,9 +71,15 @@ def by_query(name: str, value: Tensor) -> Tensor:
     return value.transpose(1, 2) if is_square(name) else value
 
 
+_STEP = 8
+"""Between the numbers of one image's positions and the next one's, as saved patches have it. Positions of images are of
+the part ``"image"``, so their numbers are none of those of a part alone, though there are more parts than this by now.
+"""
+
+
 def layout_of(token_map: TokenMap) -> Int[Tensor, "batch pos"]:
     """What each position is, as one number: its part, and which image."""
-    return (token_map.part + len(PARTS) * (token_map.image_index + 1)).cpu()
+    return (token_map.part + _STEP * (token_map.image_index + 1)).cpu()
 
 
 def matched_positions(
@@ -118,8 +124,8 @@ _INSTEAD = (
 
 
 def _kind(code: Tensor) -> str:
-    part, image = int(code) % len(PARTS), int(code) // len(PARTS) - 1
-    return PARTS[part] if image < 0 else f"image {image}"
+    number = int(code)
+    return PARTS[number] if number < len(PARTS) else f"image {number // _STEP - 1}"
 
 
 def head_mask(sites: Sites, name: str, heads: Heads, n_rows: int) -> Tensor | None:

@@ -17,26 +17,9 @@ from torch import Tensor
 from lostattn.prompt.cross_keys import CrossKeys
 from lostattn.prompt.layouts.base import SEPARATOR, ImageLayout
 from lostattn.prompt.parts import CODE
+from lostattn.prompt.rendered import Rendered
+from lostattn.prompt.spoken import Spoken
 from lostattn.prompt.token_map import TokenMap
-
-
-@dataclass(frozen=True)
-class Rendered:
-    """The text of one prompt, one placeholder an image, and where its parts are in it (character indices).
-
-    Attributes:
-        text: what the tokenizer is given.
-        content: where the user's content begins; what is before it is the system part.
-        question: start and end of the question's own text; None where it could not be found.
-        answer: where the answer so far begins; None where there is none.
-        add_specials: whether the tokenizer adds its own special tokens (a BOS) to the text.
-    """
-
-    text: str
-    content: int
-    question: tuple[int, int] | None
-    answer: int | None = None
-    add_specials: bool = True
 
 
 def align(
@@ -125,6 +108,23 @@ def _fit(
     return None
 
 
+@dataclass(frozen=True)
+class Coded:
+    """What the real positions of one item are.
+
+    Attributes:
+        parts: of each position, the index in `PARTS`.
+        turns: of each position, which turn it belongs to; -1 where none.
+        roles: whose turn each is.
+        located: whether the text was located.
+    """
+
+    parts: list[int]
+    turns: list[int]
+    roles: tuple[str, ...]
+    located: bool
+
+
 def text_codes(
     tokenizer: Any,
     rendered: Rendered,
@@ -132,8 +132,8 @@ def text_codes(
     image_id: int | None,
     counts: list[int] | None,
     mark: int | None = None,
-) -> tuple[list[int], bool]:
-    """The part (index in `PARTS`) of every real position of one item, and whether its text was located.
+) -> Coded:
+    """The part and the turn of every real position of one item, and whether its text was located.
 
     Where the walk does not come out even (a tokenizer without offsets, an expansion that rewrites the text around
     it), the question is looked for as its own tokens in the ids; failing that, text is left as "template" and the
@@ -145,44 +145,44 @@ def text_codes(
     special = special_ids(tokenizer)
     out = tokenizer(rendered.text, add_special_tokens=rendered.add_specials, return_offsets_mapping=True)
     compact, mark = out["input_ids"], image_id if mark is None else mark
-    spans = zip(compact, out["offset_mapping"], strict=True)
-    blank = {token for token, (start, end) in spans if end > start and not rendered.text[start:end].strip()}
+    offsets = list(zip(compact, out["offset_mapping"], strict=True))
+    blank = {token for token, (start, end) in offsets if end > start and not rendered.text[start:end].strip()}
     places = align(compact, row, image_id, counts, mark, blank)
     if places is None:
         return _search(tokenizer, rendered, row, codes)
-    for start, end in _expansions(compact, places, mark, len(row)):
+    shown = next((rendered.text[start:end] for token, (start, end) in offsets if token == mark), "")
+    spoken = Spoken(rendered, tokenizer.convert_ids_to_tokens(sorted(special)), shown)
+    turns = [-1] * len(row)
+    for k, start, end in _expansions(compact, places, mark, len(row)):
         for place in range(start, end):
             codes[place] = codes[place] if row[place] == image_id else CODE["separator"]
+            turns[place] = spoken.turn(*offsets[k][1])
     begun = False  # Special tokens that the tokenizer adds have no characters: BOS comes before any, EOS after.
-    for token, (start, end), place in zip(compact, out["offset_mapping"], places, strict=True):
+    for (token, (start, end)), place in zip(offsets, places, strict=True):
         begun = begun or end > start
         if token != mark and place >= 0:
-            codes[place] = CODE[_part(rendered, start, end, token in special, begun)]
-    return codes, rendered.question is not None
+            codes[place] = CODE[spoken.part(start, end, token in special, begun)]
+            turns[place] = spoken.turn(start, end)
+    # Of a turn are its pictures and words; what the template writes among them is nobody's.
+    turns = [
+        -1 if code in (CODE["template"], CODE["system"]) else turn for code, turn in zip(codes, turns, strict=True)
+    ]
+    return Coded(codes, turns, spoken.roles, rendered.question is not None)
 
 
-def _expansions(compact: list[int], places: list[int], mark: int | None, n: int) -> list[tuple[int, int]]:
-    """From where to where in the ids each placeholder's expansion goes."""
+def _expansions(compact: list[int], places: list[int], mark: int | None, n: int) -> list[tuple[int, int, int]]:
+    """Which tokens are placeholders, and from where to where in the ids the expansion of each goes."""
     out = []
     for k, token in enumerate(compact):
         if token == mark:
-            out.append((places[k], next((p for p in places[k + 1 :] if p >= 0), n)))
+            out.append((k, places[k], next((p for p in places[k + 1 :] if p >= 0), n)))
     return out
 
 
-def _part(rendered: Rendered, start: int, end: int, special: bool, begun: bool) -> str:
-    if start == end:
-        return "template" if begun else "system"
-    if rendered.answer is not None and end > rendered.answer:
-        return "answer"
-    if rendered.question is not None and start < rendered.question[1] and end > rendered.question[0]:
-        return "template" if special else "question"
-    return "system" if start < rendered.content else "template"
-
-
-def _search(tokenizer: Any, rendered: Rendered, row: list[int], codes: list[int]) -> tuple[list[int], bool]:
-    if rendered.question is None:
-        return codes, False
+def _search(tokenizer: Any, rendered: Rendered, row: list[int], codes: list[int]) -> Coded:
+    nobodys = [-1] * len(row)
+    if rendered.question is None or rendered.turns:
+        return Coded(codes, nobodys, (), False)
     text = rendered.text[slice(*rendered.question)]
     for form in (text, " " + text):
         wanted = tokenizer(form, add_special_tokens=False)["input_ids"]
@@ -192,9 +192,10 @@ def _search(tokenizer: Any, rendered: Rendered, row: list[int], codes: list[int]
                 codes[: min(first, start)] = [CODE["system"]] * min(first, start)
                 codes[start : start + len(wanted)] = [CODE["question"]] * len(wanted)
                 if rendered.answer is not None:
-                    return codes, False
-                return codes, True
-    return codes, False
+                    return Coded(codes, nobodys, (), False)
+                turns = [0 if code in (CODE["image"], CODE["question"]) else -1 for code in codes]
+                return Coded(codes, turns, ("user",), True)
+    return Coded(codes, nobodys, (), False)
 
 
 def special_ids(tokenizer: Any) -> set[int]:
@@ -227,16 +228,19 @@ def build_token_map(
     """
     part = torch.zeros(input_ids.shape, dtype=torch.int8)
     image_index, patch_index = torch.full_like(input_ids, -1), torch.full_like(input_ids, -1)
-    located = []
+    turn_index = torch.full_like(input_ids, -1)
+    coded = []
     for i, (text, images) in enumerate(zip(rendered, layouts, strict=True)):
         places = real[i].nonzero().flatten()
         row = input_ids[i, places].tolist()
         counts = [m.tokens for m in images]
-        codes, found = text_codes(tokenizer, text, row, image_id, counts if all(counts) else None, mark)
+        found = text_codes(tokenizer, text, row, image_id, counts if all(counts) else None, mark)
+        codes = found.parts
         if image_id is not None and codes.count(CODE["image"]) < sum(counts):  # ids say it, whatever the text says
             codes = [CODE["image"] if token == image_id else code for token, code in zip(row, codes, strict=True)]
-        located.append(found)
+        coded.append(found)
         part[i, places] = torch.tensor(codes, dtype=torch.int8)
+        turn_index[i, places] = torch.tensor(found.turns)
         tokens = places[part[i, places] == CODE["image"]]
         for k, image in enumerate(images):
             mine, tokens = tokens[: image.tokens], tokens[image.tokens :]
@@ -245,7 +249,8 @@ def build_token_map(
             patch_index[i, mine] = torch.where(order == SEPARATOR, -1, order)
             part[i, mine[order == SEPARATOR]] = CODE["separator"]
     grids = tuple(tuple(m.grid for m in images) for images in layouts)
-    return TokenMap(part, image_index, patch_index, grids, tuple(located), cross)
+    located, roles = tuple(one.located for one in coded), tuple(one.roles for one in coded)
+    return TokenMap(part, image_index, patch_index, grids, located, cross, turn_index, roles)
 
 
 def with_sounds(token_map: TokenMap, ids: Int[Tensor, "batch pos"], audio_id: int | None) -> TokenMap:

@@ -13,12 +13,13 @@ from torch import Tensor
 from lostattn.checkpoint.kinds import is_text_only
 from lostattn.errors import InputError
 from lostattn.pictures.videos import Videos
-from lostattn.prompt.alignment import Rendered, build_token_map, with_sounds
+from lostattn.prompt.alignment import build_token_map, with_sounds
 from lostattn.prompt.batch import Prompt
 from lostattn.prompt.identity import maker_of
 from lostattn.prompt.layouts.crossed import cross_keys
 from lostattn.prompt.layouts.of_items import layouts_of
 from lostattn.prompt.layouts.videos import video_token_id
+from lostattn.prompt.rendered import Rendered
 from lostattn.prompt.token_ids import (
     MASKED,
     audio_token_id,

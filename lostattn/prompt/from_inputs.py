@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from lostattn.errors import InputError
 from lostattn.pictures.loading import load_pictures
 from lostattn.pictures.videos import Video, load_videos
-from lostattn.prompt.alignment import Rendered
 from lostattn.prompt.assemble import PICTURE, assemble, check_pictures, placeholder, real_positions
 from lostattn.prompt.batch import Prompt
+from lostattn.prompt.conversations.reading import asked_words
 from lostattn.prompt.encoder_decoder import OWN, encoder_config, of_decoder
 from lostattn.prompt.framing import says_words
 from lostattn.prompt.identity import inputs_id
@@ -27,6 +27,7 @@ from lostattn.prompt.layouts.of_items import layouts_of
 from lostattn.prompt.layouts.videos import video_token_id
 from lostattn.prompt.picture_inputs import holds_picture
 from lostattn.prompt.recovery import recover
+from lostattn.prompt.rendered import Rendered
 from lostattn.prompt.token_ids import MASKED, audio_token_id, image_token_id, mark_id, marked_ids, shown_id
 from lostattn.prompt.video_arguments import video_placeholder
 
@@ -100,9 +101,15 @@ def _read(
         _read_back(processor, row, own, text, image_id, mark)
         for row, own, text in zip(rows, layouts, texts, strict=True)
     ]
-    told = [r.text[slice(*(r.question or (0, None)))] if t is None else t for t, r in zip(texts, rendered, strict=True)]
+    told = [_asked(processor, one, mark) if text is None else text for text, one in zip(texts, rendered, strict=True)]
     prompt = assemble(processor, config, tensors, rendered, told, pictures, [""] * len(texts), moving)
     return replace(prompt, ids=tuple(inputs_id(prompt, i) for i in range(len(texts))))
+
+
+def _asked(processor: Any, rendered: Rendered, mark: str) -> str:
+    """The question, as far as it can be told; all of the text where it cannot."""
+    whole = rendered.text[slice(*(rendered.question or (0, None)))]
+    return asked_words(processor, rendered, [mark]) if rendered.turns else whole
 
 
 def _known(

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from lostattn.prompt.alignment import Rendered
+from lostattn.prompt.conversations.marks import joint_of
+from lostattn.prompt.conversations.reading import read_turns
 from lostattn.prompt.framing import bare, shows_crops, without_frames
+from lostattn.prompt.rendered import Rendered
 from lostattn.prompt.rendering import NOTHING, Counts, around, content_start, has_template
 from lostattn.prompt.turn_marks import model_speaks, several_turns
 
@@ -42,6 +44,8 @@ def recover(
     for shown in dict.fromkeys((counts, (sum(counts), 0), NOTHING)):
         if (found := _within(processor, whole, text, shown, counts, placeholder, moving)) is not None:
             return found
+    if (found := _conversation(processor, whole, counts)) is not None:
+        return found
     if text is not None and model_speaks(processor, whole[: max(0, whole.rfind(text.strip()))]):
         text = None  # what stands before it are other turns
     return _untold(whole, text, placeholder)
@@ -63,12 +67,25 @@ def _within(
         return None  # marks that the processor put behind an image, not the question
     given = text is not None and said.strip() == text.strip()
     if several_turns(processor, whole[rest:]) or (not given and several_turns(processor, said)):
-        return Rendered(whole, 0, None, None, False)
-    content = start + content_start(processor, before, None)
+        return _conversation(processor, whole, counts) or Rendered(whole, 0, None, None, False)
+    joint = joint_of(processor)
+    if joint is not None and joint.text in said.strip() and not given:
+        # The words of the system may stand in the user's turn, and which they are is then not told by the text.
+        before_it, parted, _ = said.rpartition(joint.text + text.strip()) if text is not None else ("", "", "")
+        if not parted:
+            return Rendered(whole, 0, None, None, False)
+        first += len(before_it) + len(joint.text)
+        return Rendered(whole, first, (first, end), rest if rest < len(whole) else None, False)
+    content = start + content_start(processor, before, None, shown)
     if shown != counts and counts[1]:  # between them stands what the processor put before a video's tokens
         known = placeholder if text is None else text.strip()
         first = max(first, whole.rfind(known) + (len(known) if text is None else 0))
     return Rendered(whole, content, (first, end), rest if rest < len(whole) else None, False)
+
+
+def _conversation(processor: Any, whole: str, counts: Counts) -> Rendered | None:
+    """The turns of a text; None where they cannot be told, nor what a processor wrote before the frames of a video."""
+    return None if counts[1] else read_turns(processor, whole)
 
 
 def _all_of_it(processor: Any, whole: str, placeholder: str) -> Rendered:

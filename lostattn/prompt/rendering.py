@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import replace
 from difflib import SequenceMatcher
 from typing import Any
 
 from lostattn.checkpoint.templates.chat import apply_chat_template
 from lostattn.errors import InputError
-from lostattn.prompt.alignment import Rendered
+from lostattn.prompt.rendered import Rendered
 
 Counts = tuple[int, int]
 """How many images and how many videos."""
@@ -54,13 +53,13 @@ def render(
     else:
         shown = (0 if placeholder in text else n_images, 0 if moving and moving in text else n_videos)
         rendered = _through_template(processor, text, shown, system, answer)
-    _check_count(processor, rendered.text, placeholder, n_images, "image")
+    check_count(processor, rendered.text, placeholder, n_images, "image")
     if n_videos or moving:
-        _check_count(processor, rendered.text, moving, n_videos, "video")
+        check_count(processor, rendered.text, moving, n_videos, "video")
     return rendered
 
 
-def _check_count(processor: Any, text: str, placeholder: str, n: int, kind: str) -> None:
+def check_count(processor: Any, text: str, placeholder: str, n: int, kind: str) -> None:
     """Refuse a text with another number of placeholders than there are images, or videos."""
     found = text.count(placeholder) if placeholder else 0
     if found != n:
@@ -85,13 +84,7 @@ def as_pictures(rendered: Rendered, moving: str, placeholder: str) -> Rendered:
     def now(place: int) -> int:
         return place + longer * sum(start < place for start in starts)
 
-    return replace(
-        rendered,
-        text=rendered.text.replace(moving, placeholder),
-        content=now(rendered.content),
-        question=None if rendered.question is None else (now(rendered.question[0]), now(rendered.question[1])),
-        answer=None if rendered.answer is None else now(rendered.answer),
-    )
+    return rendered.moved(rendered.text.replace(moving, placeholder), now)
 
 
 def kinds(rendered: Rendered, moving: str, placeholder: str) -> tuple[str, ...]:
@@ -129,11 +122,7 @@ def _moved(rendered: Rendered, text: str) -> Rendered:
         before = [block for block in blocks if block.a <= place]
         return before[-1].b + min(place - before[-1].a, before[-1].size) if before else 0
 
-    question = rendered.question
-    if question is not None and question[1] > question[0]:
-        question = (now(question[0]), now(question[1] - 1) + 1)
-    answer = None if rendered.answer is None else now(rendered.answer)
-    return replace(rendered, text=text, content=now(rendered.content), question=question, answer=answer)
+    return rendered.moved(text, now)
 
 
 def _through_template(processor: Any, text: str, shown: Counts, system: str | None, answer: str | None) -> Rendered:
@@ -144,7 +133,7 @@ def _through_template(processor: Any, text: str, shown: Counts, system: str | No
     else:  # The template rewrites the text; it may still hold it word for word.
         start = full.rfind(text.strip())
         question = (start, start + len(text.strip())) if start >= 0 and text.strip() else None
-    content = content_start(processor, full, system)
+    content = content_start(processor, full, system, shown)
     begins = None
     if answer:
         begins = len(full)
@@ -176,26 +165,39 @@ def around(processor: Any, shown: Counts, system: str | None) -> tuple[str, str]
     return before, after
 
 
-def content_start(processor: Any, full: str, system: str | None) -> int:
-    """Where the user's content begins: as far as prompts with and without images are the same."""
+def content_start(processor: Any, full: str, system: str | None, shown: Counts = NOTHING) -> int:
+    """Where the user's content begins: where it does without images, or with images behind the text.
+
+    Where a text begins neither so nor so, as far as prompts with and without images are the same.
+    """
     bare, _ = around(processor, NOTHING, system)
+    if full.startswith(bare):
+        return len(bare)
+    if shown != NOTHING:  # Some templates say other things first where there is a picture (Llama 3.2).
+        first, _ = around(processor, shown, system)
+        behind = _apply(processor, _MARK, shown, system, text_first=True).partition(_MARK)[0]
+        if len(behind) < len(first) and full.startswith(behind):
+            return len(behind)
     same = 0
     while same < min(len(bare), len(full)) and bare[same] == full[same]:
         same += 1
     return same
 
 
-def _apply(processor: Any, text: str, shown: Counts, system: str | None, answer: str | None = None) -> str:
+def _apply(
+    processor: Any, text: str, shown: Counts, system: str | None, answer: str | None = None, text_first: bool = False
+) -> str:
     turns = [] if system is None else [_turn("system", system)]
-    turns.append(_turn("user", text, shown))
+    turns.append(_turn("user", text, shown, text_first))
     if answer is None:
         return _written(processor, turns)
     return _written(processor, [*turns, _turn("assistant", answer)], continued=True)
 
 
-def _turn(role: str, said: str, held: Counts = NOTHING) -> dict[str, Any]:
+def _turn(role: str, said: str, held: Counts = NOTHING, text_first: bool = False) -> dict[str, Any]:
     content: list[dict[str, str]] = [{"type": "image"}] * held[0] + [{"type": "video"}] * held[1]
-    return {"role": role, "content": [*content, {"type": "text", "text": said}]}
+    words = {"type": "text", "text": said}
+    return {"role": role, "content": [words, *content] if text_first else [*content, words]}
 
 
 def _written(processor: Any, turns: list[dict[str, Any]], continued: bool = False) -> str:

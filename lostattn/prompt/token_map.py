@@ -16,9 +16,12 @@ from lostattn.errors import InputError, UnknownName, nearest
 from lostattn.pictures.patch_grid import Grid, PatchGrid, UnknownGrid
 from lostattn.prompt.cross_keys import CrossKeys
 from lostattn.prompt.parts import CODE, NO_TEXT, PARTS
+from lostattn.prompt.turn_names import EXAMPLES, KINDS, TURN_NAME, Roles, goes_on, said_turns, turn_mask
 
-NAMES = (*PARTS, "text", "last", "all", "image:0", "video", "video:0", "frame:0")
-"""Every name a position can be chosen by; ``image:k``, ``video:k`` and ``frame:t`` for any k and t."""
+NAMES = (*PARTS, "text", "last", "all", "image:0", "video", "video:0", "frame:0", *EXAMPLES)
+"""Every name a position can be chosen by; ``image:k``, ``video:k``, ``turn:k`` and ``frame:t`` for any k and t."""
+_TOLD = ("system", "question", "answer", "template", "history", "thought")
+"""Parts that are known only where the text could be told apart."""
 
 Spec = Any
 """A name, names joined with ``|``, an int, a slice, a list of ints, a mask, or a tuple of these."""
@@ -26,13 +29,15 @@ Spec = Any
 
 @dataclass(frozen=True, eq=False)
 class TokenMap:
-    """Which positions of a batch of prompts are system, image, question, answer so far, template, padding.
+    """Which positions of a batch of prompts are system, image, question, history, answer so far, template, padding.
 
     `token_map[spec]` gives a mask over positions. A spec is
 
     - a name: ``"system"`` (what the chat template puts before the user's content), ``"image"`` (positions whose
       embedding is a picture's), ``"image:0"`` (the first picture's alone), ``"audio"`` (positions whose embedding is a
-      sound's), ``"question"`` (the tokens of the question's own text), ``"answer"`` (the answer so far),
+      sound's), ``"question"`` (the words of the question: of a conversation, of its last user turn), ``"history"`` (the
+      words of all other turns), ``"answer"`` (the answer so far), ``"thought"`` (what the model writes between
+      ``<think>`` and ``</think>``, with these marks),
       ``"separator"`` (what the processor or the model puts among a picture's tokens and nothing of the picture goes
       into: newlines, marks of rows, columns and tiles), ``"template"`` (real positions that are none of these),
       ``"padding"``, ``"text"`` (real, and neither image, audio nor separator), ``"last"`` (the last real position),
@@ -41,10 +46,14 @@ class TokenMap:
       and those of the small copy of all of it
     - ``"video"`` and ``"video:k"``: of the images those that move, and the k-th of them; ``"frame:t"``: the tokens of
       every video that show its frame t, counted over the frames that the processor was given
+    - ``"turn:k"``: the k-th turn of a conversation, its pictures, words and thoughts, and nothing of the template;
+      ``"user:k"``, ``"assistant:k"``, ``"tool:k"``: the k-th turn of that speaker. What the system says is no turn.
+      Negative numbers count from the last turn of each item (``"user:-1"`` is the turn of the question)
     - an int, a list of ints or a slice, counted over the *real* positions of each item, so that padding does not
       shift them; negative ones count from the end
     - a boolean mask ``[pos]`` or ``[batch, pos]``, taken as it is
     - a tuple of any of these: their union; but ``("image", k)`` is ``"image:k"``, and so with ``"video"``, ``"frame"``
+      and turns
 
     Attributes:
         part: the index in `PARTS` of each position's part.
@@ -55,6 +64,8 @@ class TokenMap:
         cross: what the keys of cross-attention layers are, in a model that reads pictures there; None elsewhere.
             Such a picture has no positions: ``"image"`` names keys of those layers. In an encoder-decoder, the
             positions are the decoder's, and these keys the encoder's.
+        turn_index: which turn of its item a position belongs to; -1 where none. None where nothing is known of turns.
+        roles: for each item whose turn each is, ``"user"``, ``"assistant"`` or ``"tool"``.
     """
 
     part: Int[Tensor, "batch pos"]
@@ -63,6 +74,8 @@ class TokenMap:
     grids: tuple[tuple[Grid, ...], ...]
     located: tuple[bool, ...]
     cross: CrossKeys | None = None
+    turn_index: Int[Tensor, "batch pos"] | None = None
+    roles: tuple[Roles, ...] = ()
 
     def __getitem__(self, spec: Spec) -> Bool[Tensor, "batch pos"]:
         return self.resolve(spec)
@@ -132,21 +145,24 @@ class TokenMap:
     def extends(self, spec: Spec) -> bool:
         """Whether a token that is generated after the prompt belongs to a spec.
 
-        True for ``"last"``, ``"all"``, ``"text"``, ``"answer"``, for -1, for a slice with an open end, and for a
-        union with one of them. False for everything else: other parts end with the prompt, and a mask or an int
-        names positions of the prompt alone.
+        True for ``"last"``, ``"all"``, ``"text"``, ``"answer"``, for -1, for a slice with an open end, for the turn
+        that is being generated (``"assistant:0"`` of a first question, ``"turn:-1"`` of an answer that is gone on
+        with), where it is that turn in every item, and for a union with one of them. False for everything else: other
+        parts end with the prompt, and a mask or an int names positions of the prompt alone.
         """
         if isinstance(spec, str):
             names = [_check_name(name) for name in spec.split("|")]
-            return any(name in ("last", "all", "text", "answer") for name in names)
+            going = (TURN_NAME.fullmatch(name) is not None and goes_on(self.roles, name) for name in names)
+            return any(name in ("last", "all", "text", "answer") for name in names) or any(going)
         if isinstance(spec, slice):
             return spec.stop is None and spec.step in (None, 1)
         if isinstance(spec, (int, np.integer)) and not isinstance(spec, bool):
             return int(spec) == -1
         if isinstance(spec, (Tensor, np.ndarray)):
             return not _is_bool(spec) and bool((torch.as_tensor(spec) == -1).any())
-        if isinstance(spec, tuple) and _numbered(spec) is None:
-            return any(self.extends(one) for one in spec)
+        if isinstance(spec, tuple):
+            name = _numbered(spec)
+            return any(self.extends(one) for one in spec) if name is None else self.extends(name)
         return isinstance(spec, list) and any(type(i) is int and i == -1 for i in spec)
 
     def in_boxes(
@@ -183,20 +199,26 @@ class TokenMap:
 
     def to(self, device: torch.device | str) -> TokenMap:
         """The same map with its tensors on another device."""
-        moved = {name: getattr(self, name).to(device) for name in ("part", "image_index", "patch_index")}
+        moved: dict[str, Any] = {name: value.to(device) for name, value in self._by_position().items()}
         return replace(self, **moved, cross=None if self.cross is None else self.cross.to(device))
 
     def select(self, items: Sequence[int], columns: slice) -> TokenMap:
         """The map of some items, on some columns."""
         rows = torch.as_tensor(list(items), device=self.part.device)
-        cut = {name: getattr(self, name)[rows][:, columns] for name in ("part", "image_index", "patch_index")}
+        cut: dict[str, Any] = {name: value[rows][:, columns] for name, value in self._by_position().items()}
         return replace(
             self,
             **cut,
             grids=tuple(self.grids[i] for i in items),
             located=tuple(self.located[i] for i in items),
+            roles=tuple(self.roles[i] for i in items) if self.roles else (),
             cross=None if self.cross is None else self.cross.select(items),
         )
+
+    def _by_position(self) -> dict[str, Tensor]:
+        """The tensors that have a column for each position, by name."""
+        held = {"part": self.part, "image_index": self.image_index, "patch_index": self.patch_index}
+        return held if self.turn_index is None else {**held, "turn_index": self.turn_index}
 
     def _mask(self, spec: Spec) -> Bool[Tensor, "batch pos"]:
         if isinstance(spec, str):
@@ -241,12 +263,15 @@ class TokenMap:
             return self.video_index == int(name[6:]) if name[6:] else self.video_index >= 0
         if name.startswith("frame:"):
             return self._of_frame(int(name.removeprefix("frame:")))
-        if name in ("system", "question", "answer", "template") and not all(self.located):
+        turn = TURN_NAME.fullmatch(name) is not None
+        if (turn or name in _TOLD) and not all(self.located):
             raise InputError(
-                f"The {name} of item {self.located.index(False)} could not be told apart from the text around it."
-                " Make the prompt from a question and its images, or name positions by int, slice or mask."
+                f"The {name} of item {self.located.index(False)} could not be told apart from the text around it. Make"
+                " the prompt from a question and its images, or from messages, or name positions by int, slice or mask."
             )
-        return self.part == CODE[name]
+        if not turn:
+            return self.part == CODE[name]
+        return torch.zeros_like(self.real) if self.turn_index is None else turn_mask(self.turn_index, self.roles, name)
 
     def _of_role(self, role: str) -> Bool[Tensor, "batch pos"]:
         """The patches of thumbnails, or those of tiles."""
@@ -331,6 +356,8 @@ class TokenMap:
                     " prompt(text, images=[picture])."
                 )
             return f"{spec!r} asks for an image that is not there: the items hold {list(self.n_images)} images."
+        if any(TURN_NAME.fullmatch(name) for name in names):
+            return f"{spec!r} asks for a turn that is not there; the turns are {said_turns(self.roles)}."
         if "answer" in names:
             return f"{spec!r} names no position: the prompt holds no answer so far; give one with answer=."
         return f"{spec!r} names no position of this prompt of shape {tuple(self.part.shape)} [batch, pos]."
@@ -340,16 +367,19 @@ def _check_name(name: str) -> str:
     name = name.strip()
     if name in NAMES or re.fullmatch(r"image:(\d+|tiles|thumbnail)|(video|frame):\d+", name):
         return name
+    if TURN_NAME.fullmatch(name):
+        return name
     raise UnknownName(
         f"No positions are called {name!r}; there are {', '.join(NAMES)} (image:k for the k-th image,"
-        " video:k for the k-th video, frame:t for frame t of a video). The positions of a word of the prompt are"
+        " video:k for the k-th video, frame:t for frame t of a video, turn:k, user:k, assistant:k and tool:k for turns,"
+        " negative ones from the last). The positions of a word of the prompt are"
         f" prompt.find({name!r})." + nearest(name, NAMES)
     )
 
 
 def _numbered(spec: tuple[Any, ...]) -> str | None:
-    """``"image:k"`` of ``("image", k)``, and so with videos and frames."""
-    named = len(spec) == 2 and isinstance(spec[0], str) and spec[0] in ("image", "video", "frame")
+    """``"image:k"`` of ``("image", k)``, and so with videos, frames and turns."""
+    named = len(spec) == 2 and isinstance(spec[0], str) and spec[0] in ("image", "video", "frame", *KINDS)
     return f"{spec[0]}:{spec[1]}" if named and type(spec[1]) is int else None
 
 

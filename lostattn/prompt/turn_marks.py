@@ -14,13 +14,18 @@ def several_turns(processor: Any, said: str) -> bool:
     written = "".join(around(processor, NOTHING, None))
     marks = {mark for mark in special_tokens(processor) if mark in written}
     marks |= {str(mark) for mark in (getattr(processor.tokenizer, "eos_token", None),) if mark}
-    return any(mark in said for mark in marks | _openers(processor))
+    # White space differs from hand to hand.
+    return any(_close_up(mark) in _close_up(said) for mark in marks | _openers(processor))
 
 
 def model_speaks(processor: Any, text: str) -> bool:
     """Whether a text holds what the template writes before an answer."""
     opening = around(processor, NOTHING, None)[1].strip()
     return bool(opening) and opening in text
+
+
+def _close_up(text: str) -> str:
+    return "".join(text.split())
 
 
 def _openers(processor: Any) -> set[str]:

@@ -16,6 +16,7 @@ from lostattn.points.names import is_square
 from lostattn.points.reach import of_vision
 from lostattn.prompt.batch import Prompt
 from lostattn.prompt.parts import PARTS
+from lostattn.prompt.turn_names import with_answer
 
 
 def extended_prompt(
@@ -34,8 +35,16 @@ def extended_prompt(
     own = alive.to(token_map.part.device)
     part = torch.where(own, PARTS.index("answer"), PARTS.index("padding")).to(token_map.part.dtype)
     none = torch.full_like(token_map.image_index[:, :1], -1).expand(-1, n)
+    turns = token_map.turn_index
+    roles = tuple(map(with_answer, token_map.roles))
+    if turns is not None:
+        last = torch.tensor([len(of_item) - 1 for of_item in roles], device=turns.device)[:, None]
+        said = torch.where(own, last.to(turns), torch.full_like(last, -1).to(turns))
+        turns = torch.cat([turns, said.to(turns.device)], 1)
     longer = replace(
         token_map,
+        turn_index=turns,
+        roles=roles,
         part=torch.cat([token_map.part, part], 1),
         image_index=torch.cat([token_map.image_index, none], 1),
         patch_index=torch.cat([token_map.patch_index, none.to(token_map.patch_index.dtype)], 1),

@@ -10,9 +10,10 @@ import torch
 from lostattn.checkpoint.no_processor import NoProcessor
 from lostattn.errors import InputError
 from lostattn.pictures.patch_grid import PatchGrid, TiledGrid
-from lostattn.prompt.alignment import Rendered, align, build_token_map
+from lostattn.prompt.alignment import align, build_token_map
 from lostattn.prompt.layouts.base import PLACELESS, SEPARATOR, Batch
 from lostattn.prompt.layouts.find import image_layouts
+from lostattn.prompt.rendered import Rendered
 
 IMG, X = 9, SEPARATOR
 

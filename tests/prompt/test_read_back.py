@@ -81,7 +81,8 @@ TURNS = {
 
 @pytest.mark.parametrize("shape", ["one picture", "a picture a turn", "no picture", "without an opening"])
 @pytest.mark.parametrize("name", TURNS)
-def test_several_turns_say_that_their_parts_are_not_known(name, shape):
+def test_turns_that_are_written_by_hand_are_told(name, shape):
+    """With white space of their own, and without what closes an answer where that was left out."""
     family = families.family(name)
     opens, asks, goes_on, picture = TURNS[name]
     first = "" if shape == "no picture" else picture
@@ -90,12 +91,14 @@ def test_several_turns_say_that_their_parts_are_not_known(name, shape):
     if shape != "without an opening":
         text += asks
     given = made_elsewhere(family.processor, text, PICTURES[: bool(first) + bool(second)], family.config)
-    assert given.token_map.located == (False,)
-    for words in ("How many red squares?", "red", "Is it there?"):
-        assert words in chosen(given, "text"), words
-    for part in ("question", "answer", "system", "template"):
-        with pytest.raises(InputError, match="could not be told apart"):
-            given.token_map[part]
+    assert given.token_map.located == (True,) and given.token_map.roles == (("user", "assistant", "user"),)
+    history = given.token_map["history"]
+    said = [
+        "".join(t for t, m in zip(given.str_tokens[0], (history & given.token_map[turn])[0].tolist(), strict=True) if m)
+        for turn in ("turn:0", "assistant:0")
+    ]
+    assert [one.strip() for one in said] == ["How many red squares?", "red"]
+    assert chosen(given, "question").strip() == "Is it there?" and not given.token_map["answer"].any()
 
 
 @pytest.mark.parametrize("name", TURNS)
@@ -104,7 +107,7 @@ def test_a_question_that_is_named_among_several_turns_names_no_other_words(name)
     opens, asks, goes_on, picture = TURNS[name]
     text = f"{opens}{picture}How many red squares?{asks}{goes_on}Is it there?{asks}"
     given = made_elsewhere(family.processor, text, PICTURES[:1], family.config, question_or_text="Is it there?")
-    assert given.token_map.located == (False,)
+    assert given.token_map.located == (True,) and chosen(given, "question").strip() == "Is it there?"
 
 
 @pytest.mark.parametrize("name", TURNS)
@@ -118,11 +121,13 @@ def test_one_turn_and_the_answer_so_far_are_known(name):
     assert chosen(given, "question") == "How many red squares?" and chosen(given, "answer").strip() == "two"
 
 
-def test_a_template_of_conversations_tells_several_turns():
+def test_the_words_of_a_first_turn_are_neither_separators_nor_the_question():
     processor, config = small_processors.llava()
     text = "USER: <image>\nHow many red squares? ASSISTANT: red USER: and the square? ASSISTANT:"
     given = made_elsewhere(processor, text, PICTURES[:1], config)
-    assert given.token_map.located == (False,) and "How many red squares?" in chosen(given, "text")
+    assert given.token_map.located == (True,) and chosen(given, "question").strip() == "and the square?"
+    assert chosen(given, "history").split() == ["How", "many", "red", "squares?", "red"]
+    assert not given.token_map["separator"].any()
 
 
 def test_a_question_may_hold_the_word_that_opens_an_answer_where_it_is_given():

@@ -8,11 +8,12 @@ import torch
 
 from lostattn.errors import InputError, UnknownName
 from lostattn.pictures.patch_grid import PatchGrid, UnknownGrid
-from lostattn.prompt.alignment import Rendered, align, text_codes
+from lostattn.prompt.alignment import align, text_codes
 from lostattn.prompt.layouts.base import Batch
 from lostattn.prompt.layouts.find import image_layouts
 from lostattn.prompt.layouts.of_items import split_layouts
 from lostattn.prompt.parts import PARTS
+from lostattn.prompt.rendered import Rendered
 from lostattn.prompt.token_map import TokenMap
 
 P, S, I, Q, A, T, X = range(7)  # noqa: E741  (the initials of PARTS)
@@ -37,7 +38,9 @@ def places(mask: torch.Tensor) -> list[list[int]]:
 
 
 def test_the_parts_are_in_the_order_that_the_rows_above_assume():
-    assert PARTS == ("padding", "system", "image", "question", "answer", "template", "separator", "audio")
+    assert PARTS == (
+        "padding", "system", "image", "question", "answer", "template", "separator", "audio", "history", "thought",
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -286,10 +289,10 @@ class _Slow:
 
 def test_without_offsets_the_question_is_found_by_its_own_tokens():
     rendered = Rendered("hi IMG how many bye", 3, (7, 15))
-    codes, located = text_codes(_Slow(), rendered, [1, IMG, IMG, 2, 3, 4], IMG, [2])
-    assert (codes, located) == ([S, I, I, Q, Q, T], True)
-    codes, located = text_codes(_Slow(), rendered, [1, IMG, IMG, 3, 2, 4], IMG, [2])
-    assert (codes, located) == ([T, I, I, T, T, T], False)
+    found = text_codes(_Slow(), rendered, [1, IMG, IMG, 2, 3, 4], IMG, [2])
+    assert (found.parts, found.located) == ([S, I, I, Q, Q, T], True)
+    found = text_codes(_Slow(), rendered, [1, IMG, IMG, 3, 2, 4], IMG, [2])
+    assert (found.parts, found.located) == ([T, I, I, T, T, T], False)
 
 
 def test_images_are_shared_out_by_their_tokens():

@@ -1,8 +1,8 @@
 """The processors of the families that most people use, at their published settings, with tiny random models for them.
 
 Settings are those of `published`. Nothing is scaled down; only the models are small (width 16, one layer). Tokenizers
-are made here, with the special tokens that each processor asks for, and chat templates of one turn that write what the
-checkpoint's own write. Idefics3 is taken in both its shapes, and Gemma 3 with and without pan and scan.
+are made here, with the special tokens that each processor asks for, and chat templates that write what the checkpoint's
+own write (`chat_templates`). Idefics3 is taken in both its shapes, and Gemma 3 with and without pan and scan.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import chat_templates
 import torch
 import transformers
 from published import PUBLISHED
@@ -80,15 +81,6 @@ def tokenizer(specials: list[str], bos: str | None = None, **named: str) -> PreT
     )  # fmt: skip
 
 
-def template(before: str, image: str, after: str) -> str:
-    """A chat template of one turn: images, then text, then the opening of an answer."""
-    return (
-        "{% for m in messages %}" + before + "{% for c in m['content'] if c['type'] == 'image' %}" + image
-        + "{% endfor %}{% for c in m['content'] if c['type'] == 'text' %}{{ c['text'] }}{% endfor %}{% endfor %}"
-        + after
-    )  # fmt: skip
-
-
 def text(kind: str, size: int, **more: Any) -> dict[str, Any]:
     """A decoder of one layer and width 16."""
     return {
@@ -119,7 +111,7 @@ def token(processor: Any, name: str) -> int:
 def llava() -> Family:
     processor = transformers.LlavaProcessor(
         image_processor=images("CLIPImageProcessorPil", "llava"), tokenizer=tokenizer(["<image>", "<s>"], bos="<s>"),
-        chat_template=template("USER: ", "<image>\n", " ASSISTANT:"), **PUBLISHED["llava"].processor,
+        chat_template=chat_templates.LLAVA, **PUBLISHED["llava"].processor,
     )  # fmt: skip
     config = transformers.LlavaConfig(
         vision_config=tower("clip_vision_model", 336, 14, projection_dim=16),
@@ -132,7 +124,7 @@ def llava() -> Family:
 def llava_next() -> Family:
     processor = transformers.LlavaNextProcessor(
         image_processor=images("LlavaNextImageProcessorPil", "llava_next"),
-        tokenizer=tokenizer(["<image>", "<s>"], bos="<s>"), chat_template=template("[INST] ", "<image>\n", " [/INST]"),
+        tokenizer=tokenizer(["<image>", "<s>", "</s>"], bos="<s>"), chat_template=chat_templates.LLAVA_NEXT,
         **PUBLISHED["llava_next"].processor,
     )  # fmt: skip
     config = transformers.LlavaNextConfig(
@@ -152,7 +144,7 @@ def llava_onevision(side: int = 384) -> Family:
         "LlavaOnevisionProcessor",
         transformers.LlavaOnevisionImageProcessorPil(**{**shown, "image_grid_pinpoints": pins}),
         tokenizer(["<image>", "<video>", "<|im_start|>", "<|im_end|>"]),
-        chat_template=template("<|im_start|>user\n", "<image>\n", "<|im_end|>\n<|im_start|>assistant\n"),
+        chat_template=chat_templates.LLAVA_ONEVISION,
         **{**PUBLISHED["llava_onevision"].processor, "num_image_tokens": (side // 14) ** 2},
     )  # fmt: skip
     config = transformers.LlavaOnevisionConfig(
@@ -165,16 +157,11 @@ def llava_onevision(side: int = 384) -> Family:
     return Family("llava_onevision", processor, config)
 
 
-def _qwen(name: str, processor_class: str, system: str = "", opening: str = "", **tower_: Any) -> Family:
+def _qwen(name: str, processor_class: str, chat_template: str, **tower_: Any) -> Family:
     marks = ["<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"]
-    before = f"<|im_start|>system\n{system}<|im_end|>\n" if system else ""
     processor = processor_without_video(
-        processor_class, images("Qwen2VLImageProcessorPil", name), tokenizer(marks),
-        chat_template=template(
-            f"{before}<|im_start|>user\n", "<|vision_start|><|image_pad|><|vision_end|>",
-            f"<|im_end|>\n<|im_start|>assistant\n{opening}",
-        ),
-    )  # fmt: skip
+        processor_class, images("Qwen2VLImageProcessorPil", name), tokenizer(marks), chat_template=chat_template
+    )
     rope = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [1, 1, 2]}
     kind = CONFIG_MAPPING[name]
     own = kind().to_dict()
@@ -197,28 +184,27 @@ def _qwen(name: str, processor_class: str, system: str = "", opening: str = "", 
     return Family(name, processor, config)
 
 
-HELPFUL = "You are a helpful assistant."
 _SIDE_BY_SIDE = {"hidden_size": 16, "out_hidden_size": 16}
 
 
 def qwen2_vl() -> Family:
-    return _qwen("qwen2_vl", "Qwen2VLProcessor", HELPFUL, embed_dim=16, hidden_size=16, mlp_ratio=2)
+    return _qwen("qwen2_vl", "Qwen2VLProcessor", chat_templates.QWEN2_VL, embed_dim=16, hidden_size=16, mlp_ratio=2)
 
 
 def qwen2_5_vl() -> Family:
     more = {**_SIDE_BY_SIDE, "window_size": 112, "fullatt_block_indexes": [0]}
-    return _qwen("qwen2_5_vl", "Qwen2_5_VLProcessor", HELPFUL, **more)
+    return _qwen("qwen2_5_vl", "Qwen2_5_VLProcessor", chat_templates.QWEN2_VL, **more)
 
 
 def qwen3_vl() -> Family:
     more = {**_SIDE_BY_SIDE, "deepstack_visual_indexes": [], "num_position_embeddings": 2304}
-    return _qwen("qwen3_vl", "Qwen3VLProcessor", **more)
+    return _qwen("qwen3_vl", "Qwen3VLProcessor", chat_templates.QWEN3_VL, **more)
 
 
 def qwen3_5() -> Family:
     """The processor of Qwen3-VL, and a block of thoughts."""
     more = {**_SIDE_BY_SIDE, "deepstack_visual_indexes": [], "num_position_embeddings": 2304}
-    return _qwen("qwen3_5", "Qwen3VLProcessor", opening="<think>\n\n</think>\n\n", **more)
+    return _qwen("qwen3_5", "Qwen3VLProcessor", chat_templates.QWEN3_5, **more)
 
 
 def internvl() -> Family:
@@ -229,7 +215,7 @@ def internvl() -> Family:
     processor = processor_without_video(
         "InternVLProcessor", images("GotOcr2ImageProcessorPil", "internvl"),
         tokenizer(["<|im_start|>", "<|im_end|>"], **named), **PUBLISHED["internvl"].processor,
-        chat_template=template("<|im_start|>user\n", "<IMG_CONTEXT>\n", "<|im_end|>\n<|im_start|>assistant\n"),
+        chat_template=chat_templates.INTERNVL,
     )  # fmt: skip
     config = transformers.InternVLConfig(
         vision_config=tower("internvl_vision", [448, 448], [14, 14]),
@@ -245,9 +231,7 @@ def gemma3(scan: bool = False) -> Family:
     processor = transformers.Gemma3Processor(
         image_processor=images("Gemma3ImageProcessorPil", "gemma3"),
         tokenizer=tokenizer(["<bos>", "<start_of_turn>", "<end_of_turn>"], bos="<bos>", **named),
-        chat_template=template(
-            "<bos><start_of_turn>user\n", "<start_of_image>", "<end_of_turn>\n<start_of_turn>model\n"
-        ),
+        chat_template=chat_templates.GEMMA3,
         **PUBLISHED["gemma3"].processor,
     )  # fmt: skip
     if scan:
@@ -288,7 +272,7 @@ def idefics3() -> Family:
     """Its marks of rows and columns are plain text to its tokenizer."""
     processor = transformers.Idefics3Processor(
         images("Idefics3ImageProcessorPil", "idefics3"), tokenizer(["<|begin_of_text|>", *_IDEFICS]),
-        chat_template=template("<|begin_of_text|>User:", "<image>", "<end_of_utterance>\nAssistant:"),
+        chat_template=chat_templates.idefics("<|begin_of_text|>"),
         **PUBLISHED["idefics3"].processor,
     )  # fmt: skip
     return Family("idefics3", processor, _idefics_config("idefics3", processor, 364, 14, 2))
@@ -303,7 +287,7 @@ def smolvlm() -> Family:
     processor = processor_without_video(
         "SmolVLMProcessor", images("SmolVLMImageProcessorPil", "smolvlm"),
         tokenizer(["<|im_start|>", *_IDEFICS, "<global-img>", *TILES]),
-        chat_template=template("<|im_start|>User:", "<image>", "<end_of_utterance>\nAssistant:"),
+        chat_template=chat_templates.idefics("<|im_start|>"),
         **PUBLISHED["smolvlm"].processor,
     )  # fmt: skip
     return Family("smolvlm", processor, _idefics_config("smolvlm", processor, 384, 14, 3))
@@ -318,11 +302,8 @@ def mllama(side: int = 560) -> Family:
     processor = transformers.MllamaProcessor(
         transformers.MllamaImageProcessorPil(**shown),
         tokenizer(marks, bos="<|begin_of_text|>"),
-        chat_template=template(
-            "<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\n", "<|image|>",
-            "<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n",
-        ),
-    )  # fmt: skip
+        chat_template=chat_templates.MLLAMA,
+    )
     words = text(
         "mllama_text_model", len(processor.tokenizer), num_hidden_layers=2, cross_attention_layers=[1], bos_token_id=2
     )
@@ -338,7 +319,7 @@ def mllama(side: int = 560) -> Family:
     return Family("mllama", processor, config)
 
 
-def _pixtral(name: str, config: Callable[..., Any]) -> Family:
+def _pixtral(name: str, chat_template: str, config: Callable[..., Any]) -> Family:
     import sys
 
     from transformers.models.pixtral import image_processing_pil_pixtral
@@ -352,7 +333,7 @@ def _pixtral(name: str, config: Callable[..., Any]) -> Family:
     processor = PixtralProcessor(
         images("PixtralImageProcessorPil", name),
         tokenizer(["<s>", "[INST]", "[/INST]", "[IMG]", "[IMG_BREAK]", "[IMG_END]"], bos="<s>"),
-        chat_template=template("<s>[INST]", "[IMG]", "[/INST]"), **PUBLISHED[name].processor,
+        chat_template=chat_template, **PUBLISHED[name].processor,
     )  # fmt: skip
     made = config(
         vision_config=tower("pixtral", PUBLISHED[name].image["size"]["longest_edge"], processor.patch_size, head_dim=8),
@@ -364,11 +345,17 @@ def _pixtral(name: str, config: Callable[..., Any]) -> Family:
 
 def pixtral() -> Family:
     """Of LLaVA's class, with a tower that takes pictures of any size."""
-    return _pixtral("pixtral", functools.partial(transformers.LlavaConfig, vision_feature_select_strategy="full"))
+    return _pixtral(
+        "pixtral",
+        chat_templates.PIXTRAL,
+        functools.partial(transformers.LlavaConfig, vision_feature_select_strategy="full"),
+    )
 
 
 def mistral3() -> Family:
-    return _pixtral("mistral3", functools.partial(transformers.Mistral3Config, spatial_merge_size=2))
+    return _pixtral(
+        "mistral3", chat_templates.MISTRAL3, functools.partial(transformers.Mistral3Config, spatial_merge_size=2)
+    )
 
 
 MAKERS: dict[str, Callable[[], Family]] = {

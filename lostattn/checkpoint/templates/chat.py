@@ -5,11 +5,14 @@ from __future__ import annotations
 import functools
 import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jinja2
+from jinja2.meta import find_undeclared_variables
+
 from lostattn.checkpoint.templates.budget import budget, current
-from lostattn.checkpoint.templates.environment import compiled
+from lostattn.checkpoint.templates.environment import Bounded, compiled
 from lostattn.errors import InputError
 from lostattn.saved.text import printable
 
@@ -39,6 +42,21 @@ def apply_chat_template(processor: Any, turns: Sequence[Any], **keywords: Any) -
             f"The processor's chat template refuses this prompt: {told}. Set another processor.chat_template, or make "
             "the text yourself and pass the processor's output: model.prompt(inputs=…)."
         ) from error
+
+
+def template_names(processor: Any) -> set[str] | None:
+    """The names that a processor's chat template reads from outside; None where that cannot be told."""
+    source = getattr(processor, "chat_template", None) or getattr(
+        getattr(processor, "tokenizer", None), "chat_template", None
+    )
+    if isinstance(source, Mapping):
+        source = source.get("default")
+    if not isinstance(source, str):
+        return None
+    try:
+        return set(find_undeclared_variables(Bounded().parse(source)))
+    except jinja2.TemplateError:
+        return None
 
 
 def _bound_transformers() -> None:

@@ -9,6 +9,9 @@ from itertools import groupby
 from lostattn.prompt.layouts.base import Batch
 
 _TILE = re.compile(r"row_(\d+)_col_(\d+)")
+_AT_END = re.compile(r"<(row_\d+_col_\d+|global-img)>$")
+_LONGEST = 24
+"""How many tokens a mark may be of that is plain text to the tokenizer."""
 
 Place = tuple[int, int]
 Piece = tuple[str, Place | None]
@@ -57,6 +60,8 @@ def marked_pieces(batch: Batch, row: Sequence[int]) -> list[list[Piece]] | None:
     tokenizer = getattr(batch.processor, "tokenizer", None)
     name = getattr(tokenizer, "convert_ids_to_tokens", None)
     said = None if name is None else _by_name([str(name(token)) for token in before])
+    if said is None and tokenizer is not None and hasattr(tokenizer, "decode"):
+        said = _by_name([_end_of(tokenizer.decode(row[max(0, start - _LONGEST) : start])) for start, _ in runs])
     if said is not None or len(set(before)) != 2:
         return said
     after = [row[start + n] if start + n < len(row) else None for start, n in runs]
@@ -65,6 +70,12 @@ def marked_pieces(batch: Batch, row: Sequence[int]) -> list[list[Piece]] | None:
         if len(set(zip(before, after, strict=True))) == 2
         else None
     )
+
+
+def _end_of(text: str) -> str:
+    """The mark that a text ends in, where it is one to read and no token of its own (Idefics 3); empty where none."""
+    found = _AT_END.search(text)
+    return found[0] if found else ""
 
 
 def _by_name(marks: Sequence[str]) -> list[list[Piece]] | None:
