@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from html import escape
 
 from lostattn.conformance.judge import OUTCOMES, Verdict
 from lostattn.errors import InputError
@@ -69,7 +70,7 @@ def markdown(verdicts: Sequence[Verdict]) -> str:
         points = str(best.points) if best.passed else ""
         seen = [best.layout, best.image, best.vision, remarks[:200]]
         rows.append([family, best.kinds, points, *outcomes, differ, comparison_counts(mine.values()), *seen])
-    return "\n".join("| " + " | ".join(cell.replace("|", "/") for cell in row) + " |" for row in rows) + "\n"
+    return "\n".join(f"| {' | '.join(map(_cell, row))} |" for row in rows) + "\n"
 
 
 def in_page(page: str, verdicts: Sequence[Verdict]) -> str:
@@ -87,6 +88,11 @@ def in_page(page: str, verdicts: Sequence[Verdict]) -> str:
             raise InputError(f"the page has no place for the {name}: expected {begins.strip()!r} and {ends!r}.")
         page = f"{before}{begins}{text}{ends}{after}"
     return page
+
+
+def _cell(text: str) -> str:
+    """A text as it may stand in a cell of Markdown, where markup would be markup and a line break ends the row."""
+    return escape(" ".join(text.split()), quote=False).replace("|", "/")
 
 
 def _beside(remarks: str, known: str) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lostattn.errors import InputError
-from lostattn.view.figures import GREY, MARKERS, PALETTE, new_figure, style
+from lostattn.view.figures import GREY, MARKERS, PALETTE, new_figure, style, tick_label
 
 if TYPE_CHECKING:
     import matplotlib.axes
@@ -197,7 +197,7 @@ def _draw_bars(
     if chance is not None:
         axes.axvline(100 * chance, color="black", linestyle=":", linewidth=1.2)
     axes.set(xlim=(0, 100), ylim=(len(conditions) - 0.5, -0.5))
-    axes.set_yticks(range(len(conditions)), [labels.get(c, str(c)) for c in conditions])
+    axes.set_yticks(range(len(conditions)), [tick_label(labels.get(c, str(c))) for c in conditions])
 
 
 def _difference(row: dict[Any, Any]) -> str:

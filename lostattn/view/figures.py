@@ -10,6 +10,8 @@ import io
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from lostattn.saved.text import printable
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -29,6 +31,10 @@ def _plain_figure() -> type[Figure]:
         def _repr_png_(self) -> bytes:
             return to_png(self)
 
+        def draw(self, renderer: Any) -> None:
+            _show_as_written(self)
+            super().draw(renderer)
+
     PlainFigure.__qualname__ = "PlainFigure"  # where a pickled figure looks for its class: `__getattr__` below
     return PlainFigure
 
@@ -42,6 +48,23 @@ def __getattr__(name: str) -> Any:
 def new_figure(width: float | int, height: float | int) -> Figure:
     """An empty figure of the given size in inches, laid out so that nothing overlaps."""
     return _plain_figure()(figsize=(width, height), layout="constrained", facecolor="white")
+
+
+def tick_label(text: object) -> str:
+    """A text as the label of a tick, where matplotlib would take ``$`` for the beginning of a formula."""
+    return printable(text).replace("$", r"\$")
+
+
+def _show_as_written(figure: Figure) -> None:
+    """Have labels shown as they stand: names of conditions and models are no formulas (``$``) and steer nothing."""
+    from matplotlib.text import Text
+
+    axes = [axis for one in figure.axes for axis in (one.xaxis, one.yaxis)]
+    ticks = {text for axis in axes for text in (*axis.get_ticklabels(which="both"), axis.get_offset_text())}
+    for text in figure.findobj(Text):
+        if text not in ticks:  # matplotlib writes numbers as formulas itself; see `tick_label`
+            text.set_parse_math(False)
+            text.set_text(printable(text.get_text()))
 
 
 def style(axes: Axes) -> None:

@@ -42,7 +42,7 @@ def write_page(path: PathLike, html: str) -> Path:
         InputError: the folder cannot be written to.
         NoRoom: the disk is full; the message says where the page was kept instead.
     """
-    return write_text(path, html)
+    return write_text(path, html.encode("utf-8", "replace").decode())  # half a surrogate pair has no place in a file
 
 
 def figure_html(body: str, label: str, caption: str = "") -> str:
