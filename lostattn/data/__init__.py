@@ -15,6 +15,7 @@ import lostattn.data.scoring as scoring
 from lostattn.data.asked import AskedObject, asked_objects
 from lostattn.data.asking import KINDS
 from lostattn.data.folder import read_rows
+from lostattn.data.public import BENCHMARKS, Where, load_public
 from lostattn.data.question import Question, Questions
 from lostattn.data.scene import SPLITS
 from lostattn.data.shapes import shapes as square_shapes
@@ -36,35 +37,51 @@ def register(name: str, source: Source, kinds: Sequence[str]) -> None:
         source: returns exactly `n` questions of these kinds from that split.
         kinds: the kinds of questions that it can give.
     """
-    if name in _SOURCES:
+    if name in names():
         raise InputError(f"A data set called {name!r} is registered already; choose another name.")
     _SOURCES[name] = source, tuple(kinds)
 
 
 def names() -> tuple[str, ...]:
-    """The data sets that `load` knows by name."""
-    return tuple(_SOURCES)
+    """The data sets that `load` knows by name: the bundled ones and those registered, and the public benchmarks."""
+    return (*_SOURCES, *BENCHMARKS)
 
 
 def load(
     name: str | Path,
-    split: str = "test",
+    split: str | None = None,
     n: int | None = None,
     seed: int = 0,
     kinds: Sequence[str] | None = None,
+    *,
+    path: str | Path | None = None,
+    source: str | None = None,
+    revision: str | None = None,
+    stream: bool = False,
+    allow_rows: bool = False,
 ) -> Questions:
     """Questions of a data set known by name, or of a folder.
 
     Args:
         name: a name (see `names`), or a folder with a `questions.jsonl` (see `lostattn.data.folder`).
-        split: `"train"`, `"val"` or `"test"`; the same scene is never in two of them. Folders have none.
-        n: how many questions; 200 by default, all of a folder.
+        split: of the bundled sets `"train"`, `"val"` or `"test"` (the default); the same scene is never in two of them.
+            Of a public benchmark one of its own, such as `"adversarial"`. Folders have none.
+        n: how many questions; 200 by default of a bundled set, all of a folder or a public benchmark. Of a benchmark
+            whole groups are drawn (what shares a picture or must be right together), balanced as the set is: where
+            their sizes do not add up to n, a few less.
         seed: the same seed gives the same questions and pixels. A folder is read in its own order.
         kinds: only these kinds of questions; None means all.
+        path: a public benchmark's file or folder of files (parquet, or VLMEvalKit's TSV); None is the hub.
+        source: another id on the hub that holds the benchmark.
+        revision: the commit, branch or tag to read there; the newest by default. The commit is kept in each question's
+            `facts`.
+        stream: read over the network what is needed of parquet files, instead of downloading them.
+        allow_rows: read a benchmark that has other rows than the published one.
 
     Raises:
         UnknownName: no such data set or folder; the message names the nearest.
-        InputError: a bad split, number or kind, or a folder that cannot be read.
+        InputError: a bad split, number or kind, a folder that cannot be read, or a benchmark's file that is not what it
+            claims to be.
     """
     if n is not None and (isinstance(n, bool) or not isinstance(n, int) or n <= 0):
         raise InputError(f"n is how many questions to load, a whole number above 0; got {n!r}.")
@@ -74,11 +91,20 @@ def load(
         kinds = (kinds,)
     if kinds is not None and not kinds:
         raise InputError("kinds is empty; name at least one kind of question, or leave it out for all.")
+    where = Where(path, source, revision, stream)
+    if str(name) in BENCHMARKS:
+        return load_public(str(name), split, n, seed, kinds, where, allow_rows)
+    if where != Where():
+        raise InputError(f"path=, source=, revision= and stream= say where a public benchmark lies; {name} is none.")
     if str(name) not in _SOURCES:
         return _load_folder(name, n, kinds)
+    return _generated(str(name), "test" if split is None else split, n, seed, kinds)
+
+
+def _generated(name: str, split: str, n: int | None, seed: int, kinds: Sequence[str] | None) -> Questions:
     if split not in SPLITS:
         raise InputError(f"There is no split {split!r}; there are {', '.join(SPLITS)}.{nearest(str(split), SPLITS)}")
-    source, known = _SOURCES[str(name)]
+    source, known = _SOURCES[name]
     for kind in kinds or ():
         if kind not in known:
             raise InputError(
@@ -91,8 +117,7 @@ def _load_folder(name: str | Path, n: int | None, kinds: Sequence[str] | None) -
     if not os.path.isdir(name):  # False of a name that is too long, or with a null byte
         said = str(name)[:200]
         raise UnknownName(
-            f"No data set or folder is called {said!r}; the data sets are {', '.join(_SOURCES)}."
-            f"{nearest(said, _SOURCES)}"
+            f"No data set or folder is called {said!r}; the data sets are {', '.join(names())}.{nearest(said, names())}"
         )
     with told_where(name, "set of questions"):
         questions = Questions(

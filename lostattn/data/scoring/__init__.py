@@ -95,7 +95,10 @@ def credit(protocol: str, said: Any, question: Any, guesses: bool = False) -> fl
         guesses: where the public scorer would draw one of the options at random, what that is worth on average (1 in
             4 for four options) instead of 0.
     """
-    answer, rule = read(protocol, said, question)
+    return _worth(*read(protocol, said, question), question, guesses)
+
+
+def _worth(answer: str | None, rule: str, question: Any, guesses: bool) -> float:
     if rule == GUESS and guesses:
         choices = options_of(question).choices
         return sum(choice in right_answers(question) for choice in choices) / max(len(choices), 1)
@@ -142,6 +145,6 @@ def scores(
     for question, text in zip(questions, said, strict=True):
         choices, right_ones = tuple(question.choices), right_answers(question)
         chance = sum(choice in right_ones for choice in choices) / len(choices) if choices else 0.0
-        answer = read(protocol, text, question)[0]
-        judged.append(Judged(question, answer, credit(protocol, text, question, guesses), chance))
+        answer, rule = read(protocol, text, question)
+        judged.append(Judged(question, answer, _worth(answer, rule, question, guesses), chance))
     return set_table(judged, by)

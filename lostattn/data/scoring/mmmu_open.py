@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from lostattn.data.scoring.asked_for import right_answers
+from lostattn.data.scoring.asked_for import listed, right_answers
 
 _BEFORE_KEY = ("could be ", "so ", "is ", "thus ", "therefore ", "final ", "answer ", "result ")
 _TRIVIAL = set(":,.!?;'")
@@ -25,10 +25,13 @@ def open_candidates(said: str) -> tuple[Candidate, ...]:
 
 
 def open_mmmu(said: str, question: Any) -> tuple[str | None, str]:
-    """The right answer that the text offers, by inclusion or as a number; else what it offers, which is wrong."""
+    """The right answer that the text offers, by inclusion or as a number; else what it offers, which is wrong.
+
+    An answer that is written as a list of Python is right by any of its members.
+    """
     offered = open_candidates(said)
     for answer in right_answers(question):
-        for form in _forms(answer):
+        for form in (form for one in listed(answer) or (answer,) for form in _forms(one)):
             if isinstance(form, float) and form in [one for one in offered if isinstance(one, float)]:
                 return answer, "number"
             if isinstance(form, str) and any(form in one for one in offered if isinstance(one, str)):
