@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -97,7 +97,7 @@ def read_cache(path: str | os.PathLike[str], model: HookedModel) -> SavedCache:
         if "interventions" in meta:
             meta["interventions"] = _together(meta["interventions"], tensors)
         kept = _kept(held["geometry"], tensors)
-        _check_points(kept, held["names"], model)
+        check_points(kept, held["names"], model)
         return SavedCache(kept, tuple(held["names"]), prompt, meta, held["has_batch_dim"], _known(meta))
 
 
@@ -119,8 +119,12 @@ def _kept(geometry: Mapping[str, dict[str, Any]], tensors: Mapping[str, Tensor])
     return kept
 
 
-def _check_points(kept: Mapping[str, Any], names: list[str], model: HookedModel) -> None:
-    """Whether every point that can be looked up is one of this model's, and what it is made of is there."""
+def check_points(kept: Mapping[str, Any], names: Iterable[str], model: HookedModel) -> None:
+    """Whether every point that can be looked up is one of this model's, and what it is made of is there.
+
+    Raises:
+        InputError: it is not.
+    """
     for name in names:
         if name not in model.hook_names and name not in model.sites.absent:
             raise InputError(f"it names {name[:200]!r}, which is no hook point of this model.")

@@ -10,6 +10,7 @@ from torch import Tensor
 from lostattn.remote.failures import UnreadableResult
 from lostattn.run.calls import Raw, Reading
 
+_BY_HEAD = ("hook_q", "hook_k", "hook_v", "hook_z", "hook_rot_q", "hook_rot_k", "hook_attn_scores", "hook_pattern")
 HIGHEST = 1 << 31  # token ids are smaller
 
 
@@ -48,6 +49,8 @@ def _wrong(raw: Any, reading: Reading) -> str | None:
         return f"a {type(raw).__name__} where a call's values were expected"
     if not raw and reading.kind == "cache":
         return None  # a pass whose values stay there, for others to use
+    if reading.edits and (wrong := _wrong_touched(raw.get("touched"), reading)) is not None:
+        return wrong
     if reading.kind == "generation":
         return _wrong_generation(raw, reading)
     if reading.kind in ("cache", "logits") and not _is_logits(raw.get("logits")):
@@ -66,11 +69,35 @@ def _wrong_generation(raw: dict[str, Any], reading: Reading) -> str | None:
         return f"sequences of shape {tuple(sequences.shape)}; expected {expected}"
     if sequences.is_complex() or bool(((sequences < 0) | (sequences >= HIGHEST)).any()):
         return "tokens that are no ids"
+    for name in ("scores", "logits"):
+        if raw.get(name) is not None and not (_is_logits(raw[name]) and len(raw[name]) == len(sequences)):
+            return f"{name} of a generation that are none"
     if not isinstance(steps, list):
         return "no steps of a generation"
     if reading.names and not steps:
         return "nothing of the steps that were to be kept"
     return next((wrong for step in steps if (wrong := _wrong_kept(step, reading)) is not None), None)
+
+
+def _wrong_touched(noted: Any, reading: Reading) -> str | None:
+    """What of a count of changed cells is none: numbers of edits, steps, and a list of counts for each."""
+    if noted is None:
+        return None
+    held: dict[str, Any] = noted if isinstance(noted, dict) else {}
+    number, step, counts = held.get("number"), held.get("step"), held.get("counts")
+    if not isinstance(counts, list) or not all(map(_is_row, [number, step, *counts])):
+        return "no counts of what its edits changed"
+    assert isinstance(number, Tensor) and isinstance(step, Tensor)
+    if not len(number) == len(step) == len(counts):
+        return f"{len(counts)} counts of changes by {len(number)} edits in {len(step)} steps"
+    known = all(0 <= one < len(reading.edits) for one in number.tolist())
+    return None if known else "counts of edits that it has not"
+
+
+def _is_row(value: Any) -> bool:
+    """Whether these are whole numbers in a row."""
+    whole = isinstance(value, Tensor) and not value.is_floating_point() and not value.is_complex()
+    return whole and value.dim() == 1
 
 
 def _is_logits(value: Any) -> bool:
@@ -86,6 +113,8 @@ def _wrong_kept(value: Any, reading: Reading) -> str | None:
     if reading.kind in ("numbers", "measures"):
         return None
     for name, one in value.items():
+        if isinstance(one, Tensor) and name.startswith("blocks.") and name.endswith(_BY_HEAD) and one.dim() != 4:
+            return f"a tensor of shape {tuple(one.shape)} as the value of {name[:200]!r}"
         for part in one.values() if isinstance(one, dict) else [one]:
             beside = part is None or isinstance(part, bool | int | float | str)
             if not (isinstance(part, Tensor) or (beside and isinstance(one, dict))):

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from nnsight.intervention.backends.display import StatusDisplay
 from nnsight.intervention.backends.remote import RemoteError
 
-from lostattn.errors import InputError
+from lostattn.cache.files import check_points
+from lostattn.errors import InputError, LostAttnError
 from lostattn.points.hooked_model import HookedModel
 from lostattn.prompt.batch import Prompt
 from lostattn.remote.expected import checked_result
-from lostattn.remote.failures import ConnectionLost, RemoteFailure, UnknownJob
+from lostattn.remote.failures import ConnectionLost, RemoteFailure, UnknownJob, UnreadableResult
 from lostattn.remote.hosts import confirmed_host, key_for
 from lostattn.remote.lookup import LookUp
 from lostattn.remote.service import Service
 from lostattn.remote.stored import read_job, write_job
-from lostattn.remote.told import detail
+from lostattn.remote.told import detail, said
 from lostattn.run.calls import Call, Raw, Reading
 from lostattn.run.reading import read
 
@@ -89,7 +91,8 @@ class Job:
             TimeoutError: it is not done yet; ask again.
         """
         raw = self.raw(timeout)
-        found = [read(r, self.model, one, p) for r, one, p in zip(self.readings, raw, self.prompts, strict=True)]
+        with self._doubting():
+            found = [read(r, self.model, one, p) for r, one, p in zip(self.readings, raw, self.prompts, strict=True)]
         return found[0] if self.single else found
 
     def raw(self, timeout: float | int | None = None) -> list[Raw]:
@@ -178,7 +181,30 @@ class Job:
 
     def _taken(self, found: dict[str, Any]) -> list[Raw]:
         """What each call gave, of what was sent back."""
-        return checked_result(found, self.readings, self.single, self.service.host)
+        raws = checked_result(found, self.readings, self.single, self.service.host)
+        for raw, reading in zip(raws, self.readings, strict=True):
+            if reading.kind == "cache" and raw:
+                try:
+                    check_points(raw["kept"], reading.names, self.model)
+                except InputError as error:
+                    raise self._misfit(error) from error
+        return raws
+
+    @contextmanager
+    def _doubting(self) -> Iterator[None]:
+        """What cannot be made of the values that the service sent is the service's fault, not the caller's."""
+        try:
+            yield
+        except LostAttnError:
+            raise
+        except Exception as error:  # values that fit a reading each, and not each other
+            raise self._misfit(error) from error
+
+    def _misfit(self, error: Exception) -> UnreadableResult:
+        return UnreadableResult(
+            f"{self.service.host} sent values that do not fit the call ({said(error)[:300]}). The job may be of "
+            "another call, or the service runs other versions; send it again."
+        )
 
     def _wait_or_give_up(self, attempt: int, error: Exception) -> None:
         if attempt + 1 < LOOKS:

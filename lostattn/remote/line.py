@@ -7,6 +7,8 @@ followed, and an answer is read up to a length and no further, as it came: what 
 from __future__ import annotations
 
 import functools
+import math
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     import httpx
 
 CONNECT, READ = 10.0, 600.0  # seconds, as nnsight has them
+LEAST = 1.0  # seconds that an answer has, even where the time is over
 SHORT = 1 << 24  # bytes of an answer that is no result: a server's whole traceback is in it
 KEY = "ndif-api-key"
 
@@ -40,7 +43,7 @@ class Line:
     @contextmanager
     def connected(self) -> Iterator[httpx.Client]:
         """One connection for every request while this is open; what breaks is made anew by the next."""
-        if self._client is not None:
+        if self._client is not None and not self._client.is_closed:
             yield self._client
             return
         with client_for(self.host) as self._client:
@@ -56,12 +59,21 @@ class Line:
             httpx.TransportError: the line broke.
             UnreadableResult: the answer is longer than it may be, or packed.
         """
+        import httpx
+
         sent = dict(headers or {})
         # Asked for anew each time: a configuration may have changed since the job was made.
         if self.key and self.key == key_for(self.host):
             sent[KEY] = self.key
-        with self.connected() as client:
-            return answer(client, method, f"{self.host}{path}", SHORT, self.until, headers=sent, **more)
+        # What is asked for without a body has a time of its own, however slowly it drips; to send a job may take long.
+        until = self.until if method != "GET" else min(self.until or math.inf, time.monotonic() + READ)
+        try:
+            with self.connected() as client:
+                return answer(client, method, f"{self.host}{path}", SHORT, until, headers=sent, **more)
+        except TimeoutError as error:
+            if self.until is not None and time.monotonic() >= self.until:
+                raise
+            raise httpx.ReadTimeout(str(error)) from error
 
 
 def client_for(url: str) -> httpx.Client:
@@ -86,7 +98,43 @@ def answer(
     told: Callable[[int, int | None], None] | None = None,
     **more: Any,
 ) -> httpx.Response:
-    """One request and its answer, of ``most`` bytes at the most; ``told`` hears how many are here, of how many."""
+    """One request and its answer, of ``most`` bytes at the most; ``told`` hears how many are here, of how many.
+
+    Raises:
+        httpx.TransportError: the line broke.
+        TimeoutError: the time was over before the answer was whole, at whatever it was.
+        UnreadableResult: the answer is longer than it may be, or packed.
+    """
+    import httpx
+
+    left = math.inf if until is None else max(until - time.monotonic(), LEAST)
+    if left < READ:
+        more = {"timeout": httpx.Timeout(min(CONNECT, left), read=left, write=left), **more}
+    # A server may also send one byte of its headers at a time, each within the time of a read.
+    watch = threading.Timer(min(left, threading.TIMEOUT_MAX), client.close)
+    watch.daemon = True
+    try:
+        watch.start()
+        return _read_answer(client, method, url, most, until, told, **more)
+    except TimeoutError:
+        raise
+    except (httpx.TransportError, RuntimeError, OSError) as error:  # RuntimeError: of a client that was closed
+        if until is not None and time.monotonic() >= until:
+            raise TimeoutError(f"{httpx.URL(url).host} did not answer within the time; ask again.") from error
+        raise
+    finally:
+        watch.cancel()
+
+
+def _read_answer(
+    client: httpx.Client,
+    method: str,
+    url: str,
+    most: int,
+    until: float | None,
+    told: Callable[[int, int | None], None] | None,
+    **more: Any,
+) -> httpx.Response:
     import httpx
 
     with client.stream(method, url, **more) as response:
