@@ -20,7 +20,7 @@ from lostattn.prompt.cross_keys import CrossKeys
 from lostattn.prompt.parts import PARTS
 from lostattn.prompt.token_map import TokenMap
 from lostattn.view.image import overlay
-from lostattn.view.reading import picture_and_grid
+from lostattn.view.reading import check_same_prompt, picture_and_grid
 
 if TYPE_CHECKING:
     import matplotlib.figure
@@ -85,14 +85,33 @@ class ImageAttribution:
         return pd.DataFrame(rows).sort_values(["layer", "head"], kind="stable", ignore_index=True)
 
     def figure(
-        self, layer: int | None = None, head: int | None = None, image: int = 0, title: str | None = None
+        self,
+        layer: int | None = None,
+        head: int | None = None,
+        image: int = 0,
+        title: str | None = None,
+        prompt: Prompt | None = None,
+        **looks: Any,
     ) -> matplotlib.figure.Figure:
-        """The patches' numbers drawn over the picture."""
+        """The patches' numbers drawn over the picture.
+
+        Args:
+            layer, head, image: which numbers, as in :meth:`patches`.
+            title: what is shown.
+            prompt: the prompt that you take this to be of, to be held to it.
+            looks: ``ax=``, ``cmap=``, ``lines=``, ``marks=``, … of :func:`lostattn.view.overlay`.
+
+        Raises:
+            InputError: another prompt than the one that the cache was made with.
+        """
+        if prompt is not None:
+            check_same_prompt(self.prompt, prompt)
 
         picture, grid = picture_and_grid(self.prompt, self.item, image)
         values = self.patches(layer, head, image)
         which = f"layer {'all' if layer is None else layer}, head {'all' if head is None else head}"
-        return overlay(picture, values, grid, title=title or f"Written towards the answer: {which}", label="logits")
+        words = title or f"Written towards the answer: {which}"
+        return overlay(picture, values, grid, title=words, **{"label": "logits", **looks})
 
     def _keys(self) -> TokenMap | CrossKeys:
         """What the keys are: positions, or those of cross-attention."""

@@ -91,14 +91,18 @@ def input_figure(
     image: int = 0,
     title: str | None = None,
     remote: Remote = False,
+    **looks: Any,
 ) -> matplotlib.figure.Figure:
-    """:func:`input_attribution` drawn over the picture; it takes the same arguments and raises the same errors."""
+    """:func:`input_attribution` drawn over the picture; it takes the same arguments and raises the same errors.
+
+    ``looks``: ``ax=``, ``cmap=``, ``lines=``, … of :func:`lostattn.view.overlay`.
+    """
 
     prompt = model._prompted(prompt)
     values = input_attribution(model, prompt, metric, of, item, image, remote)
     picture, grid = picture_and_grid(prompt, item, image)
     title = title or f"Gradient times input: {'image tokens' if of == 'tokens' else 'pixels'}"
-    return overlay(picture, values, grid, title=title, label="metric")
+    return overlay(picture, values, grid, title=title, **{"label": "metric", **looks})
 
 
 def _of_pixels(model: LVLM, prompt: Prompt, metric: Callable[[Tensor], Tensor], image: int) -> Float[Tensor, "patch"]:

@@ -97,6 +97,7 @@ class GeneratedAttention:
         heads: Some = None,
         marks: Sequence[Sequence[float | int]] = (),
         title: str | None = None,
+        **looks: Any,
     ) -> matplotlib.figure.Figure:
         """A strip of heat maps over the picture, one a generated token; see :func:`lostattn.view.overlays`.
 
@@ -104,6 +105,7 @@ class GeneratedAttention:
             layers, heads: as in :meth:`patches`.
             marks: boxes of pixels to draw a frame around.
             title: what is shown.
+            looks: ``ax=``, ``cmap=``, ``lines=``, ``columns=``, … as there.
         """
         picture, grid = picture_and_grid(self.prompt, self.item, self.image)
         values = self.patches(layers, heads)
@@ -111,7 +113,7 @@ class GeneratedAttention:
         titles = [f"{token.strip() or repr(token)}: {s}" for token, s in zip(self.tokens, shares, strict=True)]
         which = f"layers {_said(layers)}, heads {_said(heads)}"
         words = title or f"What each generated token looked at ({which}; share of its attention, %)"
-        return overlays(picture, values, grid, titles=titles, marks=marks, title=words)
+        return overlays(picture, values, grid, titles=titles, marks=marks, title=words, **looks)
 
     @property
     def _grid(self) -> PatchGrid:

@@ -10,6 +10,8 @@ import numpy as np
 
 from lostattn.errors import InputError
 from lostattn.view.figures import GREY, MARKERS, PALETTE, new_figure, style, tick_label
+from lostattn.view.panels import check_switch, given_axes, line_colours, root_figure
+from lostattn.view.words import fitted, put_axes_legend, put_legend, put_suptitle, put_title
 
 if TYPE_CHECKING:
     import matplotlib.axes
@@ -26,6 +28,7 @@ _LABELS = {
     "accuracy": "accuracy (%)",
 }
 _UNTOUCHED = "untouched"
+_CONDITION = 3.2  # inches of a condition's name
 
 
 def layer_curves(
@@ -39,6 +42,9 @@ def layer_curves(
     title: str | None = None,
     labels: dict[str, str] | None = None,
     lines: dict[str, dict[str, Any]] | None = None,
+    ax: Any = None,
+    cmap: Any = None,
+    grid: bool = True,
 ) -> matplotlib.figure.Figure:
     """A value by layer, one line for each update (or whatever ``by`` names), with the band of its interval.
 
@@ -56,9 +62,16 @@ def layer_curves(
         labels: how to call columns, and values of ``by``, on the figure.
         lines: heights to mark by a dotted line, for each ``y`` by name, such as
             ``{"rid": {"ε RoPE": 0.06}}``; the height may be a dict by model.
+        ax: axes to draw in, instead of a new figure: one a panel, row by row.
+        cmap: the colours of the lines: even steps of a matplotlib colormap, by itself or by name; None: such as every
+            kind of colour vision tells apart.
+        grid: whether to draw lines behind the curves.
+
+    Returns:
+        The figure, or that of ``ax``.
 
     Raises:
-        InputError: a column is missing, or no row has a layer.
+        InputError: a column is missing, or no row has a layer; another number of axes than panels; no such colours.
     """
     import pandas as pd
 
@@ -71,25 +84,38 @@ def layer_curves(
         raise InputError(f"No row has a number in {x!r}: there is nothing to draw. Pass at least one layer.")
     models = _models(df)
     groups = list(dict.fromkeys(df[by]))
-    figure = new_figure(5.2 * len(models) + 1.2, 2.9 * len(ys) + 0.5)
-    axes = figure.subplots(len(ys), len(models), squeeze=False, sharex="col", sharey="row")
+    check_switch("grid", grid)
+    colours = line_colours(cmap, len(groups), PALETTE)
+    if ax is None:
+        figure = new_figure(5.2 * len(models) + 1.2, 2.9 * len(ys) + 0.5)
+        axes = figure.subplots(len(ys), len(models), squeeze=False, sharex="col", sharey="row")
+    else:
+        n = len(ys) * len(models)
+        axes = np.array(given_axes(ax, (n,), f"{n} panels, one for each y and model")).reshape(len(ys), len(models))
+        figure = root_figure(axes[0, 0])
     for column, (model, part) in enumerate(models):
         for row, value in enumerate(ys):
             where = axes[row, column]
             ends = _ends(df, value, low, high)
-            _draw_curves(where, part, (x, value, by), ends, [(g, names.get(g, str(g))) for g in groups])
+            shown = [(g, names.get(g, str(g)), colour) for g, colour in zip(groups, colours, strict=True)]
+            _draw_curves(where, part, (x, value, by), ends, shown, bool(grid))
             for name, height in (lines or {}).get(value, {}).items():
                 at = height.get(model) if isinstance(height, dict) else height
                 if at is not None:
                     where.axhline(at, color="black", linestyle=":", linewidth=1.2, label=name)
             if column == 0:
-                where.set_ylabel(names.get(value, value))
-        axes[0, column].set_title(_heading(model, part), fontsize=11)
-        axes[-1, column].set_xlabel(names.get(x, x))
+                where.set_ylabel(names.get(value, value), parse_math=False)
+        put_title(axes[0, column], _heading(model, part), 11)
+        axes[-1, column].set_xlabel(names.get(x, x), parse_math=False)
     handles, texts = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, texts, loc="outside right upper", frameon=False, fontsize=9)
-    if title:
-        figure.suptitle(title, fontsize=12)
+    if ax is None:
+        put_legend(figure, handles, texts)
+    else:
+        put_axes_legend(axes[0, -1], handles, texts)
+    if title and axes.size == 1 and ax is not None:
+        put_title(axes[0, 0], title, 11)
+    elif title:
+        put_suptitle(figure, title, 12)
     return figure
 
 
@@ -100,6 +126,9 @@ def accuracy_bars(
     chance: float | dict[str, float] | None = None,
     title: str | None = None,
     labels: dict[str, str] | None = None,
+    ax: Any = None,
+    cmap: Any = None,
+    grid: bool = True,
 ) -> matplotlib.figure.Figure:
     """Accuracy under each condition with its interval, and its paired difference from the untouched run.
 
@@ -114,9 +143,17 @@ def accuracy_bars(
         chance: the accuracy of guessing, to be marked by a dotted line; by kind where it differs.
         title: of the whole figure.
         labels: how to call conditions and kinds on the figure.
+        ax: axes to draw in, instead of a new figure: one a panel, row by row.
+        cmap: the colours of the bars, untouched first: even steps of a matplotlib colormap, by itself or by name;
+            None: such as every kind of colour vision tells apart.
+        grid: whether to draw lines behind the bars.
+
+    Returns:
+        The figure, or that of ``ax``.
 
     Raises:
-        InputError: a column is missing, there is no row, or no such kind.
+        InputError: a column is missing, there is no row, or no such kind; another number of axes than panels; no such
+            colours.
     """
     _check_columns(df, ["condition", "accuracy", "low", "high"])
     if df.empty:
@@ -129,24 +166,36 @@ def accuracy_bars(
     wide = len(models) if len(models) > 1 else min(2, len(kinds))
     panels = [(model, part, kind) for kind in kinds for model, part in models]
     high = math.ceil(len(panels) / wide)
-    figure = new_figure(6.4 * wide, high * (0.3 * len(conditions) + 0.75) + 0.6)
-    axes = figure.subplots(high, wide, squeeze=False, sharex=True, sharey=True).ravel()
+    check_switch("grid", grid)
+    if ax is None:
+        figure = new_figure(6.4 * wide, high * (0.3 * len(conditions) + 0.75) + 0.6)
+        axes = list(figure.subplots(high, wide, squeeze=False, sharex=True, sharey=True).ravel())
+    else:
+        axes = given_axes(ax, (len(panels),), f"{len(panels)} panels, one for each kind and model")
+        figure = root_figure(axes[0])
+    colours = _bar_colours(cmap, conditions)
     for where, (model, part, kind) in zip(axes, panels, strict=False):
         rows = part[part["kind"] == kind]
         guess = chance.get(kind) if isinstance(chance, dict) else chance
-        _draw_bars(where, rows, conditions, labels or {}, guess)
+        _draw_bars(where, rows, colours, labels or {}, guess, bool(grid))
         head = _heading(model if len(models) > 1 else "", rows, (labels or {}).get(kind, kind))
         dotted = "" if guess is None else f" (dotted: chance, {100 * guess:.0f} %)"
-        where.set_title(head + dotted, fontsize=10, loc="left")
+        put_title(where, head + dotted, 10, "left")
     for spare in axes[len(panels) :]:
         spare.set_visible(False)
-    for where in axes[max(0, len(panels) - wide) : len(panels)]:
+    for where in axes[max(0, len(panels) - (wide if ax is None else len(panels))) : len(panels)]:
         where.set_xlabel(_LABELS["accuracy"])
         where.tick_params(labelbottom=True)
+    if ax is not None:
+        if title and len(panels) == 1:
+            put_title(axes[0], title, 10, "left")
+        elif title:
+            put_suptitle(figure, title)
+        return figure
     head = title or "Accuracy by condition"
     if len(models) == 1 and models[0][0]:
         head = f"{head}: {models[0][0]}"
-    figure.suptitle(f"{head}\nat the right: difference from the untouched run, in points", fontsize=11)
+    put_suptitle(figure, f"{head}\nat the right: difference from the untouched run, in points")
     return figure
 
 
@@ -155,17 +204,18 @@ def _draw_curves(
     df: pandas.DataFrame,
     columns: tuple[str, str, str],
     ends: tuple[str, str] | None,
-    groups: list[tuple[Any, str]],
+    groups: list[tuple[Any, str, Any]],
+    grid: bool,
 ) -> None:
     from matplotlib.ticker import MaxNLocator
 
     x, y, by = columns
-    style(axes)
-    for index, (group, name) in enumerate(groups):
+    style(axes, grid)
+    for index, (group, name, colour) in enumerate(groups):
         rows = df[df[by] == group].sort_values(x)
         if rows.empty:
             continue
-        colour, marker = PALETTE[index % len(PALETTE)], MARKERS[index % len(MARKERS)]
+        marker = MARKERS[index % len(MARKERS)]
         at = rows[x].to_numpy(dtype=float)
         axes.plot(at, rows[y], color=colour, marker=marker, markersize=4.5, linewidth=1.6, label=name)
         if ends is None:
@@ -180,15 +230,15 @@ def _draw_curves(
 def _draw_bars(
     axes: matplotlib.axes.Axes,
     rows: pandas.DataFrame,
-    conditions: list[Any],
+    colours: dict[Any, Any],
     labels: dict[str, str],
     chance: float | None,
+    grid: bool,
 ) -> None:
-    style(axes)
+    style(axes, grid)
     axes.grid(False, axis="y")
-    for place, condition in enumerate(conditions):
+    for place, (condition, colour) in enumerate(colours.items()):
         for row in rows[rows["condition"] == condition].to_dict("records"):
-            colour = GREY if condition == _UNTOUCHED else PALETTE[0]
             axes.barh(place, 100 * row["accuracy"], height=0.62, color=colour, alpha=0.85)
             axes.hlines(place, 100 * row["low"], 100 * row["high"], color="black", linewidth=1.4)
             text = "" if condition == _UNTOUCHED else _difference(row)
@@ -196,8 +246,16 @@ def _draw_bars(
             axes.text(1.01, place, text, transform=side, va="center", fontsize=8.5)
     if chance is not None:
         axes.axvline(100 * chance, color="black", linestyle=":", linewidth=1.2)
-    axes.set(xlim=(0, 100), ylim=(len(conditions) - 0.5, -0.5))
-    axes.set_yticks(range(len(conditions)), [tick_label(labels.get(c, str(c))) for c in conditions])
+    axes.set(xlim=(0, 100), ylim=(len(colours) - 0.5, -0.5))
+    said = [tick_label(fitted(labels.get(c, str(c)), _CONDITION, 9)) for c in colours]
+    axes.set_yticks(range(len(colours)), said)
+
+
+def _bar_colours(cmap: Any, conditions: Sequence[Any]) -> dict[Any, Any]:
+    """The colour of each condition, in their order: the untouched run grey, all others alike, or steps of a map."""
+    if cmap is None:
+        return {condition: GREY if condition == _UNTOUCHED else PALETTE[0] for condition in conditions}
+    return dict(zip(conditions, line_colours(cmap, len(conditions), PALETTE), strict=True))
 
 
 def _difference(row: dict[Any, Any]) -> str:

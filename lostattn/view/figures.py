@@ -67,10 +67,13 @@ def _show_as_written(figure: Figure) -> None:
             text.set_text(printable(text.get_text()))
 
 
-def style(axes: Axes) -> None:
+def style(axes: Axes, grid: bool = True) -> None:
     """The look of a plot with axes; set on the plot itself, so that nobody's own defaults change it."""
     axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(color="#e4e4e4", linewidth=0.8)
+    if grid:
+        axes.grid(color="#e4e4e4", linewidth=0.8)
+    else:
+        axes.grid(False)
     axes.set_axisbelow(True)
     axes.title.set_fontsize(11)
     axes.tick_params(labelsize=9)

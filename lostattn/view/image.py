@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,7 +12,9 @@ import torch
 from lostattn.errors import InputError
 from lostattn.pictures.videos import Video
 from lostattn.view.figures import new_figure
+from lostattn.view.panels import check_switch, colour_map, given_axes, root_figure
 from lostattn.view.reading import heads_of_all, on_patches, pattern, picture_and_grid, query_row
+from lostattn.view.words import put_colorbar, put_suptitle, put_title
 
 if TYPE_CHECKING:
     import matplotlib.axes
@@ -35,6 +38,9 @@ def overlay(
     limits: tuple[float, float] | None = None,
     opacity: float | int = 0.65,
     marks: Sequence[Box] = (),
+    ax: Any = None,
+    cmap: Any = None,
+    lines: bool | None = None,
 ) -> matplotlib.figure.Figure:
     """A heat map of patches over their picture, with the picture itself beside it.
 
@@ -45,30 +51,44 @@ def overlay(
         image: a PIL image, an array [height, width, channel], or a `lostattn.Video`.
         values: one per patch, [patch] (with a grid) or [row, col]; [step, row, col] of a video.
         grid: a `PatchGrid` or `TiledGrid`, whose pixel boxes are used; without one, the patches divide the picture
-            evenly.
+            evenly. (True and False mean ``lines``.)
         title: what is shown.
         label: what the values are, with their unit.
         limits: the values of the darkest and the lightest colour; 0 (or the lowest) and the highest if None.
         opacity: of the colours over the picture, from 0 to 1.
         marks: boxes of pixels ``(x0, y0, x1, y1)`` to draw a frame around, such as an object's.
+        ax: axes to draw in, instead of a new figure: one for each map, or one more, the first, for the
+            bare picture.
+        cmap: the colours, a matplotlib colormap or its name; None: such as every kind of colour vision tells apart.
+        lines: whether to draw lines between the patches; None draws them up to 12 x 12 patches.
+
+    Returns:
+        The figure, or that of ``ax``.
 
     Raises:
-        InputError: the values do not fit the grid, or hold NaN.
+        InputError: the values do not fit the grid, or hold NaN; the picture is not the one that the grid is of; another
+            number of axes than there are maps; no such colours.
     """
+    grid, lines = _grid_and_lines(grid, lines)
     boxes, numbers = _boxes(image, values, grid)
-    low, high = limits or _limits(numbers)
     sheets = _sheets(grid, len(numbers))
-    figure = new_figure(3.8 + 3.4 * len(sheets), 3.4)
-    left, *others = figure.subplots(1, 1 + len(sheets))
-    _draw_picture(left, image)
-    left.set_title("picture", fontsize=10)
-    for right, (name, own, frame) in zip(others, sheets, strict=True):
-        mappable = _draw_patches(right, _still(image, frame), boxes[own], numbers[own], (low, high), float(opacity))
-        right.set_title(f"{name or label}, {len(own)} patches", fontsize=10)
-    _draw_marks((left, *others), marks)
-    figure.colorbar(mappable, ax=others, label=label, shrink=0.85)
-    if title:
-        figure.suptitle(title, fontsize=11)
+    look = _Look(limits or _limits(numbers), float(opacity), cmap, lines)
+    if ax is None:
+        figure = new_figure(3.8 + 3.4 * len(sheets), 3.4)
+        panels = list(figure.subplots(1, 1 + len(sheets)))
+    else:
+        panels = given_axes(ax, (len(sheets), 1 + len(sheets)), f"{len(sheets)} maps, and the picture beside them")
+        figure = root_figure(panels[0])
+    maps = panels[-len(sheets) :]
+    if len(panels) > len(maps):
+        _draw_picture(panels[0], image)
+        put_title(panels[0], "picture", 10)
+    for where, (name, own, frame) in zip(maps, sheets, strict=True):
+        mappable = look.draw(where, _still(image, frame), boxes[own], numbers[own])
+        put_title(where, f"{name or label}, {len(own)} patches", 10)
+    _draw_marks(panels, marks)
+    put_colorbar(mappable, maps, label)
+    _name(figure, maps, title, ax)
     return figure
 
 
@@ -84,6 +104,9 @@ def overlays(
     opacity: float | int = 0.65,
     marks: Sequence[Box] = (),
     columns: int = 8,
+    ax: Any = None,
+    cmap: Any = None,
+    lines: bool | None = None,
 ) -> matplotlib.figure.Figure:
     """A strip of heat maps over one picture, one for each of several sets of values, on one scale of colours.
 
@@ -101,36 +124,55 @@ def overlays(
         opacity: of the colours over the picture, from 0 to 1.
         marks: boxes of pixels ``(x0, y0, x1, y1)`` to draw a frame around, such as an object's.
         columns: how many pictures stand side by side, the bare one among them.
+        ax: axes to draw in, instead of a new figure: one for each map, or one more, the first, for the
+            bare picture.
+        cmap: the colours, a matplotlib colormap or its name; None: such as every kind of colour vision tells apart.
+        lines: whether to draw lines between the patches; None draws them up to 12 x 12 patches.
+
+    Returns:
+        The figure, or that of ``ax``.
 
     Raises:
         InputError: no values, values that do not fit the grid or the titles, or NaN.
     """
     if not len(values) or len(values) != len(titles):
         raise InputError(f"there are {len(values)} sets of values and {len(titles)} titles; give one title for each.")
+    grid, lines = _grid_and_lines(grid, lines)
     full = [_boxes(image, one, grid) for one in values]
-    low, high = limits or _limits(np.stack([numbers for _, numbers in full]))
+    look = _Look(limits or _limits(np.stack([numbers for _, numbers in full])), float(opacity), cmap, lines)
     drawn, names = [], []
     for (boxes, numbers), words in zip(full, titles, strict=True):
         for name, own, frame in _sheets(grid, len(numbers)):
             drawn.append((_still(image, frame), boxes[own], numbers[own]))
             names.append(f"{words}, {name}" if name else words)
-    wide = max(2, min(columns, len(drawn) + 1))
-    deep = -(-(len(drawn) + 1) // wide)
+    if ax is None:
+        figure, panels = _small_panels(len(drawn) + 1, columns)
+    else:
+        panels = given_axes(ax, (len(drawn), len(drawn) + 1), f"{len(drawn)} maps, and the picture beside them")
+        figure = root_figure(panels[0])
+    maps = panels[-len(drawn) :]
+    if len(panels) > len(maps):
+        _draw_picture(panels[0], image)
+        put_title(panels[0], "picture", 9)
+    for where, (still, boxes, numbers), words in zip(maps, drawn, names, strict=True):
+        mappable = look.draw(where, still, boxes, numbers)
+        put_title(where, words, 9)
+    _draw_marks(panels, marks)
+    put_colorbar(mappable, panels, label, 30)
+    _name(figure, maps, title, ax)
+    return figure
+
+
+def _small_panels(n: int, columns: int) -> tuple[matplotlib.figure.Figure, list[matplotlib.axes.Axes]]:
+    """A new figure of small pictures, so many side by side."""
+    wide = max(2, min(columns, n))
+    deep = -(-n // wide)
     side = min(1.7, 15 / wide)
     figure = new_figure(max(side * wide + 0.8, 4.4), side * 1.16 * deep + 0.5)
     axes = figure.subplots(deep, wide, squeeze=False).ravel()
-    _draw_picture(axes[0], image)
-    axes[0].set_title("picture", fontsize=9)
-    for where, (still, boxes, numbers), words in zip(axes[1:], drawn, names, strict=False):
-        mappable = _draw_patches(where, still, boxes, numbers, (low, high), float(opacity))
-        where.set_title(words, fontsize=9)
-    for spare in axes[len(drawn) + 1 :]:
+    for spare in axes[n:]:
         spare.set_visible(False)
-    _draw_marks(list(axes[: len(drawn) + 1]), marks)
-    figure.colorbar(mappable, ax=axes, label=label, shrink=0.85, aspect=30)
-    if title:
-        figure.suptitle(title, fontsize=11)
-    return figure
+    return figure, list(axes[:n])
 
 
 def attention_on_image(
@@ -145,6 +187,9 @@ def attention_on_image(
     columns: int | None = None,
     title: str | None = None,
     opacity: float | int = 0.65,
+    ax: Any = None,
+    cmap: Any = None,
+    grid: bool | None = None,
 ) -> matplotlib.figure.Figure:
     """The attention of one query to an image's patches: a row of small pictures a layer, one for each head.
 
@@ -164,6 +209,13 @@ def attention_on_image(
         columns: how many pictures stand side by side, where one layer's should be broken into several rows.
         title: what is shown.
         opacity: of the colours over the picture, from 0 to 1.
+        ax: axes to draw in, instead of a new figure: one for each head of each layer (and tile or time
+            step), or one more before each row for the bare picture.
+        cmap: the colours, a matplotlib colormap or its name; None: such as every kind of colour vision tells apart.
+        grid: whether to draw lines between the patches; None draws them up to 12 x 12 patches.
+
+    Returns:
+        The figure, or that of ``ax``.
 
     Raises:
         InputError: a head, image or query is out of range, or the image's picture or grid is not known.
@@ -171,7 +223,8 @@ def attention_on_image(
     layers = [layers] if isinstance(layers, int) else list(layers)
     if not layers:
         raise InputError("layers is empty; pass at least one layer.")
-    picture, grid = picture_and_grid(prompt, item, image)
+    check_switch("grid", grid)
+    picture, patches = picture_and_grid(prompt, item, image)
     row = query_row(prompt, item, query)
     rows = {layer: _query_row(pattern(cache, prompt, layer, item), row) for layer in layers}
     mean = isinstance(heads, str) and heads == "mean"
@@ -179,30 +232,70 @@ def attention_on_image(
         rows = {layer: weights.mean(0, keepdim=True) for layer, weights in rows.items()}
     chosen = heads_of_all(None if mean else heads, {layer: len(weights) for layer, weights in rows.items()})
     values = {layer: on_patches(row[torch.as_tensor(chosen)], prompt, item, image) for layer, row in rows.items()}
-    limits = (0.0, max(float(v.max()) for v in values.values()) or 1.0)
-    sheets = _sheets(grid, values[layers[0]].shape[-1])
-    panels = [(layer, sheet, head) for layer in layers for sheet in sheets for head in (None, *chosen)]
-    wide = min(columns or len(panels), len(panels)) if len(layers) * len(sheets) == 1 else 1 + len(chosen)
-    high = -(-len(panels) // wide)
-    side = min(1.55, 15 / wide)
-    figure = new_figure(max(side * wide + 0.7, 4.2), side * 1.14 * high + 0.5)
-    axes = figure.subplots(high, wide, squeeze=False)
-    for where, (layer, (name, own, frame), head) in zip(axes.ravel(), panels, strict=False):
+    look = _Look((0.0, max(float(v.max()) for v in values.values()) or 1.0), float(opacity), cmap, grid)
+    sheets = _sheets(patches, values[layers[0]].shape[-1])
+    cells = [(layer, sheet, head) for layer in layers for sheet in sheets for head in (None, *chosen)]
+    maps = [cell for cell in cells if cell[2] is not None]
+    if ax is None:
+        figure, panels = _rows_of_panels(cells, len(chosen), columns)
+    else:
+        panels = given_axes(ax, (len(maps), len(cells)), f"{len(maps)} maps, and a picture before each row of them")
+        figure, cells = root_figure(panels[0]), cells if len(panels) == len(cells) else maps
+    for where, (layer, (name, own, frame), head) in zip(panels, cells, strict=True):
+        which = f"layer {layer}" + f", {name}" * bool(name)
         if head is None:
             _draw_picture(where, _still(picture, frame))
-            where.set_ylabel(f"layer {layer}" + f", {name}" * bool(name), fontsize=10)
+            where.set_ylabel(which, fontsize=10, parse_math=False)
             continue
-        boxes, numbers = _boxes(picture, values[layer][chosen.index(head)], grid)
+        boxes, numbers = _boxes(picture, values[layer][chosen.index(head)], patches)
         boxes, numbers = boxes[own], numbers[own]
-        mappable = _draw_patches(where, _still(picture, frame), boxes, numbers, limits, float(opacity))
-        where.set_title(f"{'mean of heads' if mean else f'head {head}'}: {100 * numbers.sum():.0f} %", fontsize=9)
-    for spare in axes.ravel()[len(panels) :]:
-        spare.set_visible(False)
-    axes[0, 0].set_title("picture", fontsize=9)
-    figure.colorbar(mappable, ax=axes, label="attention weight", shrink=0.85, aspect=30)
-    who = "last position" if row == -1 or query == "last" else f"position {query}"
-    figure.suptitle(title or f"Attention of the {who} to the image (share of all its attention, %)", fontsize=11)
+        mappable = look.draw(where, _still(picture, frame), boxes, numbers)
+        said = f"{'mean of heads' if mean else f'head {head}'}: {100 * numbers.sum():.0f} %"
+        put_title(where, said if cells is not maps else f"{which}, {said}", 9)
+    if cells is not maps:
+        put_title(panels[0], "picture", 9)
+    put_colorbar(mappable, panels, "attention weight", 30)
+    who = "last position" if row == -1 or query == "last" else f"position {_said(query)}"
+    usual = f"Attention of the {who} to the image (share of all its attention, %)"
+    _name(figure, [], title if ax is not None else title or usual, None if len(panels) > 1 else ax, panels)
     return figure
+
+
+def _rows_of_panels(
+    cells: Sequence[Any], n_heads: int, columns: int | None
+) -> tuple[matplotlib.figure.Figure, list[matplotlib.axes.Axes]]:
+    """A new figure with a row for each layer and sheet: the picture, and one small panel a head."""
+    single = len(cells) == 1 + n_heads
+    wide = min(columns or len(cells), len(cells)) if single else 1 + n_heads
+    high = -(-len(cells) // wide)
+    side = min(1.55, 15 / wide)
+    figure = new_figure(max(side * wide + 0.7, 4.2), side * 1.14 * high + 0.5)
+    axes = figure.subplots(high, wide, squeeze=False).ravel()
+    for spare in axes[len(cells) :]:
+        spare.set_visible(False)
+    return figure, list(axes[: len(cells)])
+
+
+def _said(query: Any) -> str:
+    """A choice of positions in a title: masks by what they are."""
+    return str(query) if isinstance(query, str | int | np.integer) else "chosen"
+
+
+def _name(figure: Any, maps: Sequence[Any], title: str | None, ax: Any, panels: Sequence[Any] = ()) -> None:
+    """The title: of the whole figure, or of the one panel in somebody else's figure."""
+    if not title:
+        return
+    alone = [*maps, *panels]
+    if ax is not None and len(alone) == 1:
+        put_title(alone[0], title, 10)
+    else:
+        put_suptitle(figure, title)
+
+
+def _grid_and_lines(grid: Any, lines: bool | None) -> tuple[Any, bool | None]:
+    """The grid of patches, and whether lines are drawn: ``grid=True`` asks for lines, as elsewhere."""
+    check_switch("lines", lines)
+    return (None, bool(grid) if lines is None else lines) if isinstance(grid, bool | np.bool_) else (grid, lines)
 
 
 def _query_row(attention: torch.Tensor, query: int) -> torch.Tensor:
@@ -220,6 +313,7 @@ def _boxes(image: Any, values: Any, grid: Any) -> tuple[np.ndarray, np.ndarray]:
         raise InputError("values holds NaN or infinity, which has no colour. Pass numbers for every patch.")
     if grid is not None:
         boxes = np.asarray(grid.boxes())
+        _check_size(image, grid)
         moving = (grid.frames,) if grid.is_video else ()
         shapes = [(*moving, tile.rows, tile.cols) for tile in grid.tiles] if len(grid.tiles) == 1 else []
         if numbers.shape not in (*shapes, (len(boxes),)):
@@ -235,6 +329,21 @@ def _boxes(image: Any, values: Any, grid: Any) -> tuple[np.ndarray, np.ndarray]:
     row, col = np.divmod(np.arange(rows * cols), cols)
     edges = [col * width / cols, row * height / rows, (col + 1) * width / cols, (row + 1) * height / rows]
     return np.stack(edges, axis=1), numbers.reshape(-1)
+
+
+def _check_size(image: Any, grid: Any) -> None:
+    """Refuse a picture of another size than the one that the grid lies on: its patches would show other places.
+
+    Raises:
+        InputError: as said.
+    """
+    shown = np.asarray(_still(image, 0)).shape[:2]
+    size = getattr(grid, "size", None)
+    if size is not None and tuple(size) != (shown[1], shown[0]):
+        raise InputError(
+            f"the picture is {shown[1]} x {shown[0]} pixels, and the grid lies on one of {size[0]} x {size[1]}: they "
+            "are not of the same picture. Pass prompt.source(item, image), which the grid is of."
+        )
 
 
 def _sheets(grid: Any, n: int) -> list[tuple[str, np.ndarray, int]]:
@@ -280,35 +389,39 @@ def _draw_picture(axes: matplotlib.axes.Axes, image: Any) -> None:
     axes.grid(False)
 
 
-def _draw_patches(
-    axes: matplotlib.axes.Axes,
-    image: Any,
-    boxes: np.ndarray,
-    numbers: np.ndarray,
-    limits: tuple[float, float],
-    opacity: float,
-) -> Any:
-    """Colours over the picture, the more transparent the nearer to 0, so that what has no weight is seen as it is.
+@dataclass(frozen=True)
+class _Look:
+    """How maps are drawn: the values of the darkest and lightest colour, how opaque, in which colours, with lines."""
 
-    Lines between patches are drawn up to 12 x 12 of them; of more they would hide the picture.
-    """
-    from matplotlib.collections import PolyCollection
+    limits: tuple[float, float]
+    opacity: float
+    cmap: Any = None
+    lines: bool | None = None
 
-    _draw_picture(axes, image)
-    left, top, right, bottom = boxes.T
-    corners = np.stack([left, top, right, top, right, bottom, left, bottom], axis=1).reshape(-1, 4, 2)
-    patches = PolyCollection(
-        list(corners),
-        array=numbers,
-        cmap=_DIVERGING if limits[0] < 0 else _COLOURS,
-        clim=limits,
-        alpha=opacity * np.clip(np.abs(numbers) / max(*map(abs, limits), 1e-30), 0.0, 1.0),
-        edgecolors="white" if len(boxes) <= _MOST_LINED else "none",
-        linewidths=0.3,
-        antialiaseds=len(boxes) <= _MOST_LINED,
-    )
-    axes.add_collection(patches, autolim=False)
-    return patches
+    def draw(self, axes: matplotlib.axes.Axes, image: Any, boxes: np.ndarray, numbers: np.ndarray) -> Any:
+        """Colours over the picture, the more transparent the nearer to 0: what has no weight is seen as it is.
+
+        Lines between patches are drawn up to 12 x 12 of them, unless they are asked for; of more they hide the picture.
+        """
+        from matplotlib.collections import PolyCollection
+
+        _draw_picture(axes, image)
+        left, top, right, bottom = boxes.T
+        corners = np.stack([left, top, right, top, right, bottom, left, bottom], axis=1).reshape(-1, 4, 2)
+        lined = len(boxes) <= _MOST_LINED if self.lines is None else self.lines
+        most = max(*map(abs, self.limits), 1e-30)
+        patches = PolyCollection(
+            list(corners),
+            array=numbers,
+            cmap=colour_map(self.cmap, _DIVERGING if self.limits[0] < 0 else _COLOURS),
+            clim=self.limits,
+            alpha=self.opacity * np.clip(np.abs(numbers) / most, 0.0, 1.0),
+            edgecolors="white" if lined else "none",
+            linewidths=0.3,
+            antialiaseds=lined,
+        )
+        axes.add_collection(patches, autolim=False)
+        return patches
 
 
 def _draw_marks(panels: Sequence[matplotlib.axes.Axes], marks: Sequence[Box]) -> None:

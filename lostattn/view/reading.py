@@ -51,7 +51,17 @@ def check_prompt(cache: Any, prompt: Any) -> None:
         InputError: the cache knows its prompt, and that holds other ids or pixels.
     """
     own = getattr(cache, "prompt", None)
-    if own is None or own is prompt:
+    if own is not None:
+        check_same_prompt(own, prompt)
+
+
+def check_same_prompt(own: Any, prompt: Any) -> None:
+    """Refuse another prompt than one's own.
+
+    Raises:
+        InputError: it holds other ids or pixels.
+    """
+    if own is prompt:
         return
     mine, theirs = own.inputs, prompt.inputs
     same = mine.keys() == theirs.keys() and all(

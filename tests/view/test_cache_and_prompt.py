@@ -66,14 +66,15 @@ def test_heads_that_are_none_are_refused(two, heads):
         lambda heads: la.KnockOut("last", "image", layers=[1, 3], heads=heads),
         lambda heads: la.ScaleAttention(0.5, keys="image", layers=[1, 3], heads=heads),
         lambda heads: la.ReplaceAttention(la.Uniform(), layers=[1, 3], heads=heads),
-        lambda layers: la.Ablate("mlp", layers=layers),
     ],
-    ids=("ablate", "knock out", "scale", "replace", "layers"),
+    ids=("ablate", "knock out", "scale", "replace"),
 )
 def test_heads_by_layer_are_not_taken_for_heads(make):
     """The keys of ``{1: [0], 3: [2]}`` are layers: taken as heads, 1 and 3 would be edited in both layers."""
-    with pytest.raises(InputError, match="Join one a layer"):
-        make({1: [0], 3: [2]})
+    edit = make({1: [0], 3: [2]})
+    assert edit.heads == {1: (0,), 3: (2,)} and edit.layers == (1, 3)
+    with pytest.raises(InputError, match="heads by layer are given as heads="):
+        la.Ablate("mlp", layers={1: [0], 3: [2]})
 
 
 def _values(figure) -> list[np.ndarray]:
