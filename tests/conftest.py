@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import importlib.metadata
 import os
+import shutil
+import tempfile
 
 # Before anything is imported that reads them, and before a test starts a process that inherits them.
 os.environ.update(
@@ -19,6 +22,11 @@ os.environ.update(
 # One thread each, since the workers of pytest-xdist share the cores; another number where the caller sets it.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MKL_NUM_THREADS", os.environ["OMP_NUM_THREADS"])
+
+# Checkpoints that are proved here are remembered for this session alone, and not among the user's own.
+if "LOSTATTN_CACHE" not in os.environ:
+    os.environ["LOSTATTN_CACHE"] = tempfile.mkdtemp(prefix="lostattn-cache-")
+    atexit.register(shutil.rmtree, os.environ["LOSTATTN_CACHE"], ignore_errors=True)
 
 import pytest  # noqa: E402
 

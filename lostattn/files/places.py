@@ -3,12 +3,27 @@
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 from pathlib import Path
 
 from lostattn.errors import InputError
 
 PathLike = str | os.PathLike[str]
+
+
+def cache_folder() -> Path:
+    """Where this user's own cache of the package lies: ``LOSTATTN_CACHE``, or in the system's folder for caches."""
+    own = os.environ.get("LOSTATTN_CACHE")
+    if own:
+        return Path(own)
+    if sys.platform == "win32":
+        base = os.environ.get("LOCALAPPDATA") or str(Path.home() / "AppData" / "Local")
+    elif sys.platform == "darwin":
+        base = str(Path.home() / "Library" / "Caches")
+    else:
+        base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(base) / "lostattn"
 
 
 def writable_folder(path: PathLike) -> Path:

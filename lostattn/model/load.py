@@ -8,8 +8,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from lostattn.errors import InputError
 from lostattn.model.load_module import load_module
 from lostattn.model.lvlm import LVLM
+from lostattn.selftest.proof_key import proof_key
+from lostattn.selftest.proof_record import note_proof, recall_proof
 from lostattn.weights.cpu_packing import keep_as_quantised
 
 
@@ -22,7 +25,7 @@ def load(
     processor: Any = None,
     revision: str | None = None,
     trust_remote_code: bool = False,
-    selftest: bool = True,
+    selftest: str | bool = "once",
     remote: bool = False,
     **keywords: Any,
 ) -> LVLM:
@@ -45,6 +48,9 @@ def load(
         revision: of a Hugging Face id.
         trust_remote_code: off unless asked for.
         selftest: prove the hook points on a small picture before handing the model out (skipped without a processor).
+            ``"once"`` (or ``True``): unless this very checkpoint was proved on this machine before, with the same code,
+            config, dtype, kernels, devices and libraries; a model that is loaded already is always proved.
+            ``"always"``: whatever is known. ``False``: not at all.
         remote: describe the model without its weights, for calls with ``remote=True``: names, shapes, token maps and
             plans are made here, passes run there. The self-test is run on request: ``model.selftest(remote=True)``.
         keywords: passed on to ``from_pretrained``.
@@ -54,6 +60,8 @@ def load(
         UnsupportedModel: the model's parts cannot be found, or one of them fails the self-test.
         InputError: a setting cannot be meant; a kernel that transformers does not run this decoder with.
     """
+    if not isinstance(selftest, bool) and selftest not in ("always", "once"):
+        raise InputError(f"selftest is {selftest!r}; expected 'always', 'once' (or True), or False.")
     module, found, name = load_module(
         model, processor, dtype, device_map, attn_implementation, revision, trust_remote_code, keywords, remote
     )
@@ -61,5 +69,16 @@ def load(
     wrapped = LVLM(module.eval(), found, name)
     wrapped.nn.revision = revision
     if selftest and found is not None and not wrapped.is_described_only:
-        wrapped.selftest()
+        settings = {"attn_implementation": attn_implementation, "dtype": dtype, "device_map": device_map, **keywords}
+        key = None if isinstance(model, nn.Module) or processor is not None else _key(wrapped, settings)
+        if key is None or selftest == "always" or not recall_proof(wrapped, key):
+            wrapped.selftest()
+            if key is not None:
+                note_proof(wrapped, key)
     return wrapped
+
+
+def _key(model: LVLM, settings: dict[str, Any]) -> dict[str, Any] | None:
+    """What a proof of this checkpoint depends on; dtypes and maps of devices as they are written."""
+    told = {name: str(value) if name in ("dtype", "device_map") else value for name, value in settings.items()}
+    return proof_key(model, str(getattr(model.hf, "name_or_path", "")), told)
