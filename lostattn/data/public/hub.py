@@ -43,7 +43,7 @@ def fetch(source: str, patterns: Sequence[str], revision: str | None, stream: bo
         return _cached(source, patterns, revision, "the hub is switched off (HF_HUB_OFFLINE)")
     except HfHubHTTPError as error:
         raise InputError(_refusal(source, revision, error)) from error
-    except (OSError, RuntimeError, ValueError) as error:
+    except Exception as error:  # whatever the client's transport raises: it changes with its version
         return _cached(source, patterns, revision, f"the hub cannot be reached ({_short(error)})")
     commit = str(about.sha)
     names = _matching([one.rfilename for one in about.siblings or ()], patterns)
@@ -61,11 +61,25 @@ def fetch(source: str, patterns: Sequence[str], revision: str | None, stream: bo
         ]
     except HfHubHTTPError as error:
         raise InputError(_refusal(source, commit, error)) from error
-    except (OSError, RuntimeError, ValueError) as error:
+    except Exception as error:
         raise InputError(
             f"the download of {source!r} broke off ({_short(error)}). Load it again: what is there already is kept."
         ) from error
+    _remember(Path(paths[0]), names[0], revision or "main", commit)
     return Fetched([Path(path) for path in paths], names, commit)
+
+
+def _remember(path: Path, name: str, revision: str, commit: str) -> None:
+    """Note in the cache which commit a branch or tag was, as the hub's client does for what is asked by that name.
+
+    The files are asked for by their commit, so that all are of one; without a connection they are looked for by name.
+    """
+    snapshots = path.parents[len(Path(name).parts)]
+    if revision == commit or snapshots.name != "snapshots":
+        return
+    note = snapshots.parent / "refs" / revision
+    note.parent.mkdir(parents=True, exist_ok=True)
+    note.write_text(commit, encoding="utf-8")
 
 
 def _matching(names: Sequence[str], patterns: Sequence[str]) -> list[str]:
@@ -85,7 +99,7 @@ def _cached(source: str, patterns: Sequence[str], revision: str | None, why: str
 
     try:
         root = Path(snapshot_download(source, repo_type="dataset", revision=revision, local_files_only=True))
-    except (OSError, RuntimeError, ValueError) as error:
+    except Exception as error:
         raise InputError(
             f"{why}, and the cache does not hold {source!r}{f' at {revision}' if revision else ''}. Connect once, or "
             "give its files by path=."
