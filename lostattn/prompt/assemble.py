@@ -32,7 +32,7 @@ from lostattn.prompt.token_ids import (
 from lostattn.prompt.token_map import TokenMap
 
 Pictures = Sequence[tuple[Image.Image, ...]]
-PICTURE = "<image>"  # how a position of a picture reads
+PICTURE = "<image>"  # how a position of a picture reads, and what stands for one in questions for any model
 
 
 def placeholder(processor: Any, config: Any) -> str:

@@ -11,13 +11,14 @@ from PIL import Image
 from lostattn.errors import InputError
 from lostattn.pictures.loading import load_pictures
 from lostattn.pictures.videos import Video, load_videos
+from lostattn.prompt.assemble import PICTURE
 from lostattn.prompt.conversations.messages import is_batch, is_conversation, read_conversation
 from lostattn.prompt.conversations.options import check_template_options
 from lostattn.prompt.conversations.reading import asked_words
 from lostattn.prompt.conversations.writing import write_conversation
 from lostattn.prompt.identity import content_id
 from lostattn.prompt.rendered import Rendered
-from lostattn.prompt.rendering import render
+from lostattn.prompt.rendering import has_template, render
 
 
 @dataclass(frozen=True)
@@ -82,10 +83,12 @@ def items_of(processor: Any, marks: tuple[str, str], given: Any, beside: Beside)
     if is_conversation(given):
         _check_said(beside)
         return [_spoken(processor, marks, given, beside, 0, options)]
-    asked = _asked(given, beside)
-    if beside.options is None:
-        return [_rendered(processor, marks, one, beside.system) for one in asked]
-    return [_rendered_with(processor, marks, one, beside.system, options) for one in asked]
+    return [
+        _rendered_with(processor, marks, one, beside.system, options)
+        if beside.options is not None or _is_interleaved(processor, marks[0], one)
+        else _rendered(processor, marks, one, beside.system)
+        for one in _asked(given, beside)
+    ]
 
 
 def _spoken(
@@ -172,14 +175,34 @@ def _rendered(processor: Any, marks: tuple[str, str], one: _Asked, system: str |
     return Item(rendered, one.text, one.images, one.videos, one.id or content_id(one.text, one.images, one.videos))
 
 
+def _is_interleaved(processor: Any, mark: str, one: _Asked) -> bool:
+    """Whether a text says where its pictures stand by ``<image>``, which any model takes, and this one's is another."""
+    return bool(
+        mark not in ("", PICTURE) and mark not in one.text and one.images and PICTURE in one.text
+        and has_template(processor)
+    )  # fmt: skip
+
+
 def _rendered_with(
     processor: Any, marks: tuple[str, str], one: _Asked, system: str | None, options: Mapping[str, Any]
 ) -> Item:
-    """The same with options of the chat template: as the messages that it stands for."""
+    """The same with options of the chat template, or with pictures among the words: as the messages it stands for."""
+    words: list[dict[str, Any]] = [{"type": "text", "text": one.text}]
     images = [] if marks[0] and marks[0] in one.text else [{"type": "image"}] * len(one.images)
     videos = [] if marks[1] and marks[1] in one.text else [{"type": "video"}] * len(one.videos)
+    if _is_interleaved(processor, marks[0], one):
+        pieces = one.text.split(PICTURE)
+        if len(pieces) - 1 != len(one.images):
+            raise InputError(
+                f"{len(pieces) - 1} image placeholder{'s' * (len(pieces) > 2)} {PICTURE!r} in the prompt, but "
+                f"{len(one.images)} image{'s' * (len(one.images) != 1)} given. Write {PICTURE!r} once for each image, "
+                "or not at all: the images are then put first."
+            )
+        texts = [[{"type": "text", "text": piece}] * bool(piece) for piece in pieces]
+        words = [part for k, own in enumerate(texts) for part in ([{"type": "image"}] * bool(k) + own)]
+        images = []
     messages: list[dict[str, Any]] = [] if system is None else [{"role": "system", "content": system}]
-    messages.append({"role": "user", "content": [*images, *videos, {"type": "text", "text": one.text}]})
+    messages.append({"role": "user", "content": [*images, *videos, *words]})
     if one.answer:
         messages.append({"role": "assistant", "content": [{"type": "text", "text": one.answer.lstrip() or one.answer}]})
     told = read_conversation(messages, one.images, one.videos, 0, marks)

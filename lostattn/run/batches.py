@@ -11,6 +11,7 @@ from tqdm.auto import tqdm
 from lostattn.errors import InputError
 from lostattn.points.hooked_model import HookedModel
 from lostattn.prompt.batch import Prompt
+from lostattn.prompt.conversations.messages import is_conversation
 
 EMPTY = "the data set is empty; give at least one question, such as la.data.load('shapes', n=200)."
 
@@ -36,6 +37,8 @@ def in_batches(data: Iterable[Any], size: int) -> Iterator[Any]:
         )
     rest = iter(data)
     while batch := list(islice(rest, size)):
+        if is_conversation(batch):
+            raise InputError("the data set is one conversation, a list of messages; give a list of such lists.")
         yield batch
 
 
