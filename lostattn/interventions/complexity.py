@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from lostattn.errors import InputError
+from lostattn.pictures.loading import load_picture
 from lostattn.pictures.patch_grid import Grid
 from lostattn.pictures.videos import Video
 from lostattn.prompt.batch import Prompt
@@ -22,7 +23,7 @@ def patch_complexity(image: Image.Image, boxes: Float[Tensor, "patch 4"]) -> Flo
     ``mean |∂x| + mean |∂y| + variance`` of the grey picture (0 to 1) in the box, scaled to [0, 1] over the boxes.
     Edges are rounded to whole pixels; a box that holds none has complexity 0.
     """
-    grey = np.asarray(image.convert("L"), dtype=np.float64) / 255.0
+    grey = np.asarray(load_picture(image).convert("L"), dtype=np.float64) / 255.0
     raw = []
     for x0, y0, x1, y1 in boxes.round().long().tolist():
         patch = grey[y0:y1, x0:x1]

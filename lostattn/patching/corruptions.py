@@ -1,4 +1,7 @@
-"""Pictures spoilt on purpose: the other half of a clean and a corrupted prompt."""
+"""Pictures spoilt on purpose: the other half of a clean and a corrupted prompt.
+
+All read a picture as a prompt does (:func:`lostattn.pictures.load_picture`): upright, and as RGB.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from PIL import Image, ImageDraw, ImageFilter
 
 from lostattn.data.question import Question
 from lostattn.errors import InputError, nearest
+from lostattn.pictures.loading import load_picture
 from lostattn.pictures.patch_grid import PatchGrid
 
 Colour = tuple[int, int, int]
@@ -19,6 +23,7 @@ Colour = tuple[int, int, int]
 
 def blank(picture: Image.Image, colour: Colour | None = None) -> Image.Image:
     """A picture of one colour; of the picture's own mean colour where none is given."""
+    picture = load_picture(picture)
     return Image.new("RGB", picture.size, colour or _mean(picture))
 
 
@@ -29,7 +34,7 @@ def noise(picture: Image.Image, strength: float | int = 64.0, seed: int = 0) -> 
         InputError: ``strength`` is not above 0.
     """
     _above_zero("strength", strength)
-    pixels = np.asarray(picture.convert("RGB"), dtype=np.float64)
+    pixels = np.asarray(load_picture(picture), dtype=np.float64)
     drawn = np.random.default_rng(seed).normal(0.0, strength, pixels.shape)
     return Image.fromarray(np.clip(np.rint(pixels + drawn), 0, 255).astype(np.uint8))
 
@@ -41,7 +46,7 @@ def blur(picture: Image.Image, radius: float | int = 4.0) -> Image.Image:
         InputError: ``radius`` is not above 0.
     """
     _above_zero("radius", radius)
-    return picture.convert("RGB").filter(ImageFilter.GaussianBlur(radius))
+    return load_picture(picture).filter(ImageFilter.GaussianBlur(radius))
 
 
 def mask_patches(
@@ -63,7 +68,8 @@ def mask_patches(
     bad = [p for p in chosen if not 0 <= p < len(boxes)]
     if bad:
         raise InputError(f"patch {bad[0]} is out of range: the grid has {len(boxes)} patches, 0 to {len(boxes) - 1}.")
-    out = picture.convert("RGB").copy()
+    picture = load_picture(picture)
+    out = picture.copy()
     draw = ImageDraw.Draw(out)
     for x0, y0, x1, y1 in (boxes[p] for p in chosen):
         if x1 > x0 and y1 > y0:
@@ -87,7 +93,7 @@ def cover(
     Raises:
         InputError: a box that is none, that lies outside the picture or covers all of it, or a ``border`` below 1.
     """
-    out = np.array(picture.convert("RGB"))
+    out = np.array(load_picture(picture))
     height, width = out.shape[:2]
     if len(box) != 4 or not (0 <= box[0] < box[2] <= width and 0 <= box[1] < box[3] <= height):
         raise InputError(
@@ -155,7 +161,7 @@ def corrupt(
         raise InputError(f"images is {chosen}; question {question.id!r} holds {n} pictures.")
     out = list(question.images)
     for k in chosen:
-        out[k] = function(question.images[k], **keywords)
+        out[k] = load_picture(function(question.images[k], **keywords), f"what {how!r} makes of image {k}")
         if out[k].size != question.images[k].size:
             raise InputError(
                 f"the corruption made a picture of {out[k].size} out of one of {question.images[k].size}; keep the "
@@ -166,7 +172,7 @@ def corrupt(
 
 
 def _mean(picture: Image.Image) -> Colour:
-    red, green, blue = np.asarray(picture.convert("RGB"), dtype=np.float64).mean((0, 1)).round().astype(int).tolist()
+    red, green, blue = np.asarray(picture, dtype=np.float64).mean((0, 1)).round().astype(int).tolist()
     return red, green, blue
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from lostattn.errors import InputError
 
@@ -64,6 +64,14 @@ def load_pictures(sources: Any, item: int = 0) -> tuple[Image.Image, ...]:
     if single or not isinstance(sources, Sequence):
         sources = [sources]
     return tuple(load_picture(s, f"image {k} of item {item}") for k, s in enumerate(sources))
+
+
+def is_turned(source: Any) -> bool:
+    """Whether a picture is an opened one whose orientation tag says that its pixels do not stand upright."""
+    try:
+        return isinstance(source, Image.Image) and source.getexif().get(ExifTags.Base.Orientation, 1) in range(2, 9)
+    except Exception:  # a tag that cannot be read: the reader says so
+        return False
 
 
 def is_file(source: Any) -> bool:

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from lostattn.errors import InputError
-from lostattn.pictures.loading import load_pictures
+from lostattn.pictures.loading import is_turned, load_pictures
 from lostattn.pictures.videos import Video, load_videos
 from lostattn.prompt.assemble import PICTURE, assemble, check_pictures, placeholder, real_positions
 from lostattn.prompt.batch import Prompt
@@ -57,9 +57,12 @@ def from_inputs(
         videos, fps: the videos of each item, where known: the frames that the processor was given.
 
     Raises:
-        InputError: inputs that are no processor's output; texts, images or videos for another number of items.
+        InputError: inputs that are no processor's output; texts, images or videos for another number of items; an
+            opened picture with an orientation tag.
     """
     tensors = _tensors(inputs)
+    for kind, known in (("images", images), ("videos", videos)):
+        _check_upright(known, kind)
     if getattr(config, "is_encoder_decoder", False):
         own = {name: value for name, value in tensors.items() if not name.startswith(OWN)}
         if "bbox" in own:  # the pictures of an encoder that lays patches over words are none of its text's tokens
@@ -104,6 +107,23 @@ def _read(
     told = [_asked(processor, one, mark) if text is None else text for text, one in zip(texts, rendered, strict=True)]
     prompt = assemble(processor, config, tensors, rendered, told, pictures, [""] * len(texts), moving)
     return replace(prompt, ids=tuple(inputs_id(prompt, i) for i in range(len(texts))))
+
+
+def _check_upright(given: Any, kind: str) -> None:
+    """Refuse opened pictures with a tag that turns them: of the pixels before or after, the inputs may be of either.
+
+    Raises:
+        InputError: there is one.
+    """
+    if is_turned(given):
+        raise InputError(
+            f"{kind}= holds an opened picture with an orientation tag. A processor that is given it reads the pixels "
+            "as they are stored, and one that is given its path turns them, so inputs= may be of either. Give the "
+            "picture that was read: PIL.ImageOps.exif_transpose(picture), or Image.fromarray(numpy.asarray(picture))."
+        )
+    if isinstance(given, (list, tuple)):
+        for one in given:
+            _check_upright(one, kind)
 
 
 def _asked(processor: Any, rendered: Rendered, mark: str) -> str:

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from PIL import Image
 
 from lostattn.errors import InputError
+from lostattn.pictures.loading import load_picture
 from lostattn.pictures.videos import Video
 from lostattn.view.figures import new_figure
 from lostattn.view.panels import check_switch, colour_map, given_axes, root_figure
@@ -48,7 +50,8 @@ def overlay(
     lie over them, on a picture of their own. Of a video a strip: the first frame of each time step.
 
     Args:
-        image: a PIL image, an array [height, width, channel], or a `lostattn.Video`.
+        image: a PIL image (turned as its orientation tag says), an array [height, width, channel], or a
+            `lostattn.Video`.
         values: one per patch, [patch] (with a grid) or [row, col]; [step, row, col] of a video.
         grid: a `PatchGrid` or `TiledGrid`, whose pixel boxes are used; without one, the patches divide the picture
             evenly. (True and False mean ``lines``.)
@@ -70,6 +73,7 @@ def overlay(
             number of axes than there are maps; no such colours.
     """
     grid, lines = _grid_and_lines(grid, lines)
+    image = _upright(image)
     boxes, numbers = _boxes(image, values, grid)
     sheets = _sheets(grid, len(numbers))
     look = _Look(limits or _limits(numbers), float(opacity), cmap, lines)
@@ -114,7 +118,8 @@ def overlays(
     of its time steps.
 
     Args:
-        image: a PIL image, an array [height, width, channel], or a `lostattn.Video`.
+        image: a PIL image (turned as its orientation tag says), an array [height, width, channel], or a
+            `lostattn.Video`.
         values: [panel, patch] (with a grid) or [panel, row, col].
         grid: as in :func:`overlay`.
         titles: what stands above each panel.
@@ -138,6 +143,7 @@ def overlays(
     if not len(values) or len(values) != len(titles):
         raise InputError(f"there are {len(values)} sets of values and {len(titles)} titles; give one title for each.")
     grid, lines = _grid_and_lines(grid, lines)
+    image = _upright(image)
     full = [_boxes(image, one, grid) for one in values]
     look = _Look(limits or _limits(np.stack([numbers for _, numbers in full])), float(opacity), cmap, lines)
     drawn, names = [], []
@@ -364,6 +370,11 @@ def _sheets(grid: Any, n: int) -> list[tuple[str, np.ndarray, int]]:
 def _frames(shown: Sequence[int]) -> str:
     """What the frames of a time step are called."""
     return f"frame {shown[0]}" if len(shown) == 1 else f"frames {shown[0]} to {shown[-1]}"
+
+
+def _upright(image: Any) -> Any:
+    """A picture of Pillow's as a prompt holds it, turned as its orientation tag says; others as they are."""
+    return load_picture(image, "image") if isinstance(image, Image.Image) else image
 
 
 def _still(image: Any, frame: int) -> Any:

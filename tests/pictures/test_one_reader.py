@@ -15,12 +15,16 @@ from small_processors import llava
 
 from lostattn.data import Question, load
 from lostattn.errors import InputError
+from lostattn.patching import mask_patches
 from lostattn.pictures import load_picture
+from lostattn.pictures.patch_grid import PatchGrid
 from lostattn.pictures.videos import Video, load_videos
 from lostattn.prompt import build_prompt
 from lostattn.prompt.video_arguments import video_arguments
+from lostattn.view import overlay
 
 WIDTH, HEIGHT = 12, 7
+WHOLE = PatchGrid(1, 1, size=(9, 9), covers=(0.0, 0.0, 9.0, 9.0))
 
 
 def _colours() -> np.ndarray:
@@ -43,6 +47,16 @@ def _question(picture: Any) -> Question:
     return Question("q", "?", (picture,), "a", ("a",), "kind", "group")
 
 
+def _message(part: dict[str, Any]) -> list[dict[str, Any]]:
+    return [{"role": "user", "content": [part, {"type": "text", "text": "What is it?"}]}]
+
+
+def _drawn(picture: Any) -> Image.Image:
+    """The picture that an overlay shows beside its colours."""
+    figure = overlay(picture, np.zeros((1, 1)))
+    return Image.fromarray(np.asarray(figure.axes[0].images[0].get_array()))
+
+
 DOORS: dict[str, Callable[[Path], Image.Image]] = {
     "path": load_picture,
     "path as text": lambda path: load_picture(str(path)),
@@ -57,6 +71,10 @@ DOORS: dict[str, Callable[[Path], Image.Image]] = {
     "prompt of bytes": lambda path: build_prompt(*llava(), "What is it?", images=path.read_bytes()).images[0][0],
     "prompt of a question": lambda path: build_prompt(*llava(), _question(_opened(path))).images[0][0],
     "frame of a video": lambda path: Video([path]).frames[0],
+    "message": lambda path: build_prompt(*llava(), _message({"type": "image", "path": str(path)})).images[0][0],
+    "message of one opened": lambda path: build_prompt(*llava(), _message({"image": _opened(path)})).images[0][0],
+    "opened, no patch masked": lambda path: mask_patches(_opened(path), WHOLE, ()),
+    "opened, drawn": lambda path: _drawn(_opened(path)),
     "opened frame of a video": lambda path: load_videos([[_opened(path)]])[0].frames[0],
 }
 ALL = pytest.mark.parametrize("door", list(DOORS.values()), ids=list(DOORS))
@@ -86,6 +104,25 @@ def test_an_orientation_tag_turns_the_picture(door, orientation: int, tmp_path: 
     seen = door(path)
     assert np.array_equal(np.asarray(seen), _turned(_colours(), orientation))
     assert seen.mode == "RGB" and not seen.info and load_picture(seen) == seen
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6])
+def test_inputs_beside_an_opened_picture_that_its_tag_turns_are_refused(orientation: int, tmp_path: Path):
+    """They may be of the pixels as stored, or of those that are seen; the boxes of patches would differ."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = tmp_path / "tagged.png"
+    Image.fromarray(_colours()).save(path, exif=exif)
+    processor, config = llava()
+    inputs = build_prompt(processor, config, "What is it?", images=[path]).inputs
+    if orientation == 1:
+        assert build_prompt(processor, config, inputs=inputs, images=[_opened(path)]).images[0][0].size == (12, 7)
+        return
+    for given in ([_opened(path)], [[_opened(path)]], _opened(path)):
+        with pytest.raises(InputError, match="orientation tag"):
+            build_prompt(processor, config, inputs=inputs, images=given)
+    upright = build_prompt(processor, config, inputs=inputs, images=[path])  # a processor turns what it loads itself
+    assert upright.images[0][0] == load_picture(path)
 
 
 def _grey_16(path: Path) -> None:

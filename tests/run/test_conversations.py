@@ -20,12 +20,12 @@ def questions():
 
 @pytest.fixture(scope="module")
 def messages(questions):
-    shown = questions[0].images[0]
+    shown = {"type": "image", "image": questions[0].images[0]}
     return [
-        {"role": "user", "content": [{"type": "image", "image": shown}, {"type": "text", "text": "What colour is it?"}]},
+        {"role": "user", "content": [shown, {"type": "text", "text": "What colour is it?"}]},
         {"role": "assistant", "content": "red"},
         {"role": "user", "content": [{"type": "text", "text": "and the square?"}]},
-    ]  # fmt: skip
+    ]
 
 
 def test_the_words_of_all_turns_are_told_apart(tiny_model, messages):
@@ -97,6 +97,7 @@ def test_pictures_stand_where_a_question_says(tiny_model, questions, own):
     places = [int((prompt.token_map.image_index[0] == k).nonzero()[0]) for k in (0, 1)]
     said = ["".join(prompt.str_tokens[0][a:b]) for a, b in ((0, places[0]), (places[0], places[1]), (places[1], None))]
     assert "Of" in said[0] and "and" in said[1] and asked.text in said[2] and "and" not in said[2]
-    assert la.experiments.probe(tiny_model, la.data.Questions([placed]), {}, progress=False)["said"].notna().all()
+    table = la.experiments.probe(tiny_model, la.data.Questions([placed]), {"none": la.Ablate("mlp")}, progress=False)
+    assert set(table["condition"]) == {"untouched", "none"}
     with pytest.raises(InputError, match="3 image placeholders"):
         tiny_model.prompt(f"Of {mark} and {mark}, {mark}?", images=list(asked.images))
