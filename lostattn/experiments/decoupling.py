@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from lostattn.data.question import Question
 from lostattn.errors import InputError
 from lostattn.experiments.results import Results, mean_summary
-from lostattn.experiments.running import batches, checked_questions, provenance, row_of
+from lostattn.experiments.running import Acted, batches, checked_questions, provenance, row_of
 from lostattn.interventions.noise import NoiseUpdate, NoiseWeights
 from lostattn.interventions.rotary import RemoveRotary
 from lostattn.model.lvlm import LVLM
@@ -73,7 +73,8 @@ def decouple(
         them, ``between`` where something is added after the layer, and the controls, in layers that make a call of
         attention), ``n``, and for each of
         ``delta_s``, ``delta_d``, ``column_innovation``, ``row_innovation``, ``rid`` and ``mixig`` the mean with a 95 %
-        interval over questions, clustered by scene (``…_low``, ``…_high``). Its ``attrs`` say where it comes from.
+        interval over questions, clustered by scene (``…_low``, ``…_high``). Its ``attrs`` say where it comes from, and
+        by reference and layer where its edits acted (``touched``) and which acted nowhere (``acted_nowhere``).
 
     Raises:
         InputError: the data set is empty, an argument is none of those named, or the model has layers whose attention
@@ -109,15 +110,18 @@ def decouple_questions(
     n_controls = sum(len(_layers_with(model, control)) for control in controls)
     n_batches = -(-len(questions) // batch_size)
     rows: list[dict[str, Any]] = []
+    acted = Acted()
     with bar(n_batches * (1 + n_controls), f"decoupling {model.name}", progress) as passes:
         for batch in batches(questions, batch_size):
             prompt = model.prompt(batch)
-            for layer, update, numbers in _measure(model, prompt, controls, convention, tol, seed, passes, remote):
+            for layer, update, numbers in _measure(
+                model, prompt, controls, convention, tol, seed, passes, acted, remote
+            ):
                 for b, question in enumerate(batch):
                     values = {metric: float(numbers[metric][b]) for metric in METRICS}
                     rows.append({"layer": layer, "update": update, **row_of(question), **values})
     settings = {"controls": list(controls), "convention": convention, "tol": tol, "seed": seed}
-    meta = provenance(model, experiment="decouple", n=len(questions), **settings)
+    meta = provenance(model, experiment="decouple", n=len(questions), **settings) | acted.meta()
     return Results(pd.DataFrame(rows), meta)
 
 
@@ -129,9 +133,13 @@ def _measure(
     tol: float | None,
     seed: int,
     passes: Any,
+    acted: Acted,
     remote: Remote,
 ) -> list[tuple[int, str, dict[str, Tensor]]]:
-    """The numbers of one batch: ``(layer, update, {metric: [batch]})``. Its passes are one session."""
+    """The numbers of one batch: ``(layer, update, {metric: [batch]})``. Its passes are one session.
+
+    Where the references acted is added to ``acted``.
+    """
     n_layers = model.cfg.n_layers
     controlled = []
     with Session(model, remote) as session:
@@ -148,6 +156,8 @@ def _measure(
                     passes.update()
     if remote is not False:
         passes.update(1 + len(controlled))
+    for i, control, later in controlled:
+        acted.add(f"{control}, layer {i}", later.touched, len(prompt))
     numbers = own.result()
     found = []
     for i in range(n_layers):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any
 
 import torch
@@ -18,14 +19,16 @@ from lostattn.patching.encoded import encoded_inputs
 from lostattn.plan.intervention import Intervention
 from lostattn.plan.program import Edit
 from lostattn.plan.setting import Setting
+from lostattn.plan.touch_record import Touched
 from lostattn.points.names import is_square
 from lostattn.prompt.batch import Prompt
 from lostattn.prompt.padded_logits import ending_last
-from lostattn.remote.dispatch import carry_out
+from lostattn.remote.dispatch import raw_of
 from lostattn.remote.session import Session
 from lostattn.run.batches import bar
-from lostattn.run.calls import Remote
+from lostattn.run.calls import Call, Remote
 from lostattn.run.make_calls import hooks_call
+from lostattn.run.reading import read, touched_in
 
 Metric = Callable[[Tensor], Tensor]
 PASSES_A_JOB = 8
@@ -118,21 +121,30 @@ class Runner:
         self.n_items, self.n_pos = len(prompt), prompt.n_pos
         self.prompt, self.remote = prompt, remote
 
-    def run(self, settings: list[Cell], progress: bool) -> Iterator[tuple[Cell, Tensor, Tensor]]:
-        """Each setting with its metric and its effect, ``[item]`` each."""
+    def run(self, settings: list[Cell], progress: bool) -> Iterator[tuple[Cell, Tensor, Tensor, list[int]]]:
+        """Each setting with its metric and its effect, ``[item]`` each, and how many cells it changed in each item."""
         n = self.n
         chunks = [settings[start : start + n] for start in range(0, len(settings), n)]
         passes = self._passes(chunks)
-        plain = self._metrics(next(passes), n)
+        plain = self._metrics(next(passes)[0], n)
         with bar(len(chunks), "patching", progress) as shown:
-            for chunk, logits in zip(chunks, passes, strict=True):
+            for chunk, (logits, touched) in zip(chunks, passes, strict=True):
                 shown.update()
                 found = self._metrics(logits, n)
                 for slot, setting in enumerate(chunk):
-                    yield setting, found[slot], found[slot] - plain[slot]
+                    yield setting, found[slot], found[slot] - plain[slot], self._changed(touched, setting, slot)
 
-    def _passes(self, chunks: list[list[Cell]]) -> Iterator[Tensor]:
-        """The logits of the unpatched copies, and then of each chunk; somewhere else, several passes are one job."""
+    def _changed(self, touched: Touched | None, setting: Cell, slot: int) -> list[int]:
+        """How many cells a setting changed in each item of its copy."""
+        if touched is None:
+            return [0] * self.n_items
+        return touched.at_point(setting.name, self.n * self.n_items)[slot * self.n_items : (slot + 1) * self.n_items]
+
+    def _passes(self, chunks: list[list[Cell]]) -> Iterator[tuple[Tensor, Touched | None]]:
+        """The unpatched copies, and then each chunk: logits, and where the patches acted.
+
+        Somewhere else, several passes are one job.
+        """
         copies = self.prompt[list(range(self.n_items)) * self.n]
         if self.remote is False:
             yield from self._here(copies, chunks)
@@ -140,16 +152,15 @@ class Runner:
         with Session(self.model, self.remote, job_size=PASSES_A_JOB) as session:
             later = [session.run_with_hooks(copies)]
             later += [session.run_with_hooks(copies, (), self._filled(chunk)) for chunk in chunks]
-        yield from (one.result() for one in later)
+        yield from ((one.result(), one.touched) for one in later)
 
-    def _here(self, copies: Prompt, chunks: list[list[Cell]]) -> Iterator[Tensor]:
+    def _here(self, copies: Prompt, chunks: list[list[Cell]]) -> Iterator[tuple[Tensor, Touched | None]]:
         """The same in this process, where every pass is over the same pictures: they are encoded once."""
         unpatched = hooks_call(self.model, copies)
         inputs = encoded_inputs(self.model, unpatched.inputs)
-        yield carry_out(self.model, replace(unpatched, inputs=inputs))
-        for chunk in chunks:
-            patched = hooks_call(self.model, copies, (), self._filled(chunk))
-            yield carry_out(self.model, replace(patched, inputs=inputs))
+        patched = (hooks_call(self.model, copies, (), self._filled(chunk)) for chunk in chunks)
+        for call in chain([unpatched], patched):
+            yield logits_and_touched(self.model, replace(call, inputs=inputs))
 
     def _filled(self, chunk: list[Cell]) -> _Copies:
         """The edits of a chunk; copies that it leaves over do what its last one does."""
@@ -184,6 +195,12 @@ class Runner:
         mask = torch.zeros(self.n * self.n_items, self.n_pos, dtype=torch.bool)
         mask[at, where] = True
         return row_edit(name, mask, at, where, torch.cat(values), torch.cat(bases), torch.cat(heads) if heads else None)
+
+
+def logits_and_touched(model: LVLM, call: Call, remote: Remote = False) -> tuple[Tensor, Touched | None]:
+    """What a call for logits gives, and where its edits acted."""
+    raw = raw_of(model, call, remote)
+    return read(call.reading, model, raw, call.prompt), touched_in(call.reading, raw)
 
 
 def metric_values(metric: Metric, logits: Tensor) -> Float[Tensor, "item"]:

@@ -14,11 +14,13 @@ from lostattn.errors import InputError
 from lostattn.interventions.patch_rows import point_names
 from lostattn.interventions.patching import Patch
 from lostattn.model.lvlm import LVLM
-from lostattn.patching.copies import Metric, metric_values
+from lostattn.patching.copies import Metric, logits_and_touched, metric_values
 from lostattn.patching.sweeps import both_runs, same_number, single
 from lostattn.plan.intervention import Composition, Intervention
+from lostattn.plan.touch_record import Touched
 from lostattn.prompt.batch import Prompt
 from lostattn.run.calls import Remote
+from lostattn.run.make_calls import hooks_call
 
 if TYPE_CHECKING:
     import pandas
@@ -56,7 +58,8 @@ def path_patch(
         remote: as in :meth:`lostattn.LVLM.run_with_cache`.
 
     Returns:
-        One row an item: ``item, clean, corrupted, value, effect, normalised``.
+        One row an item: ``item, clean, corrupted, value, effect, normalised``. Its ``attrs`` say how many cells were
+        changed at each sender and receiver (``touched``), and at which of them none (``acted_nowhere``).
 
     Raises:
         InputError: no senders or receivers, a receiver that lies before every sender, or prompts of unequal layout.
@@ -82,7 +85,7 @@ def path_patch(
         speaking = speaking + Patch.of(source, name, positions=positions, heads=head)
     _, held = model.run_with_cache(corrupted, [name for name, _ in heard], speaking, remote=remote)
     listening = tuple(Patch.of(held, name, positions=receiver_positions, heads=head) for name, head in heard)
-    logits = model.run_with_hooks(corrupted, (), Composition(listening), remote)
+    logits, heeded = logits_and_touched(model, hooks_call(model, corrupted, (), Composition(listening)), remote)
     ends = metric_values(metric, clean_logits), metric_values(metric, corrupted_logits), metric_values(metric, logits)
     rows = []
     for i, (whole, none, found) in enumerate(zip(*(end.tolist() for end in ends), strict=True)):
@@ -97,7 +100,18 @@ def path_patch(
                 "normalised": effect / span if span else float("nan"),
             }
         )
-    return pd.DataFrame(rows)
+    table = pd.DataFrame(rows)
+    said_by, heard_by = _changed(held.touched, sent), _changed(heeded, heard)
+    nowhere = [name for name, cells in (said_by | heard_by).items() if not cells]
+    table.attrs.update(touched={"senders": said_by, "receivers": heard_by}, acted_nowhere=nowhere)
+    return table
+
+
+def _changed(touched: Touched | None, nodes: Sequence[tuple[str, int | None]]) -> dict[str, int]:
+    """How many cells were changed at each node; each is one edit, and they are the last edits of their pass."""
+    cells = [0] * len(nodes) if touched is None else touched.by_edit[-len(nodes) :]
+    names = [name if head is None else f"{name}, head {head}" for name, head in nodes]
+    return dict(zip(names, cells, strict=True))
 
 
 def _named(model: LVLM, node: Node, what: str) -> tuple[str, int | None]:

@@ -66,9 +66,11 @@ def sweep(
 
     Returns:
         One row a point, layer, head, choice of positions and item: ``point, layer, head, positions, token, item, clean,
-        corrupted, value, effect, normalised``. ``head`` is -1 where all are patched; ``item`` is -1 where the metric
-        gives one number for all; ``effect`` is the patched value less the corrupted one (exactly 0 where nothing
-        changed); ``normalised`` is the effect as a share of ``clean - corrupted``: 1 restores the clean run.
+        corrupted, value, effect, normalised, touched``. ``head`` is -1 where all are patched; ``item`` is -1 where the
+        metric gives one number for all; ``effect`` is the patched value less the corrupted one (exactly 0 where nothing
+        changed); ``normalised`` is the effect as a share of ``clean - corrupted``: 1 restores the clean run;
+        ``touched`` is how many cells the patch changed (rows, or weights of a pattern), 0 where it acted nowhere, since
+        both runs hold the same there.
 
     Raises:
         InputError: prompts of unequal numbers of items; prompts of unequal layout patched position by position (the
@@ -91,8 +93,11 @@ def sweep(
     n = min(max(1, batch_size // len(clean)), len(settings))
     runner = Runner(model, corrupted, metric, Rows(clean, corrupted, source, base, reduce), n, remote)
     rows: list[dict[str, Any]] = []
-    for setting, value, effect in runner.run(settings, progress):
-        rows += [result_row(setting, i, ends, float(value[i]), float(effect[i]), len(clean)) for i in range(len(value))]
+    for setting, value, effect, touched in runner.run(settings, progress):
+        cells = touched if len(value) == len(touched) else [sum(touched)]
+        for i, changed in enumerate(cells):
+            row = result_row(setting, i, ends, float(value[i]), float(effect[i]), len(clean))
+            rows.append({**row, "touched": changed})
     table = pd.DataFrame(rows)
     table.attrs.update(model=model.name, clean=list(clean.ids), corrupted=list(corrupted.ids))
     return table

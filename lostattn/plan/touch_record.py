@@ -52,11 +52,19 @@ class Touched:
         return cls(known, tuple(record for record in records if any(record[2])))
 
     @property
+    def by_edit(self) -> list[int]:
+        """How many cells each edit changed, over all steps and items, in the order of the edits."""
+        found = [0] * len(self.edits)
+        for number, _, counts in self.records:
+            found[number] += sum(counts)
+        return found
+
+    @property
     def cells(self) -> dict[str, int]:
         """How many cells each part changed, over all points, steps and items; 0 for one that acted nowhere."""
         found = {label: 0 for label, _ in self.edits}
-        for number, _, counts in self.records:
-            found[self.edits[number][0]] += sum(counts)
+        for (label, _), cells in zip(self.edits, self.by_edit, strict=True):
+            found[label] += cells
         return found
 
     @property
@@ -71,6 +79,14 @@ class Touched:
             label, point = self.edits[number]
             if not of_vision(point):
                 found[label] = [a + b for a, b in zip(found[label], counts, strict=True)]
+        return found
+
+    def at_point(self, point: str, n_items: int) -> list[int]:
+        """How many cells were changed at a point of the decoder in each of the items, whichever part did it."""
+        found = [0] * n_items
+        for number, _, counts in self.records:
+            if self.edits[number][1] == point:
+                found = [a + b for a, b in zip(found, counts, strict=True)]
         return found
 
     def table(self) -> pandas.DataFrame:

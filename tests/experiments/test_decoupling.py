@@ -42,6 +42,27 @@ def test_there_is_one_row_a_question_layer_and_update(run):
     assert set(table["id"]) == {q.id for q in questions}
 
 
+def test_the_table_tells_where_each_reference_acted(run):
+    model, questions, results = run
+    tokens = int(sum(model.prompt(q).token_map["all"].sum() for q in questions))
+    told = results.meta["touched"]
+    assert list(told) == [f"{control}, layer {i}" for control in CONTROLS for i in range(model.cfg.n_layers)]
+    for condition, parts in told.items():
+        (acted,) = parts.values()
+        assert acted["questions"] == N and acted["cells"] > 0, condition
+        if condition.startswith("noise_delta"):
+            assert acted["cells"] == tokens  # every row of the update, and none of the padding
+    assert results.meta["acted_nowhere"] == {}
+
+
+def test_a_reference_that_acts_nowhere_is_named(shapes_questions):
+    model = la.load("tiny-llava", selftest=False)
+    with torch.no_grad():
+        model.hf.model.language_model.layers[1].self_attn.o_proj.weight.zero_()  # noise of its moments is nothing too
+    table = la.experiments.decouple(model, shapes_questions[:1], controls=["noise_delta"], progress=False)
+    assert list(table.attrs["acted_nowhere"]) == ["noise_delta, layer 1"]
+
+
 def test_own_updates_are_the_metrics_of_the_question_alone(run):
     model, questions, results = run
     for question in questions[:2]:

@@ -88,6 +88,25 @@ def test_a_sweep_is_zero_when_nothing_differs_and_not_when_the_picture_does(fami
     assert other[(other.layer == 0) & (other.positions == "last") & (other.point == "resid_pre")].effect.item() == 0
 
 
+@pytest.mark.parametrize("batch_size", [3, 20])
+def test_a_sweep_tells_what_each_patch_changed(batch_size: int) -> None:
+    """Counted by hand in the caches of both runs: rows of the stream, one head's rows, and weights of a pattern."""
+    model, clean, corrupted = pair("llava")
+    points, groups = ["resid_pre", "z", "pattern"], ["image", "last"]
+    table = patching.sweep(
+        model, clean, corrupted, lambda logits: logits[:, -1, 17], points, [0, 2], groups, batch_size=batch_size
+    )
+    (_, a), (_, b) = (model.run_with_cache(prompt) for prompt in (clean, corrupted))
+    for row in table.itertuples():
+        chosen = clean.token_map.resolve(row.positions)[0]
+        differs = a[row.point, row.layer][0] != b[row.point, row.layer][0]
+        cells = differs[:, chosen].sum() if row.point == "pattern" else differs[chosen].any(-1).sum()
+        assert row.touched == int(cells), row
+    assert table[(table.point == "resid_pre") & (table.layer == 0)].set_index("positions").touched["last"] == 0
+    assert (table[table.touched == 0].effect == 0).all() and (table.touched > 0).sum() >= 8
+    assert (patching.sweep(model, clean, clean, lambda logits: logits[:, -1, 17], "z", 1, "image").touched == 0).all()
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_whole_stream_restores_the_clean_run(family: str) -> None:
     model, clean, corrupted = pair(family)

@@ -107,6 +107,20 @@ def test_the_same_prompt_twice_has_no_paths(run, near) -> None:
     table = patching.path_patch(model, clean, clean, metric, [("z", 0, 1), ("mlp_out", 0)], [("k", 2, 0), ("v", 2, 1)])
     assert table.effect.tolist() == [0.0]
     bounds.close(table.value, metric(model(clean)).double(), *near)
+    senders = {"blocks.0.attn.hook_z, head 1": 0, "blocks.0.hook_mlp_out": 0}
+    receivers = {"blocks.2.attn.hook_k, head 0": 0, "blocks.2.attn.hook_v, head 1": 0}
+    assert table.attrs["touched"] == {"senders": senders, "receivers": receivers}
+    assert table.attrs["acted_nowhere"] == [*senders, *receivers]
+    # With heads held still, what a head says at the picture's positions is heard there and at no other position.
+    n_image, sender, receiver = (
+        int(clean.token_map["image"].sum()),
+        "blocks.0.attn.hook_z, head 1",
+        "blocks.2.attn.hook_v",
+    )
+    for positions, heard in (("image", n_image), ("last", 0)):
+        acted = patching.path_patch(*run, metric, [("z", 0, 1)], [("v", 2, 1)], "image", positions).attrs
+        assert acted["touched"] == {"senders": {sender: n_image}, "receivers": {f"{receiver}, head 1": heard}}
+        assert acted["acted_nowhere"] == ([] if heard else [f"{receiver}, head 1"])
 
 
 def test_impossible_paths_are_refused(run) -> None:
