@@ -20,11 +20,13 @@ class Choices:
         answers: the choices as they were given: texts, or ids.
         tokens: the tokens of each, as they would follow the prompt.
         right: which of them is right; None where nobody said.
+        also_right: others that are right too, so that none of them counts as wrong.
     """
 
     answers: tuple[Any, ...]
     tokens: tuple[Tokens, ...]
     right: int | None = None
+    also_right: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.answers:
@@ -35,6 +37,11 @@ class Choices:
             raise InputError(
                 f"the choices {other!r} and {self.answers[twice]!r} are the same tokens, so they cannot be told apart."
             )
+
+    @property
+    def all_right(self) -> tuple[int, ...]:
+        """Every choice that is right."""
+        return (() if self.right is None else (self.right,)) + self.also_right
 
     @property
     def nested(self) -> bool:
@@ -57,7 +64,7 @@ class Choices:
         Raises:
             InputError: two of them begin alike.
         """
-        return Choices(self.answers, tuple(ids[:1] for ids in self.tokens), self.right)
+        return Choices(self.answers, tuple(ids[:1] for ids in self.tokens), self.right, self.also_right)
 
 
 def choices_of(model: HookedModel, question: Any, choices: Any = None, right: Any = None) -> list[Choices]:
@@ -78,11 +85,13 @@ def choices_of(model: HookedModel, question: Any, choices: Any = None, right: An
     spoken = [(i, one) for i, own in enumerate(given) for one in own]
     tokens = iter(tokens_of(model, items, spoken))
     found = []
-    for own, answer in zip(given, said, strict=True):
+    for item, own, answer in zip(items, given, said, strict=True):
         if answer is not None and answer not in own:
             raise InputError(f"the right answer {answer!r} is none of the choices {own}.")
         ids = tuple(next(tokens) for _ in own)
-        found.append(Choices(tuple(own), ids, None if answer is None else own.index(answer)))
+        others = () if right is not None else getattr(item, "answers", ())
+        also = tuple(i for i, one in enumerate(own) if one in others and one != answer)
+        found.append(Choices(tuple(own), ids, None if answer is None else own.index(answer), also))
     return found
 
 

@@ -146,7 +146,10 @@ def said_answers(items: Sequence[Any], right: Any, wrong: Any, comparing: bool) 
     if not comparing:
         return texts, [[] for _ in items]
     if wrong is None:
-        others = [[c for c in getattr(one, "choices", ()) if c != texts[i]] for i, one in enumerate(items)]
+        others = [
+            [c for c in getattr(one, "choices", ()) if c != text and c not in getattr(one, "answers", ())]
+            for one, text in zip(items, texts, strict=True)
+        ]
     else:
         others = several_each(wrong, len(items))
     for one, own in zip(items, others, strict=True):

@@ -83,7 +83,8 @@ class AnswerScores:
         Args:
             kind: ``"log_probability"`` and ``"probability"`` of the right answer; ``"logit_difference"``: its
                 log-probability less that of the likeliest wrong choice (of answers of one token, the difference of
-                their logits); ``"correct"``: 1 where that is above 0.
+                their logits); ``"correct"``: 1 where that is above 0. Of several right answers, both take the
+                likeliest, and the first two the question's ``.answer``.
             tokens: ``"whole"``, or ``"first"`` for the first token of each alone.
 
         Raises:
@@ -106,8 +107,10 @@ class AnswerScores:
             return own.exp()
         if tokens == "first":
             check_first_tokens(kind, *_sides(self.choices))
-        best = torch.stack([_without(score, i).amax() for score, i in zip(scores, right, strict=True)])
-        return (own > best).to(own) if kind == "correct" else own - best
+        pairs = list(zip(scores, self.choices, strict=True))
+        right_most = torch.stack([score[list(of.all_right)].amax() for score, of in pairs])
+        wrong_most = torch.stack([_wrong(score, of).amax() for score, of in pairs])
+        return (right_most > wrong_most).to(own) if kind == "correct" else right_most - wrong_most
 
     def table(self) -> pandas.DataFrame:
         """One row an item and choice: ``id, choice, n_tokens, log_probability, probability, first_token, right``.
@@ -207,16 +210,16 @@ def _scores(own: Choices, rows: dict[Tokens, Tensor], ends: Sequence[int]) -> tu
 def _sides(choices: Sequence[Choices]) -> tuple[list[Tokens], list[list[Tokens]]]:
     """The tokens of each item's right choice, and those of the others."""
     right = [own.tokens[own.right or 0] for own in choices]
-    return right, [[ids for i, ids in enumerate(own.tokens) if i != own.right] for own in choices]
+    return right, [[ids for i, ids in enumerate(own.tokens) if i not in own.all_right] for own in choices]
 
 
-def _without(scores: Float[Tensor, "choice"], right: int | None) -> Float[Tensor, "other"]:
+def _wrong(scores: Float[Tensor, "choice"], of: Choices) -> Float[Tensor, "other"]:
     """The scores of the wrong choices.
 
     Raises:
         InputError: there is none.
     """
-    others = [score for i, score in enumerate(scores) if i != right]
+    others = [score for i, score in enumerate(scores) if i not in of.all_right]
     if not others:
         raise InputError("the right answer is the only choice, so there is nothing to compare with; give choices=.")
     return torch.stack(others)

@@ -213,3 +213,16 @@ def test_choices_of_one_token_are_scored_elsewhere_too(tiny_llava, shapes_questi
     there = tiny_llava.score_answers(shapes_questions[0], interventions=edit, remote="local")
     here = tiny_llava.score_answers(shapes_questions[0], interventions=edit)
     assert there.compared[0].equal(here.compared[0]) and there.touched.cells == here.touched.cells
+
+
+def test_of_several_right_answers_none_is_wrong(tiny_llava, shapes_questions) -> None:
+    old = shapes_questions.only("colour")[0]
+    (best,) = tiny_llava.score_answers(old).best
+    rest = [colour for colour in old.choices if colour != best]
+    fields = (old.text, old.images, rest[0], (rest[0], best, rest[1], f"{rest[1]} square"), "colour", "x")
+    one, both = (la.data.Question("x", *fields, answers=answers) for answers in ((), (rest[0], best)))
+    assert float(tiny_llava.score_answers(one).correct) == 0
+    scores = tiny_llava.score_answers(both)
+    assert float(scores.correct) == 1 and float(scores.value("logit_difference")) > 0
+    assert scores.value("log_probability")[0] == scores.log_probability[0][0]
+    assert len(la.answers.metric(tiny_llava, both).wrong[0]) == 2
