@@ -10,6 +10,7 @@ import pytest
 
 from lostattn import cli, commands
 from lostattn.errors import InputError
+from lostattn.experiments.answering import SCORINGS
 
 COMMANDS = ("demo", "decouple", "probe", "agreement", "train-tiny", "conformance")
 
@@ -49,6 +50,16 @@ def test_the_commands_own_examples_are_accepted():
         assert examples, command
         for example in examples:
             assert parser.parse_args(example).command == command
+
+
+def test_how_answers_are_scored_and_cut_off_is_said(capsys):
+    parse = cli._parser().parse_args
+    assert parse(["probe", "m", "--scoring", "log_probability", "--max-new-tokens", "3"]).scoring == "log_probability"
+    assert parse(["probe", "m"]).scoring == "strict" and parse(["demo", "--max-new-tokens", "9"]).max_new_tokens == 9
+    assert cli.SCORINGS == SCORINGS
+    with pytest.raises(SystemExit):
+        parse(["probe", "m", "--scoring", "loglik"])
+    assert "invalid choice: 'loglik'" in capsys.readouterr().err
 
 
 def test_help_imports_nothing_heavy():
