@@ -5,6 +5,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 # One process per core at two cores; a file's tests stay in one process, which loads each model once.
 WORKERS ?= 2
+FILES ?= 500
 OUT ?= demo
 # What transformers reads videos with, and what single families are built with. They go into folders of their own, without
 # what they depend on: torchvision in the environment itself would switch transformers to other image processors. Only
@@ -19,7 +20,7 @@ WEIGHTS := bitsandbytes==0.50.2 ninja==1.13.2 optimum-quanto==0.2.7 peft==0.21.2
 WEIGHTS_STAMP := .weights/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test test-fast test-ndif test-weights lint docs notebooks bench conformance
+.PHONY: help env demo test test-fast fuzz test-ndif test-weights lint docs notebooks bench conformance
 
 help: ## Show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,6 +44,9 @@ test: env ## Run the tests
 
 test-fast: env ## Run the tests that are not marked slow: a slice of every area
 	$(BIN)/pytest -n $(WORKERS) --dist loadfile -m "not slow"
+
+fuzz: env ## Try damaged files on every reader of files: FILES=500 each, and print what became of them
+	$(BIN)/python tests/fuzz $(FILES)
 
 test-ndif: env ## Run every remote call against a real NDIF on the loopback interface
 	NDIF_EARLY=1 tests/ndif/with-ndif $(BIN)/pytest tests/ndif -p no:cacheprovider -n 2

@@ -26,6 +26,7 @@ from lostattn.interventions.sources import Dirichlet, Gaussian, Source, Uniform
 from lostattn.model.load import load
 from lostattn.patching.agreement import agreement
 from lostattn.patching.corruptions import another_scene, corrupt
+from lostattn.saved.reading import read_text
 from lostattn.saved.text import printable
 from lostattn.zoo import train
 
@@ -94,7 +95,7 @@ def _conformance(args: argparse.Namespace) -> None:
     if args.page is not None:
         if not args.page.is_file():
             raise InputError(f"--page is {args.page}, which is no file; expected a page such as docs/models.md.")
-        in_page(args.page.read_text(encoding="utf-8"), [])  # it has a place for the table
+        in_page(read_text(args.page, "page"), [])  # it has a place for the table
     verdicts = []
     for verdict in scan(args.families or list(known), [*args.kernels, DEFAULTS], args.limit, args.seed, args.packages):
         verdicts.append(verdict)
@@ -103,7 +104,7 @@ def _conformance(args: argparse.Namespace) -> None:
     if args.out is not None:
         print(f"wrote {', '.join(map(str, write_table(verdicts, args.out)))}")
     if args.page is not None:
-        write_text(args.page, in_page(args.page.read_text(encoding="utf-8"), verdicts))
+        write_text(args.page, in_page(read_text(args.page, "page"), verdicts))
 
 
 def write(table: pd.DataFrame, args: argparse.Namespace) -> None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 from lostattn.errors import InputError
+from lostattn.saved.reading import read_json
+from lostattn.saved.shape import checked, either
 
 _CONFIG = "adapter_config.json"
+_WHAT = "configuration of an adapter"
+_SHAPE = {"base_model_name_or_path?": either(None, str), "revision?": either(None, str)}
 
 
 @dataclass(frozen=True)
@@ -36,8 +39,7 @@ def adapter_at(source: str, revision: str | None = None) -> Adapter | None:
         return None  # no such id, or it cannot be reached
     if found is None:
         return None
-    said = json.loads(Path(found).read_text(encoding="utf-8"))
-    base = said.get("base_model_name_or_path")
+    base, base_revision = read_adapter(Path(found))
     _check_peft(source, base)
     if (Path(source) / "config.json").is_file():
         return None  # a whole model, with its adapter beside it: transformers loads both
@@ -47,7 +49,17 @@ def adapter_at(source: str, revision: str | None = None) -> Adapter | None:
             "(base_model_name_or_path): load that model and give PEFT's, la.load(PeftModel.from_pretrained(model, "
             f"{source!r}))."
         )
-    return Adapter(source, str(base), said.get("revision"))
+    return Adapter(source, base, base_revision)
+
+
+def read_adapter(path: Path) -> tuple[str | None, str | None]:
+    """The model that an ``adapter_config.json`` names, and its revision.
+
+    Raises:
+        InputError: it is no such file.
+    """
+    said = checked(read_json(path, _WHAT), _SHAPE, str(path), _WHAT)
+    return said.get("base_model_name_or_path"), said.get("revision")
 
 
 def _check_peft(source: str, base: str | None) -> None:

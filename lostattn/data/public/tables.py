@@ -47,7 +47,7 @@ class ParquetTable:
                 )
             light = [field.name for field in schema if not _holds_bytes(field.type)]
             for group in range(file.num_row_groups):
-                table = file.read_row_group(group, columns=light)
+                table = _read_group(file, group, light)
                 n = file.metadata.row_group(group).num_rows
                 self.rows += table.to_pylist() if light else [{} for _ in range(n)]
                 self._places += [(file, group, place) for place in range(n)]
@@ -64,7 +64,7 @@ class ParquetTable:
                 by_group.setdefault((id(file), group), []).append((i, column))
         for own in by_group.values():
             file, group, _ = self._places[own[0][0]]
-            table = file.read_row_group(group, columns=sorted({column for _, column in own}))
+            table = _read_group(file, group, sorted({column for _, column in own}))
             for i, column in own:
                 found[i, column] = table.column(column)[self._places[i][2]].as_py()
         return found
@@ -76,11 +76,22 @@ Table = TextTable | ParquetTable
 
 def _opened(file: Any) -> pq.ParquetFile:
     try:
-        return pq.ParquetFile(file)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise InputError(
-            f"{str(file)!r:.300} is no parquet file, or not a whole one ({error}). Get it again."
-        ) from error
+        found = pq.ParquetFile(file)
+        found.schema_arrow  # noqa: B018  (read when it is first looked at)
+        return found
+    except Exception as error:  # Arrow's own, and what decoding a damaged header ends in
+        raise _damaged(f"{str(file)!r:.300}", error) from error
+
+
+def _read_group(file: pq.ParquetFile, group: int, columns: list[str]) -> pa.Table:
+    try:
+        return file.read_row_group(group, columns=columns)
+    except Exception as error:
+        raise _damaged(f"a table with the columns {', '.join(columns)[:100]} (row group {group})", error) from error
+
+
+def _damaged(what: str, error: Exception) -> InputError:
+    return InputError(f"{what} is no parquet file, or not a whole one ({str(error)[:200]}). Get it again.")
 
 
 def _holds_bytes(kind: pa.DataType) -> bool:
