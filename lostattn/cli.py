@@ -108,6 +108,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_agreement(commands)
     _add_train_tiny(commands)
     _add_conformance(commands)
+    _add_data(commands)
     return parser
 
 
@@ -148,7 +149,8 @@ def _add_question_options(command: argparse.ArgumentParser, table: str) -> None:
     """The model and the questions, as decouple and probe take them."""
     command.add_argument("model", metavar="MODEL", help=f"{', '.join(TINY_MODELS)}, a hub id or a folder")
     command.add_argument("--data", default="shapes", metavar="NAME", help="the data set")
-    command.add_argument("--split", default="test", metavar="NAME", help="its split")
+    command.add_argument("--split", metavar="NAME", help="its split; test, or the first of a public benchmark")
+    command.add_argument("--path", type=Path, metavar="PATH", help="a public benchmark's file or folder of files")
     command.add_argument("--n", type=_count, default=200, help="how many questions")
     command.add_argument("--seed", type=_seed, default=0, help="seed of questions and noise")
     command.add_argument(
@@ -256,6 +258,27 @@ def _add_conformance(commands: Commands) -> None:
         metavar="FOLDER",
         help="what `make conformance` installed for some families",
     )
+
+
+def _add_data(commands: Commands) -> None:
+    command = _add(
+        commands,
+        "data",
+        "List the data sets, show one, or check the files of a public benchmark. Without a name it lists them;\n"
+        "--check reads every row and picture, tells what is amiss, and ends with status 2 where something is.",
+        "  lostattn data\n  lostattn data pope --check files/POPE.tsv\n"
+        "  lostattn data mmmu --path files/mmmu --n 50 --out runs/mmmu-50",
+    )
+    command.add_argument("name", nargs="?", metavar="NAME", help="the data set; all are listed if none")
+    command.add_argument("--check", type=Path, metavar="PATH", help="a file or folder that claims to be the benchmark")
+    command.add_argument("--split", metavar="NAME", help="its split; its first, or what a file comes nearest to")
+    command.add_argument("--path", type=Path, metavar="PATH", help="read a benchmark from files; from the hub if none")
+    command.add_argument("--source", metavar="ID", help="another id on the hub that holds the benchmark")
+    command.add_argument("--revision", metavar="NAME", help="the commit, branch or tag to read there")
+    command.add_argument("--n", type=_count, help="how many questions to draw")
+    command.add_argument("--seed", type=_seed, default=0, help="seed of the draw")
+    command.add_argument("--allow-rows", action="store_true", help="take other rows than the published ones")
+    command.add_argument("--out", type=Path, metavar="FOLDER", help="write the questions to a new folder")
 
 
 if __name__ == "__main__":

@@ -9,12 +9,11 @@ from typing import Any
 
 import pandas as pd
 
-from lostattn import demo
+from lostattn import data, demo
 from lostattn.conformance.judge import DEFAULTS
 from lostattn.conformance.models import families
 from lostattn.conformance.scan import scan, write_table
 from lostattn.conformance.table import in_page, summary
-from lostattn.data import load as questions_of
 from lostattn.errors import InputError, UnknownName, nearest
 from lostattn.experiments.decoupling import decouple
 from lostattn.experiments.probing import probe
@@ -48,28 +47,28 @@ def _demo(args: argparse.Namespace) -> None:
 def _decouple(args: argparse.Namespace) -> None:
     writable_folder(args.out.parent)
     model = load(args.model)
-    data = questions_of(args.data, split=args.split, n=args.n, seed=args.seed)
-    write(decouple(model, data, seed=args.seed), args)
+    questions = data.load(args.data, args.split, args.n, args.seed, path=args.path)
+    write(decouple(model, questions, seed=args.seed), args)
 
 
 def _probe(args: argparse.Namespace) -> None:
     writable_folder(args.out.parent)
     model = load(args.model)
-    data = questions_of(args.data, split=args.split, n=args.n, seed=args.seed)
+    questions = data.load(args.data, args.split, args.n, args.seed, path=args.path)
     conditions = {
         name: ReplaceAttention(SOURCES[name](args.seed), keys="image", queries=args.queries, layers=args.layers)
         for name in args.sources
     }
-    write(probe(model, data, conditions, max_new_tokens=args.max_new_tokens, scoring=args.scoring), args)
+    write(probe(model, questions, conditions, max_new_tokens=args.max_new_tokens, scoring=args.scoring), args)
 
 
 def _agreement(args: argparse.Namespace) -> None:
     writable_folder(args.out.parent)
     model = load(args.model)
-    data = questions_of(args.data, split=args.split, n=max(40, 4 * args.n), seed=args.seed)
-    clean = [q for q in data if q.images][: args.n]
+    questions = data.load(args.data, args.split, max(40, 4 * args.n), args.seed, path=args.path)
+    clean = [q for q in questions if q.images][: args.n]
     spoilt = {
-        "scene": [another_scene(q, data, args.seed) for q in clean],
+        "scene": [another_scene(q, questions, args.seed) for q in clean],
         "noise": [corrupt(q, "noise", seed=args.seed) for q in clean],
     }
     found = [agreement(model, clean, those, progress=True).assign(how=how) for how, those in spoilt.items()]
@@ -107,6 +106,31 @@ def _conformance(args: argparse.Namespace) -> None:
         write_text(args.page, in_page(read_text(args.page, "page"), verdicts))
 
 
+def _data(args: argparse.Namespace) -> None:
+    if args.name is None:
+        print("\n".join(data.names()))
+        return
+    if args.check is not None:
+        checked = data.check(args.name, args.split, path=args.check)
+        print(checked)
+        if checked.amiss:
+            raise InputError(f"{args.check} is not {args.name} as published ({len(checked.amiss)} things amiss).")
+        return
+    questions = data.load(
+        args.name,
+        args.split,
+        args.n,
+        args.seed,
+        path=args.path,
+        source=args.source,
+        revision=args.revision,
+        allow_rows=args.allow_rows,
+    )
+    print(questions)
+    if args.out is not None:
+        print(f"wrote {questions.save(args.out)}")
+
+
 def write(table: pd.DataFrame, args: argparse.Namespace) -> None:
     """Show ``table``, and write it with what it takes to make it again."""
 
@@ -130,4 +154,5 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     "agreement": _agreement,
     "train-tiny": _train_tiny,
     "conformance": _conformance,
+    "data": _data,
 }

@@ -15,7 +15,9 @@ import lostattn.data.scoring as scoring
 from lostattn.data.asked import AskedObject, asked_objects
 from lostattn.data.asking import KINDS
 from lostattn.data.folder import read_rows
-from lostattn.data.public import BENCHMARKS, Where, load_public
+from lostattn.data.from_table import from_table
+from lostattn.data.public import BENCHMARKS, Where, load_public, split_of
+from lostattn.data.public.checking import Checked, check_files
 from lostattn.data.question import Question, Questions
 from lostattn.data.scene import SPLITS
 from lostattn.data.shapes import shapes as square_shapes
@@ -23,7 +25,18 @@ from lostattn.data.shapes import shapes_wide as wide_shapes
 from lostattn.errors import InputError, UnknownName, nearest
 from lostattn.saved.reading import told_where
 
-__all__ = ["AskedObject", "Question", "Questions", "asked_objects", "load", "names", "register", "scoring"]
+__all__ = [
+    "AskedObject",
+    "Question",
+    "Questions",
+    "asked_objects",
+    "check",
+    "from_table",
+    "load",
+    "names",
+    "register",
+    "scoring",
+]
 
 Source = Callable[[str, int, int, Sequence[str]], Questions]
 _SOURCES: dict[str, tuple[Source, tuple[str, ...]]] = {}
@@ -99,6 +112,34 @@ def load(
     if str(name) not in _SOURCES:
         return _load_folder(name, n, kinds)
     return _generated(str(name), "test" if split is None else split, n, seed, kinds)
+
+
+def check(
+    name: str,
+    split: str | None = None,
+    *,
+    path: str | Path | None = None,
+    source: str | None = None,
+    revision: str | None = None,
+) -> Checked:
+    """Whether files are the public benchmark that they claim to be: every row and picture of them is read.
+
+    Args:
+        name: of the benchmark.
+        split: None is the one that the files come nearest to.
+        path: a file or folder; None is the hub.
+        source: another id on the hub that holds it.
+        revision: the commit, branch or tag there.
+
+    Returns:
+        How much there is, and what is amiss (``.amiss``, empty where all is well).
+
+    Raises:
+        UnknownName: no such benchmark.
+        InputError: no such files, or they are of another set.
+    """
+    split_of(name, split)
+    return check_files(BENCHMARKS[name], BENCHMARKS, split, Where(path, source, revision))
 
 
 def _generated(name: str, split: str, n: int | None, seed: int, kinds: Sequence[str] | None) -> Questions:

@@ -109,9 +109,14 @@ def placed_items(benchmark: Benchmark, table: Table, split: str) -> list[Placed]
     ids = Counter(item.fields["id"] for _, item in found)
     if twice := [id for id, n in ids.items() if n > 1]:
         raise InputError(f"question {twice[0]!r} comes {ids[twice[0]]} times; is a file there twice?")
+    return by_picture(benchmark, table, found)
+
+
+def by_picture(benchmark: Benchmark, table: Table, items: list[Placed]) -> list[Placed]:
+    """The items with what shares a picture told, where the table tells it by its cells alone."""
     if benchmark.by_picture and isinstance(table, TextTable):
-        return [(i, item if item.drawn_with else _by_cell(table.rows[i], item)) for i, item in found]
-    return found
+        return [(i, item if item.drawn_with else _by_cell(table.rows[i], item)) for i, item in items]
+    return items
 
 
 def _by_cell(row: Row, item: Item) -> Item:
