@@ -51,6 +51,12 @@ KEPT_AT_STEPS = ["blocks.0.attn.hook_pattern", "blocks.2.attn.hook_pattern", "bl
 MANY = EDITS["gaussian"] + EDITS["vision"] + EDITS["noise weights"] + EDITS["ablations"]
 
 
+@functools.cache
+def questions() -> list[Any]:
+    """Four questions about two pictures."""
+    return list(la.data.load("shapes", split="test", n=4, seed=1))
+
+
 def _edited(edit: la.Intervention) -> Entry:
     names = ["blocks.2.hook_resid_post", "blocks.1.attn.hook_pattern"]
     return lambda model, prompt, remote: model.run_with_cache(prompt, names, edit, remote=remote)
@@ -85,13 +91,8 @@ TABLE: dict[str, Entry] = {
     "metrics": lambda m, p, r: m.measure(p, update_metrics(m, p), remote=r),
     "metrics, as released": lambda m, p, r: m.measure(p, update_metrics(m, p, [1, 2], "released"), remote=r),
     "metrics of one update": _update,
+    "scores of answers": lambda m, p, r: m.score_answers(questions(), interventions=MANY, remote=r).table(),
 }
-
-
-@functools.cache
-def questions() -> list[Any]:
-    """Four questions about two pictures."""
-    return list(la.data.load("shapes", split="test", n=4, seed=1))
 
 
 def _pair(model: la.LVLM) -> tuple[Any, Any, Any]:
