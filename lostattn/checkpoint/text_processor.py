@@ -33,7 +33,12 @@ class TextProcessor:
 
     def apply_chat_template(self, turns: Sequence[dict[str, Any]], **keywords: Any) -> Any:
         """A conversation through the tokenizer's template, which takes a turn's content as one text."""
-        plain = [{**turn, "content": "".join(piece["text"] for piece in turn["content"])} for turn in turns]
+        plain = [
+            {**turn, "content": "".join(piece["text"] for piece in turn["content"])}
+            if isinstance(turn.get("content"), list)
+            else turn
+            for turn in turns
+        ]
         return self.tokenizer.apply_chat_template(plain, **keywords)
 
 

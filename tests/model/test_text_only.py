@@ -130,6 +130,28 @@ def test_a_chat_template_is_given_each_turn_as_one_text():
     assert own.decode(prompt.inputs["input_ids"][prompt.token_map["question"]]).strip() == "How many red"
 
 
+def test_a_conversation_of_text_has_turns():
+    own = tokenizer()
+    template = (
+        "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}"
+        "{% if add_generation_prompt %}assistant:{% endif %}"
+    )
+    model = la.load(made("llama"), processor=own, selftest=False)
+    held, own.chat_template = own.chat_template, template
+    said = [{"role": "user", "content": "How many"}, {"role": "assistant", "content": "red"}]
+    try:
+        prompt = model.prompt([*said, {"role": "user", "content": [{"type": "text", "text": "squares there"}]}])
+        again = model.prompt(inputs=prompt.inputs)
+    finally:
+        own.chat_template = held
+    assert torch.equal(prompt.token_map.part, again.token_map.part) and again.token_map.located == (True,)
+    assert torch.equal(prompt.token_map.turn_index, again.token_map.turn_index)
+    words = {
+        name: own.decode(prompt.inputs["input_ids"][prompt.token_map[name]]).strip() for name in ("turn:0", "turn:1")
+    }
+    assert words == {"turn:0": "How many", "turn:1": "red"} and prompt.texts == ("squares there",)
+
+
 def test_a_folder_without_a_tokenizer_says_what_to_give(tmp_path):
     made("llama").save_pretrained(tmp_path)
     with pytest.raises(InputError, match=r"No tokenizer could be loaded from .* or give it as processor="):

@@ -407,3 +407,37 @@ def test_marks_among_the_words_are_not_taken_for_turns():
     made = prompt("llava", told)
     assert chosen(made, "user:0").strip() == "Who is ASSISTANT: here?" and made.token_map.located == (True,)
     assert read_back("llava", made.inputs).token_map.located == (False,)
+
+
+@pytest.mark.parametrize("way", chat_templates.OTHERS)
+def test_turns_are_told_in_other_ways_of_writing_them(way):
+    family = families.family("llava")
+    processor = copy.copy(family.processor)
+    processor.chat_template = chat_templates.OTHERS[way]
+    shapes = ("the words of others in quotes", "an answer to go on with", "no picture", "one turn")
+    tools = [user(text("Hi")), model("call"), {"role": "tool", "content": "three"}, model("ok"), user(text("And?"))]
+    for messages in (THREE, *(SHAPES[shape] for shape in shapes), tools):
+        if way in ("capital names", "no opening of an answer") and messages is SHAPES["the words of others in quotes"]:
+            continue  # they are what opens turns here
+        made = build_prompt(processor, family.config, messages)
+        again = build_prompt(processor, family.config, inputs=made.inputs)
+        assert same_map(made, again) and made.token_map.located == (True,), messages
+        for k, one in enumerate(messages):
+            said = one["content"] if isinstance(one["content"], str) else one["content"][-1]["text"]
+            own = made.token_map[f"turn:{k}"] & made.token_map["history|question|answer"]
+            found = "".join(t for t, m in zip(made.str_tokens[0], own[0].tolist(), strict=True) if m)
+            assert "".join(found.split()) == "".join(said.split())
+
+
+def test_words_that_a_template_writes_anew_are_not_located():
+    family = families.family("llava")
+    processor = copy.copy(family.processor)
+    processor.chat_template = chat_templates.UPPER
+    made = build_prompt(processor, family.config, SHAPES["no picture"])
+    assert made.token_map.located == (False,) and "HOW ARE YOU?" in chosen(made, "text")
+    # Nor are those that it leaves out, and that is said.
+    processor.chat_template = chat_templates.LLAVA.replace("m['role'] != 'system'", "m['role'] == 'user'").replace(
+        "{{ c['text'] + ' ' }}", "{% if m['role'] == 'user' %}{{ c['text'] + ' ' }}{% endif %}"
+    )
+    with pytest.raises(InputError, match="drops the words of message 1 of conversation 0, by 'assistant'"):
+        build_prompt(processor, family.config, THREE)

@@ -166,3 +166,33 @@ MISTRAL3 = _each(
     + "{% if told %}{{ '[SYSTEM_PROMPT]' + told + '[/SYSTEM_PROMPT]' }}{% endif %}",
     messages="spoken",
 )  # fmt: skip
+
+
+_PLAIN = _content("<image>")
+OTHERS = {
+    "words of the system by themselves": _each(
+        "{% if m['role'] == 'user' %}USER: " + _PLAIN + "{{ ' ' }}{% elif m['role'] == 'assistant' %}ASSISTANT: "
+        + _PLAIN + "</s>{% else %}" + _PLAIN + "{{ ' ' }}{% endif %}",
+        "ASSISTANT:",
+        before="{% if messages[0]['role'] != 'system' %}{{ 'A chat of a user and an assistant. ' }}{% endif %}",
+    ),
+    "capital names": _each("{{ ' ' + m['role'].capitalize() + ': ' }}" + _PLAIN, "{{ ' Assistant:' }}"),
+    "blank lines": _each(
+        "{{ m['role'].capitalize() + ': ' }}" + _PLAIN
+        + "{% if m['role'] == 'assistant' %}</s>{% else %}{{ '\n\n' }}{% endif %}",
+        "Assistant:",
+    ),
+    "marks that are plain text": _each(
+        "{{ '<|' + m['role'] + '|>\n' }}" + _PLAIN + "{{ '<|end|>\n' }}", "{{ '<|assistant|>\n' }}"
+    ),
+    "nothing that closes a turn": _each(
+        "{{ '<|' + m['role'] + '|>\n' }}{% if m['role'] == 'assistant' %}{{ '<think></think>\n' }}{% endif %}" + _PLAIN,
+        "{{ '<|assistant|>\n<think>' }}",
+    ),
+    "no opening of an answer": _each("{{ m['role'] + ': ' }}" + _PLAIN + "{{ '\n' }}", ""),
+}  # fmt: skip
+"""Ways of writing turns that other families have, in the text of a processor whose picture is ``<image>``."""
+UPPER = _each(
+    "{{ m['role'] + ': ' }}{% set said %}" + _PLAIN + "{% endset %}{{ said | upper }}{{ '\n' }}", "assistant:"
+)
+"""Words are not written as they are given."""

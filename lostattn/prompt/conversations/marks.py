@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -98,9 +99,28 @@ class Marks:
         return found if text[len(found) :].strip() else ""
 
 
+_LEARNED: weakref.WeakKeyDictionary[Any, tuple[Any, Marks | None]] = weakref.WeakKeyDictionary()
+
+
 def learn_marks(processor: Any) -> Marks | None:
-    """The marks of a processor's chat template; None where it does not write a conversation so that they are told."""
+    """The marks of a processor's chat template; None where it does not write a conversation so that they are told.
+
+    They are learned once for a processor, and again where its template or its special tokens have become others.
+    """
     specials = tuple(special_tokens(processor))
+    own = [getattr(one, "chat_template", None) for one in (processor, getattr(processor, "tokenizer", None))]
+    known = (repr(own), specials)
+    try:
+        held, marks = _LEARNED.get(processor, (None, None))
+    except TypeError:  # a processor that no table can hold
+        return _learned(processor, specials)
+    if held != known:
+        marks = _learned(processor, specials)
+        _LEARNED[processor] = (known, marks)
+    return marks
+
+
+def _learned(processor: Any, specials: tuple[str, ...]) -> Marks | None:
     bare = _pieces(processor, ("user",))
     if bare is None:
         return None
