@@ -107,16 +107,21 @@ def layer_curves(
                 where.set_ylabel(names.get(value, value), parse_math=False)
         put_title(axes[0, column], _heading(model, part), 11)
         axes[-1, column].set_xlabel(names.get(x, x), parse_math=False)
+    _name_curves(figure, axes, title, own=ax is None)
+    return figure
+
+
+def _name_curves(figure: matplotlib.figure.Figure, axes: np.ndarray, title: str | None, own: bool) -> None:
+    """The legend and the title, at the edge of a figure of one's own or within axes that were given."""
     handles, texts = axes[0, 0].get_legend_handles_labels()
-    if ax is None:
+    if own:
         put_legend(figure, handles, texts)
     else:
         put_axes_legend(axes[0, -1], handles, texts)
-    if title and axes.size == 1 and ax is not None:
+    if title and axes.size == 1 and not own:
         put_title(axes[0, 0], title, 11)
     elif title:
         put_suptitle(figure, title, 12)
-    return figure
 
 
 def accuracy_bars(

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from PIL import Image
 
 from lostattn.errors import InputError
-from lostattn.pictures.loading import load_picture
-from lostattn.pictures.videos import Video
 from lostattn.view.figures import new_figure
-from lostattn.view.panels import check_switch, colour_map, given_axes, root_figure
+from lostattn.view.panels import check_switch, given_axes, root_figure
+from lostattn.view.patch_maps import Box, Look, boxes_of, draw_marks, draw_picture, limits_of, sheets_of, still, upright
 from lostattn.view.reading import heads_of_all, on_patches, pattern, picture_and_grid, query_row
 from lostattn.view.words import put_colorbar, put_suptitle, put_title
 
@@ -22,12 +19,6 @@ if TYPE_CHECKING:
     import matplotlib.axes
     import matplotlib.cm
     import matplotlib.figure
-
-Box = Sequence[float | int]
-
-_COLOURS = "inferno"  # dark to light in even steps, readable in grey and for every kind of colour vision
-_DIVERGING = "PuOr"  # of differences: two colours that every kind of colour vision tells apart, white at 0
-_MOST_LINED = 144  # patches with lines between them
 
 
 def overlay(
@@ -73,10 +64,10 @@ def overlay(
             number of axes than there are maps; no such colours.
     """
     grid, lines = _grid_and_lines(grid, lines)
-    image = _upright(image)
-    boxes, numbers = _boxes(image, values, grid)
-    sheets = _sheets(grid, len(numbers))
-    look = _Look(limits or _limits(numbers), float(opacity), cmap, lines)
+    image = upright(image)
+    boxes, numbers = boxes_of(image, values, grid)
+    sheets = sheets_of(grid, len(numbers))
+    look = Look(limits or limits_of(numbers), float(opacity), cmap, lines)
     if ax is None:
         figure = new_figure(3.8 + 3.4 * len(sheets), 3.4)
         panels = list(figure.subplots(1, 1 + len(sheets)))
@@ -85,12 +76,12 @@ def overlay(
         figure = root_figure(panels[0])
     maps = panels[-len(sheets) :]
     if len(panels) > len(maps):
-        _draw_picture(panels[0], image)
+        draw_picture(panels[0], image)
         put_title(panels[0], "picture", 10)
     for where, (name, own, frame) in zip(maps, sheets, strict=True):
-        mappable = look.draw(where, _still(image, frame), boxes[own], numbers[own])
+        mappable = look.draw(where, still(image, frame), boxes[own], numbers[own])
         put_title(where, f"{name or label}, {len(own)} patches", 10)
-    _draw_marks(panels, marks)
+    draw_marks(panels, marks)
     put_colorbar(mappable, maps, label)
     _name(figure, maps, title, ax)
     return figure
@@ -143,13 +134,13 @@ def overlays(
     if not len(values) or len(values) != len(titles):
         raise InputError(f"there are {len(values)} sets of values and {len(titles)} titles; give one title for each.")
     grid, lines = _grid_and_lines(grid, lines)
-    image = _upright(image)
-    full = [_boxes(image, one, grid) for one in values]
-    look = _Look(limits or _limits(np.stack([numbers for _, numbers in full])), float(opacity), cmap, lines)
+    image = upright(image)
+    full = [boxes_of(image, one, grid) for one in values]
+    look = Look(limits or limits_of(np.stack([numbers for _, numbers in full])), float(opacity), cmap, lines)
     drawn, names = [], []
     for (boxes, numbers), words in zip(full, titles, strict=True):
-        for name, own, frame in _sheets(grid, len(numbers)):
-            drawn.append((_still(image, frame), boxes[own], numbers[own]))
+        for name, own, frame in sheets_of(grid, len(numbers)):
+            drawn.append((still(image, frame), boxes[own], numbers[own]))
             names.append(f"{words}, {name}" if name else words)
     if ax is None:
         figure, panels = _small_panels(len(drawn) + 1, columns)
@@ -158,12 +149,12 @@ def overlays(
         figure = root_figure(panels[0])
     maps = panels[-len(drawn) :]
     if len(panels) > len(maps):
-        _draw_picture(panels[0], image)
+        draw_picture(panels[0], image)
         put_title(panels[0], "picture", 9)
-    for where, (still, boxes, numbers), words in zip(maps, drawn, names, strict=True):
-        mappable = look.draw(where, still, boxes, numbers)
+    for where, (shown, boxes, numbers), words in zip(maps, drawn, names, strict=True):
+        mappable = look.draw(where, shown, boxes, numbers)
         put_title(where, words, 9)
-    _draw_marks(panels, marks)
+    draw_marks(panels, marks)
     put_colorbar(mappable, panels, label, 30)
     _name(figure, maps, title, ax)
     return figure
@@ -232,14 +223,12 @@ def attention_on_image(
     check_switch("grid", grid)
     picture, patches = picture_and_grid(prompt, item, image)
     row = query_row(prompt, item, query)
-    rows = {layer: _query_row(pattern(cache, prompt, layer, item), row) for layer in layers}
     mean = isinstance(heads, str) and heads == "mean"
-    if mean:
-        rows = {layer: weights.mean(0, keepdim=True) for layer, weights in rows.items()}
+    rows = {layer: _query_row(pattern(cache, prompt, layer, item), row, mean) for layer in layers}
     chosen = heads_of_all(None if mean else heads, {layer: len(weights) for layer, weights in rows.items()})
     values = {layer: on_patches(row[torch.as_tensor(chosen)], prompt, item, image) for layer, row in rows.items()}
-    look = _Look((0.0, max(float(v.max()) for v in values.values()) or 1.0), float(opacity), cmap, grid)
-    sheets = _sheets(patches, values[layers[0]].shape[-1])
+    look = Look((0.0, max(float(v.max()) for v in values.values()) or 1.0), float(opacity), cmap, grid)
+    sheets = sheets_of(patches, values[layers[0]].shape[-1])
     cells = [(layer, sheet, head) for layer in layers for sheet in sheets for head in (None, *chosen)]
     maps = [cell for cell in cells if cell[2] is not None]
     if ax is None:
@@ -250,19 +239,17 @@ def attention_on_image(
     for where, (layer, (name, own, frame), head) in zip(panels, cells, strict=True):
         which = f"layer {layer}" + f", {name}" * bool(name)
         if head is None:
-            _draw_picture(where, _still(picture, frame))
+            draw_picture(where, still(picture, frame))
             where.set_ylabel(which, fontsize=10, parse_math=False)
+            put_title(where, "picture" if where is panels[0] else "", 9)
             continue
-        boxes, numbers = _boxes(picture, values[layer][chosen.index(head)], patches)
+        boxes, numbers = boxes_of(picture, values[layer][chosen.index(head)], patches)
         boxes, numbers = boxes[own], numbers[own]
-        mappable = look.draw(where, _still(picture, frame), boxes, numbers)
+        mappable = look.draw(where, still(picture, frame), boxes, numbers)
         said = f"{'mean of heads' if mean else f'head {head}'}: {100 * numbers.sum():.0f} %"
         put_title(where, said if cells is not maps else f"{which}, {said}", 9)
-    if cells is not maps:
-        put_title(panels[0], "picture", 9)
     put_colorbar(mappable, panels, "attention weight", 30)
-    who = "last position" if row == -1 or query == "last" else f"position {_said(query)}"
-    usual = f"Attention of the {who} to the image (share of all its attention, %)"
+    usual = f"Attention of the {_who(query, row)} to the image (share of all its attention, %)"
     _name(figure, [], title if ax is not None else title or usual, None if len(panels) > 1 else ax, panels)
     return figure
 
@@ -282,9 +269,11 @@ def _rows_of_panels(
     return figure, list(axes[: len(cells)])
 
 
-def _said(query: Any) -> str:
-    """A choice of positions in a title: masks by what they are."""
-    return str(query) if isinstance(query, str | int | np.integer) else "chosen"
+def _who(query: Any, row: int) -> str:
+    """What the query is called in a title."""
+    if row == -1 or (isinstance(query, str) and query == "last"):
+        return "last position"
+    return f"position {query}" if isinstance(query, str | int | np.integer) else "chosen position"
 
 
 def _name(figure: Any, maps: Sequence[Any], title: str | None, ax: Any, panels: Sequence[Any] = ()) -> None:
@@ -304,142 +293,9 @@ def _grid_and_lines(grid: Any, lines: bool | None) -> tuple[Any, bool | None]:
     return (None, bool(grid) if lines is None else lines) if isinstance(grid, bool | np.bool_) else (grid, lines)
 
 
-def _query_row(attention: torch.Tensor, query: int) -> torch.Tensor:
-    """[head, key] of one query."""
+def _query_row(attention: torch.Tensor, query: int, mean: bool) -> torch.Tensor:
+    """[head, key] of one query, or of the mean of the heads alone."""
     n = attention.shape[1]
     if not -n <= query < n:
         raise InputError(f"There is no query {query}: the cache holds {n} rows of this item's pattern.")
-    return attention[:, query]
-
-
-def _boxes(image: Any, values: Any, grid: Any) -> tuple[np.ndarray, np.ndarray]:
-    """The pixel boxes [patch, 4] and values [patch] to draw."""
-    numbers = np.asarray(torch.as_tensor(values).detach().float().cpu(), dtype=float)
-    if not np.isfinite(numbers).all():
-        raise InputError("values holds NaN or infinity, which has no colour. Pass numbers for every patch.")
-    if grid is not None:
-        boxes = np.asarray(grid.boxes())
-        _check_size(image, grid)
-        moving = (grid.frames,) if grid.is_video else ()
-        shapes = [(*moving, tile.rows, tile.cols) for tile in grid.tiles] if len(grid.tiles) == 1 else []
-        if numbers.shape not in (*shapes, (len(boxes),)):
-            raise InputError(
-                f"values has the shape {numbers.shape}, but the grid has {grid} patches. "
-                f"Pass one value for each, {' or '.join(map(str, (*shapes, (len(boxes),))))}."
-            )
-        return boxes, numbers.reshape(-1)
-    if numbers.ndim != 2:
-        raise InputError(f"values has the shape {numbers.shape}. Pass [row, col], or a grid= with [patch].")
-    height, width = np.asarray(image).shape[:2]
-    rows, cols = numbers.shape
-    row, col = np.divmod(np.arange(rows * cols), cols)
-    edges = [col * width / cols, row * height / rows, (col + 1) * width / cols, (row + 1) * height / rows]
-    return np.stack(edges, axis=1), numbers.reshape(-1)
-
-
-def _check_size(image: Any, grid: Any) -> None:
-    """Refuse a picture of another size than the one that the grid lies on: its patches would show other places.
-
-    Raises:
-        InputError: as said.
-    """
-    shown = np.asarray(_still(image, 0)).shape[:2]
-    size = getattr(grid, "size", None)
-    if size is not None and tuple(size) != (shown[1], shown[0]):
-        raise InputError(
-            f"the picture is {shown[1]} x {shown[0]} pixels, and the grid lies on one of {size[0]} x {size[1]}: they "
-            "are not of the same picture. Pass prompt.source(item, image), which the grid is of."
-        )
-
-
-def _sheets(grid: Any, n: int) -> list[tuple[str, np.ndarray, int]]:
-    """Patches that can be drawn on one picture without lying over one another: a name, which they are, its frame."""
-    tiles = () if grid is None else grid.tiles
-    if grid is not None and grid.is_video:
-        steps = np.arange(n).reshape(grid.frames, -1)
-        return [(_frames(shown), own, shown[0]) for shown, own in zip(grid.shown_frames, steps, strict=True)]
-    if len(tiles) < 2:
-        return [("", np.arange(n), 0)]
-    ends = np.cumsum([len(tile) for tile in tiles])
-    found: dict[str, list[int]] = {"tiles": [], "thumbnail": []}
-    for tile, end in zip(tiles, ends, strict=True):
-        found["thumbnail" if tile.role == "thumbnail" else "tiles"] += range(end - len(tile), end)
-    return [(name, np.array(own), 0) for name, own in found.items() if own]
-
-
-def _frames(shown: Sequence[int]) -> str:
-    """What the frames of a time step are called."""
-    return f"frame {shown[0]}" if len(shown) == 1 else f"frames {shown[0]} to {shown[-1]}"
-
-
-def _upright(image: Any) -> Any:
-    """A picture of Pillow's as a prompt holds it, turned as its orientation tag says; others as they are."""
-    return load_picture(image, "image") if isinstance(image, Image.Image) else image
-
-
-def _still(image: Any, frame: int) -> Any:
-    """A picture as it is, or a frame of a video."""
-    return image.frames[frame] if isinstance(image, Video) else image
-
-
-def _limits(numbers: np.ndarray) -> tuple[float, float]:
-    """From 0 to the largest; where some are negative, the same distance on both sides of 0."""
-    low, high = min(0.0, float(numbers.min())), float(numbers.max())
-    if low < 0:
-        most = max(-low, high)
-        return (-most, most)
-    return (low, high) if high > low else (low, low + 1)
-
-
-def _draw_picture(axes: matplotlib.axes.Axes, image: Any) -> None:
-    image = _still(image, 0)
-    height, width = np.asarray(image).shape[:2]
-    # Pixel i spans [i, i + 1], as it does in the boxes.
-    axes.imshow(np.asarray(image), extent=(0, width, height, 0), interpolation="nearest", cmap="gray")
-    axes.set(xticks=[], yticks=[], xlim=(0, width), ylim=(height, 0))
-    axes.grid(False)
-
-
-@dataclass(frozen=True)
-class _Look:
-    """How maps are drawn: the values of the darkest and lightest colour, how opaque, in which colours, with lines."""
-
-    limits: tuple[float, float]
-    opacity: float
-    cmap: Any = None
-    lines: bool | None = None
-
-    def draw(self, axes: matplotlib.axes.Axes, image: Any, boxes: np.ndarray, numbers: np.ndarray) -> Any:
-        """Colours over the picture, the more transparent the nearer to 0: what has no weight is seen as it is.
-
-        Lines between patches are drawn up to 12 x 12 of them, unless they are asked for; of more they hide the picture.
-        """
-        from matplotlib.collections import PolyCollection
-
-        _draw_picture(axes, image)
-        left, top, right, bottom = boxes.T
-        corners = np.stack([left, top, right, top, right, bottom, left, bottom], axis=1).reshape(-1, 4, 2)
-        lined = len(boxes) <= _MOST_LINED if self.lines is None else self.lines
-        most = max(*map(abs, self.limits), 1e-30)
-        patches = PolyCollection(
-            list(corners),
-            array=numbers,
-            cmap=colour_map(self.cmap, _DIVERGING if self.limits[0] < 0 else _COLOURS),
-            clim=self.limits,
-            alpha=self.opacity * np.clip(np.abs(numbers) / most, 0.0, 1.0),
-            edgecolors="white" if lined else "none",
-            linewidths=0.3,
-            antialiaseds=lined,
-        )
-        axes.add_collection(patches, autolim=False)
-        return patches
-
-
-def _draw_marks(panels: Sequence[matplotlib.axes.Axes], marks: Sequence[Box]) -> None:
-    """A frame around each box, in two colours so that it stands out on any ground."""
-    from matplotlib.patches import Rectangle
-
-    for axes in panels:
-        for x0, y0, x1, y1 in marks:
-            for colour, width in (("black", 2.6), ("white", 1.2)):
-                axes.add_patch(Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, edgecolor=colour, linewidth=width))
+    return attention[:, query].mean(0, keepdim=True) if mean else attention[:, query]
