@@ -14,7 +14,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lostattn.cache.activation_cache import ActivationCache
+from lostattn.arguments import checked_call
+from lostattn.cache.activation_cache import ActivationCache, Key
 from lostattn.errors import InputError, UnknownName, nearest
 from lostattn.kernels.passes import slopes_of
 from lostattn.kernels.workbench import add_probe, add_probe_rows
@@ -36,6 +37,7 @@ from lostattn.run.make_calls import hooks_call, kept_names, pass_call
 from lostattn.run.reading import touched_in
 
 
+@checked_call
 @dataclass(frozen=True, eq=False, repr=False)
 class Gradients(Mapping[str, Tensor]):
     """What a pass computed, and how a number of it depends on it.
@@ -54,7 +56,7 @@ class Gradients(Mapping[str, Tensor]):
     logits: Float[Tensor, "batch pos d_vocab"]
     value: float
 
-    def __getitem__(self, key: str | tuple[Any, ...]) -> Tensor:
+    def __getitem__(self, key: Key) -> Tensor:
         name = key if isinstance(key, str) else get_act_name(*key)
         if name not in self.by_name:
             raise UnknownName(f"no gradient of {name!r} was asked for.{nearest(name, self.by_name)}")
@@ -70,6 +72,7 @@ class Gradients(Mapping[str, Tensor]):
         return f"Gradients of {self.value:.4g} at {len(self)} points: {', '.join(list(self)[:3])}, …"
 
 
+@checked_call
 def gradients(
     model: HookedModel,
     prompt: Prompt | Any,
@@ -98,11 +101,14 @@ def gradients(
     """
     prompt = model._prompted(prompt)
     asked = [names] if isinstance(names, str) else list(names)
+    if not asked:
+        raise InputError("names is empty; expected a hook point, or several.")
     keys = list(dict.fromkeys(model.sites.editable(name) for name in asked))
     check_reached(prompt, keys)
     return _pass_and_back(model, prompt, metric, keys, keys, interventions, remote)
 
 
+@checked_call
 def run_with_gradients(
     model: HookedModel,
     prompt: Prompt | Any,

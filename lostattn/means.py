@@ -13,6 +13,8 @@ from typing import Any
 
 from torch import Tensor
 
+from lostattn.arguments import checked_call
+from lostattn.cache.activation_cache import Key
 from lostattn.errors import InputError, UnknownName, nearest
 from lostattn.files import write_tensors
 from lostattn.interventions.ablation import POINTS, Ablate
@@ -35,6 +37,7 @@ from lostattn.saved.tensors import read_tensors, require_tensors
 FORMAT = "lostattn.Means/1"
 
 
+@checked_call
 @dataclass(frozen=True, eq=False, repr=False)
 class Means:
     """The mean and variance of points over the chosen positions of a data set.
@@ -51,7 +54,7 @@ class Means:
     count: int
     meta: dict[str, Any] = field(default_factory=dict)
 
-    def __getitem__(self, key: str | tuple[Any, ...]) -> Tensor:
+    def __getitem__(self, key: Key) -> Tensor:
         """The mean of a point, by its full name or in shorthand: ``means["z", 3]``."""
         name = key if isinstance(key, str) else get_act_name(*key)
         if name not in self.mean:
@@ -115,6 +118,7 @@ class Means:
         return cls(mean, variance, held["count"], held["meta"])
 
 
+@checked_call
 @dataclass(frozen=True, eq=False, repr=False)
 class Directions:
     """Differences of means, one vector a point: ``vectors[name]`` is ``[d_model]``."""
@@ -143,6 +147,7 @@ class Directions:
         return Composition(tuple(parts))
 
 
+@checked_call
 def collect_means(
     model: LVLM,
     data: Iterable[Any],
@@ -188,6 +193,7 @@ def collect_means(
     return Means({n: v.float() for n, v in mean.items()}, {n: v.float() for n, v in variance.items()}, count, meta)
 
 
+@checked_call
 def averaged_points(model: LVLM, points: str | Iterable[str], layers: Layers) -> list[str]:
     """The canonical names of points that a row of a position can be taken of.
 
@@ -201,6 +207,7 @@ def averaged_points(model: LVLM, points: str | Iterable[str], layers: Layers) ->
     return names
 
 
+@checked_call
 def difference_of_means(
     model: LVLM,
     positive: Iterable[Any],

@@ -17,6 +17,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from lostattn.arguments import checked_call
+from lostattn.cache.activation_cache import Key
 from lostattn.errors import InputError, UnknownName, nearest
 from lostattn.files import write_tensors
 from lostattn.interventions.ablation import POINTS, Ablate
@@ -39,6 +41,7 @@ from lostattn.saved.tensors import read_tensors, require_tensors
 FORMAT = "lostattn.Pool/1"
 
 
+@checked_call
 @dataclass(frozen=True, eq=False, repr=False)
 class Pool:
     """Rows of points, drawn from the chosen positions of a data set.
@@ -54,7 +57,7 @@ class Pool:
     count: int
     meta: dict[str, Any] = field(default_factory=dict)
 
-    def __getitem__(self, key: str | tuple[Any, ...]) -> Tensor:
+    def __getitem__(self, key: Key) -> Tensor:
         """The rows of a point, by its full name or in shorthand: ``pool["z", 3]``."""
         name = key if isinstance(key, str) else get_act_name(*key)
         if name not in self.rows:
@@ -125,6 +128,7 @@ class Pool:
         return cls(tensors, held["count"], held["meta"])
 
 
+@checked_call
 def collect_pool(
     model: LVLM,
     data: Iterable[Any],

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from lostattn.arguments import checked_call
 from lostattn.kernels.reduce import layer_updates, of_point, one_update, parallel_updates
 from lostattn.metrics._checks import check_convention, check_tol
 from lostattn.metrics.mixing import mixing_settings
@@ -18,6 +19,7 @@ from lostattn.points.stream_updates import StreamUpdate, find_update, is_differe
 from lostattn.prompt.batch import Prompt
 
 
+@checked_call
 @dataclass(frozen=True)
 class Remembered:
     """A hook point of an earlier pass, by its canonical name; see :meth:`lostattn.remote.Session.remember`."""
@@ -25,6 +27,7 @@ class Remembered:
     name: str
 
 
+@checked_call
 @dataclass(frozen=True)
 class Sum:
     """A state that no point holds: a sum of others, each times a number."""
@@ -35,6 +38,7 @@ class Sum:
 State = str | Tensor | Remembered | Sum
 
 
+@checked_call
 def update_metrics(
     model: HookedModel,
     prompt: Prompt,
@@ -82,11 +86,13 @@ def update_metrics(
     return reductions
 
 
+@checked_call
 def updates_of(numbers: Tensor) -> tuple[str, ...]:
     """Which updates of a layer ``[update, batch]`` numbers are of, in order."""
     return ("attn", "cross_attn", "mlp") if len(numbers) == 3 else ("attn", "mlp")
 
 
+@checked_call
 def alone(update: StreamUpdate) -> Sum:
     """The stream that a layer is given, with one of its updates alone added to it."""
     pre = f"blocks.{update.layer}.hook_resid_pre"
@@ -96,6 +102,7 @@ def alone(update: StreamUpdate) -> Sum:
     return Sum(tuple((name, times) for name, times in terms.items() if times))
 
 
+@checked_call
 @dataclass(frozen=True, eq=False)
 class InPass:
     """Numbers made inside the passes over a data set: one of the metrics of :meth:`lostattn.LVLM.measure`.
@@ -111,6 +118,7 @@ class InPass:
     frees: bool = False
 
 
+@checked_call
 def updates(layers: Iterable[int] | None = None, convention: str = "paper", tol: float | None = None) -> InPass:
     """The metrics of every update, as :func:`update_metrics`: columns ``rid.attn.3``, ``mixig.mlp.0``, ….
 
@@ -118,6 +126,8 @@ def updates(layers: Iterable[int] | None = None, convention: str = "paper", tol:
     and before the next has columns of its own too: ``rid.between.0``.
     """
     chosen = None if layers is None else list(layers)
+    check_convention(convention)
+    check_tol(tol)
 
     def make(model: HookedModel, prompt: Prompt) -> list[Reduction]:
         return update_metrics(model, prompt, chosen, convention, tol)
@@ -136,6 +146,7 @@ def updates(layers: Iterable[int] | None = None, convention: str = "paper", tol:
     return InPass(make, read, frees=True)
 
 
+@checked_call
 def at(point: str, function: Callable[..., Tensor], layers: Iterable[int] | int | None = None) -> InPass:
     """A function of a hook point, layer by layer: ``function(value [batch, pos, …], mask=[batch, pos]) -> [batch]``.
 
@@ -173,6 +184,7 @@ def at(point: str, function: Callable[..., Tensor], layers: Iterable[int] | int 
     return InPass(make, read)
 
 
+@checked_call
 def let_go(reductions: list[Reduction]) -> list[Reduction]:
     """The same, each point being let go by the function of it that comes last, where nothing else reads it."""
     last = {need: reduction for reduction in reductions for need in reduction.needs}
@@ -182,6 +194,7 @@ def let_go(reductions: list[Reduction]) -> list[Reduction]:
     ]
 
 
+@checked_call
 def between(
     prompt: Prompt,
     name: str,

@@ -59,7 +59,7 @@ def test_how_answers_are_scored_and_cut_off_is_said(capsys):
     assert cli.SCORINGS == SCORINGS
     with pytest.raises(SystemExit):
         parse(["probe", "m", "--scoring", "loglik"])
-    assert "invalid choice: 'loglik'" in capsys.readouterr().err
+    assert "'loglik' is none of strict" in capsys.readouterr().err
 
 
 def test_help_imports_nothing_heavy():

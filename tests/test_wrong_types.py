@@ -21,7 +21,7 @@ calls = {
     "Did you mean 'sdpa'": lambda: la.load("tiny-llava", attn_implementation="sdap"),
     "names_filter is 3; expected a name": lambda: model.run_with_cache(prompt, 3),
     "max_new_tokens is '3'; expected at least 1": lambda: model.generate(prompt, max_new_tokens="3"),
-    "interventions is list; expected an intervention": lambda: model.run_with_cache(prompt, interventions=[edit]),
+    "interventions is a list; expected an intervention": lambda: model.run_with_cache(prompt, interventions=[edit]),
     "conditions is list; expected interventions by name": lambda: la.experiments.probe(model, questions, [edit]),
     "no metric is called 'rid'; there are logit_difference": lambda: model.measure(prompt, "rid"),
     "metrics is 3; expected names": lambda: model.measure(prompt, 3),

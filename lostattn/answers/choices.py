@@ -8,10 +8,12 @@ from typing import Any
 
 from lostattn.answers.metrics import several_each
 from lostattn.answers.tokens import Tokens, asked_items, one_each, plain, tokens_of
+from lostattn.arguments import check_fields, checked_call
 from lostattn.errors import InputError
 from lostattn.points.hooked_model import HookedModel
 
 
+@checked_call
 @dataclass(frozen=True)
 class Choices:
     """The answers that are compared with each other at one question.
@@ -29,6 +31,7 @@ class Choices:
     also_right: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
+        check_fields(self, "answers", "tokens", "right")
         if not self.answers:
             raise InputError("there are no choices to score; give choices=['circle', 'square'].")
         twice = next((i for i, ids in enumerate(self.tokens) if ids in self.tokens[:i]), None)

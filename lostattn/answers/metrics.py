@@ -9,8 +9,9 @@ from typing import Any
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lostattn.answers.of_logits import last_position
+from lostattn.answers.of_logits import check_tokens, last_position
 from lostattn.answers.tokens import Tokens, asked_items, filled, is_answer, one_each, plain, tokens_of
+from lostattn.arguments import checked_call
 from lostattn.errors import InputError
 from lostattn.points.hooked_model import HookedModel
 
@@ -25,6 +26,7 @@ WHOLE = (
 )
 
 
+@checked_call
 @dataclass(frozen=True, eq=False, repr=False)
 class AnswerMetric:
     """How much logits favour right answers, at each item's last real position: ``metric(logits) -> [item]``.
@@ -49,12 +51,14 @@ class AnswerMetric:
         """
         if len(logits) != len(self.right):
             raise InputError(f"the metric was made for {len(self.right)} questions; the logits are of {len(logits)}.")
+        check_tokens(logits, self.right)
         last = last_position(logits)
         if self.kind in ("probability", "log_probability"):
             last = last.log_softmax(-1)
         right = last.gather(-1, self.right.to(last.device)[:, None])[:, 0]
         if self.wrong is None:
             return right.exp() if self.kind == "probability" else right
+        check_tokens(logits, self.wrong.flatten(1))
         there = self.wrong.to(last.device)
         best = last.gather(-1, there.clamp_min(0)).masked_fill(there < 0, float("-inf")).amax(-1)
         return (right > best).to(last.dtype) if self.kind == "correct" else right - best
@@ -63,6 +67,7 @@ class AnswerMetric:
         return f"AnswerMetric({self.kind!r}, {len(self.right)} questions)"
 
 
+@checked_call
 def metric(
     model: HookedModel,
     question: Any,

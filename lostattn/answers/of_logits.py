@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from lostattn.arguments import checked_call
 from lostattn.errors import InputError
 from lostattn.prompt.padded_logits import ending_last, last_rows
 
@@ -15,24 +16,29 @@ def last_position(logits: Float[Tensor, "batch pos d_vocab"]) -> Float[Tensor, "
     return _wide(last_rows(logits))
 
 
+@checked_call
 def logit_difference(
     logits: Float[Tensor, "batch pos d_vocab"], right: Int[Tensor, "batch"], wrong: Int[Tensor, "batch"]
 ) -> Float[Tensor, "batch"]:
     """``logit(right) - logit(wrong)`` at each item's last real position."""
     last = last_position(logits)
+    check_tokens(logits, right, wrong)
     picked = last.gather(-1, torch.stack([right, wrong], -1).to(last.device))
     return picked[:, 0] - picked[:, 1]
 
 
+@checked_call
 def answer_probability(
     logits: Float[Tensor, "batch pos d_vocab"], right: Int[Tensor, "item"] | Int[Tensor, "item token"]
 ) -> Float[Tensor, "batch"]:
     """The probability of the right answer: ``exp`` of :func:`answer_log_probability`, which says what is read where."""
+    check_tokens(logits, right)
     if right.dim() == 2:
         return answer_log_probability(logits, right).exp()
     return last_position(logits).softmax(-1).gather(-1, right.to(logits.device)[:, None])[:, 0]
 
 
+@checked_call
 def answer_log_probability(
     logits: Float[Tensor, "batch pos d_vocab"], right: Int[Tensor, "item"] | Int[Tensor, "item token"]
 ) -> Float[Tensor, "batch"]:
@@ -50,6 +56,7 @@ def answer_log_probability(
     """
     if len(right) != len(logits):
         raise InputError(f"there are {len(right)} right answers for logits of {len(logits)} items; expected one each.")
+    check_tokens(logits, right)
     right = right.to(logits.device)
     if right.dim() == 1:
         return last_position(logits).log_softmax(-1).gather(-1, right[:, None])[:, 0]
@@ -66,6 +73,18 @@ def answer_log_probability(
     tokens = right.gather(-1, places)  # the filling first, so that every answer ends in the last column
     each = rows.gather(-1, tokens.clamp_min(0)[..., None])[..., 0]
     return torch.where(tokens >= 0, each, torch.zeros_like(each)).sum(-1)
+
+
+def check_tokens(logits: Tensor, *answers: Tensor) -> None:
+    """Refuse token ids that the logits have no column for; -1 fills whole answers up."""
+    n = logits.shape[-1]
+    for tokens in answers:
+        lowest = 0 if tokens.dim() == 1 else -1
+        if tokens.numel() and not (lowest <= int(tokens.min()) and int(tokens.max()) < n):
+            raise InputError(
+                f"the answers hold the token ids {int(tokens.min())} to {int(tokens.max())}; the logits are of {n} "
+                f"tokens, 0 to {n - 1}. Are they of this model?"
+            )
 
 
 def _wide(logits: Float[Tensor, "*any d_vocab"]) -> Float[Tensor, "*any d_vocab"]:

@@ -11,6 +11,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from lostattn.answers.continued import tokens_behind, tokens_behind_texts
+from lostattn.arguments import checked_call
 from lostattn.errors import InputError
 from lostattn.points.hooked_model import HookedModel
 from lostattn.prompt.batch import Prompt
@@ -18,6 +19,7 @@ from lostattn.prompt.batch import Prompt
 Tokens = tuple[int, ...]
 
 
+@checked_call
 def answer_tokens(model: HookedModel, question: Any, answer: Any = None) -> Int[Tensor, "batch"]:
     """The first token of each answer, as it would follow the prompt.
 
@@ -37,6 +39,7 @@ def answer_tokens(model: HookedModel, question: Any, answer: Any = None) -> Int[
     return torch.tensor([own[0] for own in answers_of(model, question, answer)])
 
 
+@checked_call
 def whole_answer_tokens(model: HookedModel, question: Any, answer: Any = None) -> Int[Tensor, "batch token"]:
     """All tokens of each answer, shorter ones filled up with -1; otherwise as :func:`answer_tokens`."""
     return filled(answers_of(model, question, answer))
@@ -55,6 +58,8 @@ def asked_items(model: HookedModel, question: Any) -> list[Any]:
     """What is asked, one by one: questions, texts, or prompts of one item."""
     single = isinstance(question, str) or not isinstance(question, Sequence)
     items = [question] if single else list(question)
+    if not items:
+        raise InputError("question is an empty list; expected a question, or several.")
     if isinstance(question, Prompt) or not all(isinstance(one, str) or hasattr(one, "text") for one in items):
         return list(model._prompted(question))
     return items

@@ -5,19 +5,21 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from lostattn.architecture.norms import normalized, root_mean_square
+from lostattn.arguments import checked_call
+from lostattn.arguments.known_by import AtLeastOne
 from lostattn.cache.decomposition import Decomposition
 from lostattn.cache.files import SavedCache, read_cache, write_cache
 from lostattn.cache.items import Cut, cut_kept
 from lostattn.cache.logit_lens import Readout, logit_lens
 from lostattn.cache.positions import choose
-from lostattn.errors import InputError, UnknownName, nearest
+from lostattn.errors import InputError, OutOfRange, UnknownName, nearest
 from lostattn.kernels.attention import attention_scores, softmax_rows
 from lostattn.plan.intervention import Intervention
 from lostattn.plan.touch_record import Touched, said_nowhere
@@ -38,6 +40,7 @@ _TOUCHED = "touched"  # under which a file's metadata holds where the edits acte
 Key = str | tuple[str, int] | tuple[str, int, str | None]
 
 
+@checked_call
 class ActivationCache(Decomposition):
     """The activations of one pass, by hook name.
 
@@ -215,6 +218,9 @@ class ActivationCache(Decomposition):
         """
         if self.prompt is None or not self.has_batch_dim:
             raise InputError("items can be taken of a cache that has a batch axis and knows its prompt.")
+        n, several = len(self.prompt), [batch_slice] if isinstance(batch_slice, int) else batch_slice
+        if not isinstance(several, slice) and (not several or not all(-n <= i < n for i in several)):
+            raise OutOfRange(f"batch_slice is {batch_slice!r}; expected some of {n} items, counted from 0.")
         chosen = range(len(self.prompt))[batch_slice] if isinstance(batch_slice, int | slice) else batch_slice
         items = [chosen] if isinstance(chosen, int) else [range(len(self.prompt))[i] for i in chosen]
         part = self._with(cut_kept(self._kept, Cut(self.prompt, items), self._sites), self.prompt[items])
@@ -261,7 +267,7 @@ class ActivationCache(Decomposition):
         """The full name that a key of a look-up stands for."""
         return self._sites.find(key if isinstance(key, str) else get_act_name(*key))
 
-    def rows(self, name: str, rows: list[int]) -> Float[Tensor, "batch head row key"]:
+    def rows(self, name: str, rows: Annotated[list[int], AtLeastOne]) -> Float[Tensor, "batch head row key"]:
         """Some query rows of scores or a pattern, by column; nothing is computed for the others."""
         if name in self._kept or name not in self._names:
             return self[name][..., rows, :]

@@ -19,6 +19,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from lostattn.arguments import checked_call
+from lostattn.arguments.known_by import ItemsTaken, TakenOut
 from lostattn.cache.full_decomposition import full_decomposition
 from lostattn.cache.output_maps import head_parts, why_no_heads
 from lostattn.cache.same_shapes import stacked
@@ -29,6 +31,7 @@ from lostattn.points.stream_updates import KINDS
 Tokens = int | str | Int[Tensor, ""] | Int[Tensor, "_"] | Int[Tensor, "_ _"]
 
 
+@checked_call
 class Decomposition(StreamReader):
     """The part of :class:`~lostattn.cache.ActivationCache` that takes the residual stream apart.
 
@@ -43,7 +46,7 @@ class Decomposition(StreamReader):
         layer: int | None = None,
         incl_mid: bool = False,
         apply_ln: bool = False,
-        pos_slice: Any = None,
+        pos_slice: TakenOut = None,
         mlp_input: bool = False,
         return_labels: bool = False,
     ) -> Any:
@@ -89,7 +92,7 @@ class Decomposition(StreamReader):
         mlp_input: bool = False,
         mode: str = "all",
         apply_ln: bool = False,
-        pos_slice: Any = None,
+        pos_slice: TakenOut = None,
         incl_embeds: bool = True,
         return_labels: bool = False,
     ) -> Any:
@@ -136,6 +139,8 @@ class Decomposition(StreamReader):
         ``"between"`` (alias ``"deepstack"``) is zero after the layers after which nothing is added.
         """
         layers = range(self._layer(layer))
+        if not layers:
+            raise InputError(f"layer is {layer}, and no layer stands before it; expected at least 1, or None for all.")
         if activation_name in ("between", "deepstack"):
             here = [f"blocks.{i}.hook_between" in self._sites.at for i in layers]
             return torch.stack([self["between", i] if here[i] else torch.zeros_like(self["resid_post", i])
@@ -147,7 +152,7 @@ class Decomposition(StreamReader):
         layer: int | None = -1,
         return_labels: bool = False,
         incl_remainder: bool = False,
-        pos_slice: Any = None,
+        pos_slice: TakenOut = None,
         apply_ln: bool = False,
     ) -> Any:
         """What each head wrote into the stream: ``[component, *batch, *pos, d_model]``, labels ``"L0H0"``, ….
@@ -189,7 +194,7 @@ class Decomposition(StreamReader):
         mlp_input: bool = False,
         expand_neurons: bool = True,
         apply_ln: bool = False,
-        pos_slice: Any = None,
+        pos_slice: TakenOut = None,
         return_labels: bool = False,
         project_output_onto: Float[Tensor, "d_model *out"] | None = None,
     ) -> Any:
@@ -221,8 +226,8 @@ class Decomposition(StreamReader):
         residual_stack: Float[Tensor, "component *rest d_model"],
         tokens: Tokens,
         incorrect_tokens: Tokens | None = None,
-        pos_slice: Any = None,
-        batch_slice: Any = None,
+        pos_slice: TakenOut = None,
+        batch_slice: ItemsTaken = None,
         has_batch_dim: bool | None = None,
     ) -> Float[Tensor, "component *rest"]:
         """What each part of the final stream writes towards a token's logit (or a difference of two).

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from lostattn.arguments import checked_call
+from lostattn.arguments.kinds import Count
+from lostattn.arguments.known_by import AtLeastOne
 from lostattn.cache.decomposition import Decomposition
-from lostattn.errors import InputError, UnknownName, nearest
+from lostattn.errors import InputError, OutOfRange, UnknownName, nearest
 from lostattn.points.hooked_model import HookedModel
 
 if TYPE_CHECKING:
     import pandas
 
 
+@checked_call
 @dataclass(frozen=True, eq=False, repr=False)
 class Readout:
     """Streams as the unembedding reads them.
@@ -50,9 +54,11 @@ class Readout:
         """
         if self.token_ids is not None:
             raise InputError("this readout kept only some tokens, so a rank among all is not known; leave tokens= out.")
+        if not 0 <= token < self.logits.shape[-1]:
+            raise OutOfRange(f"token is {token}; expected an id from 0 to {self.logits.shape[-1] - 1}.")
         return (self.logits > self.logits[..., token : token + 1]).sum(-1)
 
-    def table(self, model: HookedModel, k: int = 3) -> pandas.DataFrame:
+    def table(self, model: HookedModel, k: Count = 3) -> pandas.DataFrame:
         """The ``k`` most likely tokens of every stream, item and position, as text.
 
         Columns ``stream, item, position, rank, token, text, logit, probability``; positions are counted as kept.
@@ -80,10 +86,11 @@ class Readout:
         return pd.DataFrame(rows)
 
 
+@checked_call
 def logit_lens(
     cache: Decomposition,
     positions: Any = "last",
-    streams: Iterable[str] | None = None,
+    streams: Annotated[str | Iterable[str] | None, AtLeastOne] = None,
     incl_mid: bool = False,
     tokens: Iterable[int] | None = None,
 ) -> Readout:

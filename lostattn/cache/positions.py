@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from lostattn.errors import InputError
+from lostattn.errors import InputError, OutOfRange
 from lostattn.points.names import is_square
 from lostattn.prompt.batch import Prompt
 from lostattn.prompt.token_map import TokenMap
@@ -68,7 +68,10 @@ def at_positions(
 
 def at_items(value: Tensor, items: Any) -> Tensor:
     """A tensor ``[batch, …]`` of some items; an int takes the axis away."""
-    return value if items is None else value[items]
+    try:
+        return value if items is None else value[items]
+    except IndexError as error:
+        raise OutOfRange(f"batch_slice is {items!r}; there are {len(value)} items, counted from 0.") from error
 
 
 def choose(

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from lostattn.architecture.logit_path import LogitPath
 from lostattn.architecture.norms import centred, gain, root_mean_square
+from lostattn.arguments import checked_call
+from lostattn.arguments.known_by import ItemsTaken, TakenOut
 from lostattn.cache.positions import at_items, at_positions
 from lostattn.errors import InputError
 from lostattn.points.sites import Sites
@@ -22,6 +24,7 @@ from lostattn.weights.linear_map import LinearMap, linear_map
 from lostattn.weights.offload import with_weights
 
 
+@checked_call
 class StreamReader(Mapping[str, Tensor]):
     """What every decomposition of the stream leans on: a look-up of values by name, and how the stream hangs together.
 
@@ -71,8 +74,8 @@ class StreamReader(Mapping[str, Tensor]):
         residual_stack: Float[Tensor, "component *rest d_model"],
         layer: int | None = None,
         mlp_input: bool = False,
-        pos_slice: Any = None,
-        batch_slice: Any = None,
+        pos_slice: TakenOut = None,
+        batch_slice: ItemsTaken = None,
         has_batch_dim: bool | None = None,
         recompute_ln: bool = False,
     ) -> Float[Tensor, "component *rest d_model"]:
@@ -93,6 +96,7 @@ class StreamReader(Mapping[str, Tensor]):
         """
         end = self._layer(layer, mlp_input)
         self._refuse_lanes()
+        self._check_width(residual_stack, "residual_stack")
         norm: Any = self._norm(end, mlp_input)
         if norm is None:
             return residual_stack
@@ -119,6 +123,8 @@ class StreamReader(Mapping[str, Tensor]):
             InputError: a model whose logits are not read off the normed final stream.
         """
         self._refuse_lanes()
+        self._check_width(stream, "stream")
+        stream = stream.to(self["resid_post", -1].dtype)
         path, norm = self._logit_path(), self._norm(self._n_layers)
         with torch.set_grad_enabled(stream.requires_grad):
             normed = stream if norm is None else norm(stream)
@@ -197,6 +203,14 @@ class StreamReader(Mapping[str, Tensor]):
                     "chosen here; leave pos_slice out and choose them of the result."
                 )
         return at_positions(value, pos_slice, self.prompt, self.has_batch_dim, trailing)
+
+    def _check_width(self, stream: Tensor, name: str) -> None:
+        """Refuse what is of another width than the stream."""
+        size = widths(self._model.get_submodule(self._sites.architecture.unembed))
+        if size is not None and stream.shape[-1] != size[0]:
+            raise InputError(
+                f"{name} has shape {tuple(stream.shape)}; expected parts of the stream, of {size[0]} numbers each."
+            )
 
     def _has_lanes(self, value: Tensor) -> bool:
         """Whether a stream holds several lanes a position, ``[*batch, pos, lane, d_model]``."""

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import lostattn.data.scoring as scoring
+from lostattn.arguments import checked_call
 from lostattn.data.asked import AskedObject, asked_objects
 from lostattn.data.asking import KINDS
 from lostattn.data.folder import read_rows
@@ -42,6 +43,7 @@ Source = Callable[[str, int, int, Sequence[str]], Questions]
 _SOURCES: dict[str, tuple[Source, tuple[str, ...]]] = {}
 
 
+@checked_call
 def register(name: str, source: Source, kinds: Sequence[str]) -> None:
     """Make `load(name)` call `source(split, n, seed, kinds)`.
 
@@ -60,6 +62,7 @@ def names() -> tuple[str, ...]:
     return (*_SOURCES, *BENCHMARKS)
 
 
+@checked_call
 def load(
     name: str | Path,
     split: str | None = None,

@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from lostattn.arguments import checked_call
 from lostattn.data.asking import CHOICES, LETTERS, askable
 from lostattn.data.question import Question
 from lostattn.data.scene import COLOURS, PLURALS, SHAPES, Box, Drawn, Object
@@ -17,6 +18,7 @@ _MENTION = re.compile(
 _SINGULAR = {plural: shape for shape, plural in PLURALS.items()}
 
 
+@checked_call
 @dataclass(frozen=True)
 class AskedObject:
     """An object that a question asks about.
@@ -32,6 +34,7 @@ class AskedObject:
     object: Object
 
 
+@checked_call
 def asked_objects(question: Question) -> tuple[AskedObject, ...]:
     """The objects that a question asks about, as it names them; of several that fit, as they stand in the picture.
 

@@ -14,6 +14,7 @@ from typing import Any, overload
 
 from PIL import Image
 
+from lostattn.arguments import check_fields, checked_call
 from lostattn.data.folder import write_rows
 from lostattn.data.scene import Drawn
 from lostattn.errors import InputError, nearest
@@ -32,6 +33,7 @@ class _Nothing(dict[str, Any]):
 _NOTHING = _Nothing()
 
 
+@checked_call
 @dataclass(frozen=True)
 class Question:
     """A question about one or more pictures, with its right answer.
@@ -77,6 +79,7 @@ class Question:
             if not isinstance(value := getattr(self, name), str):
                 raise InputError(f"{name} of a question is {reprlib.repr(value)}; expected text.")
         self._check_lists()
+        check_fields(self, "scenes")
         if not isinstance(self.images, StoredPictures):
             places = (f"image {k} of question {self.id!r}" for k in range(len(self.images)))
             object.__setattr__(self, "images", tuple(map(load_picture, self.images, places)))
@@ -126,6 +129,7 @@ class Question:
         return Questions([self])._repr_html_()
 
 
+@checked_call
 class Questions(Sequence[Question]):
     """A sequence of questions; a slice of it is one again.
 

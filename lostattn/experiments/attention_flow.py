@@ -15,6 +15,7 @@ import torch
 
 from lostattn.answers.choices import choices_of
 from lostattn.answers.of_logits import answer_probability
+from lostattn.arguments import checked_call
 from lostattn.data.question import Question
 from lostattn.errors import InputError
 from lostattn.experiments.results import Results
@@ -44,6 +45,7 @@ EDGES: dict[str, tuple[Any, Any]] = {
 Windows = int | Sequence[Sequence[int]]
 
 
+@checked_call
 def flow(
     model: LVLM,
     data: Sequence[Question],
@@ -100,6 +102,7 @@ def flow(
     return table
 
 
+@checked_call
 def flow_questions(
     model: LVLM,
     data: Sequence[Question],

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from lostattn.arguments import checked_call
 from lostattn.data.question import Question
 from lostattn.errors import InputError
 from lostattn.experiments.results import Results, mean_summary
@@ -41,6 +42,7 @@ CONTROLS = ("noise_delta", "noise_qkv", "rope")
 NAMES = {"attn": "attention", "cross_attn": "cross_attention", "mlp": "ffn"}
 
 
+@checked_call
 def decouple(
     model: LVLM,
     data: Sequence[Question],
@@ -89,6 +91,7 @@ def decouple(
     return table
 
 
+@checked_call
 def decouple_questions(
     model: LVLM,
     data: Sequence[Question],

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from lostattn.arguments import checked_call
+from lostattn.arguments.kinds import Count
 from lostattn.data.question import Question
 from lostattn.errors import InputError
 from lostattn.experiments.answering import Judge, check_scoring, likeliest_answers, room_by_kind, said_answers
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     import pandas
 
 
+@checked_call
 def attention_sources(layers: Any = None, queries: Any = "last", seed: int = 0) -> dict[str, Intervention]:
     """Every source of attention in turn over the image tokens, and the paper's released setting, by name."""
     sources = {
@@ -42,13 +45,14 @@ def attention_sources(layers: Any = None, queries: Any = "last", seed: int = 0) 
     return conditions
 
 
+@checked_call
 def probe(
     model: LVLM,
     data: Sequence[Question],
     conditions: Mapping[str, Any] | None = None,
     seeds: Sequence[int] = (0, 1, 2),
     batch_size: int = 32,
-    max_new_tokens: int | None = None,
+    max_new_tokens: Count | None = None,
     progress: bool = True,
     remote: Remote = False,
     judge: Judge | None = None,
@@ -90,13 +94,14 @@ def probe(
     return table
 
 
+@checked_call
 def probe_questions(
     model: LVLM,
     data: Sequence[Question],
     conditions: Mapping[str, Any] | None = None,
     seeds: Sequence[int] = (0, 1, 2),
     batch_size: int = 32,
-    max_new_tokens: int | None = None,
+    max_new_tokens: Count | None = None,
     progress: bool = True,
     remote: Remote = False,
     judge: Judge | None = None,

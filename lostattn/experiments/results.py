@@ -10,6 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lostattn.arguments import checked_call
+from lostattn.arguments.kinds import Seed
+from lostattn.arguments.known_by import FileName
 from lostattn.errors import InputError
 from lostattn.experiments import statistics
 from lostattn.experiments.csv_file import write_csv
@@ -34,6 +37,7 @@ _NOT_VALUES = ("seed", "layer", "head", "n")  # numbers that say which row it is
 _GROUPS = ("model", "condition", "update", "layer", "head")
 
 
+@checked_call
 @dataclass
 class Results:
     """A tidy table, one row per question × condition (× layer × seed), and where it comes from.
@@ -50,7 +54,7 @@ class Results:
     meta: dict[str, Any] = field(default_factory=dict)
 
     def summary(
-        self, values: Sequence[str] | None = None, by: Sequence[str] | None = None, seed: int = 0
+        self, values: Sequence[str] | None = None, by: Sequence[str] | None = None, seed: Seed = 0
     ) -> pandas.DataFrame:
         """What a reader wants first: accuracies where the table has ``correct``, else means of numbers.
 
@@ -73,7 +77,7 @@ class Results:
             by = [c for c in _GROUPS if c in self.table.columns]
         return mean_summary(self.table, values, by, seed=seed)
 
-    def save(self, path: PathLike, name: str = "results") -> dict[str, Path]:
+    def save(self, path: PathLike, name: FileName = "results") -> dict[str, Path]:
         """Write the table as parquet and CSV, and the metadata as JSON (and inside the parquet).
 
         The parquet holds the table as it is. In the CSV, which spreadsheets open, a text that begins like a formula
@@ -116,7 +120,7 @@ class Results:
         _write_parquet(table, text, sealed, folder / f"{name}.parquet")
 
     @classmethod
-    def load(cls, path: PathLike, name: str = "results") -> Results:
+    def load(cls, path: PathLike, name: FileName = "results") -> Results:
         """Read what `save` wrote: a folder, or the .parquet file, which alone holds everything.
 
         Where the files are sealed, they are held to their digests: those of the folder, or those beside the file.

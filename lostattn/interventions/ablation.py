@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from lostattn.arguments import checked_call
 from lostattn.errors import InputError
 from lostattn.kernels import edits as kernels
 from lostattn.plan.checks import Layers, Steps, checked_seed, checked_steps, choice, finite, normalise
@@ -28,6 +29,7 @@ POINTS = {
 HEADS = ("head", "cross_head")
 
 
+@checked_call
 @dataclass(frozen=True, eq=False, repr=False)
 class Ablate(Intervention):
     """Ablate what attention or the FFN adds, what single heads read, or the stream after a layer.

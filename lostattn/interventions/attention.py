@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from lostattn.arguments import checked_call
 from lostattn.errors import InputError
 from lostattn.interventions.picture_sources import Complexity, VisionPrior
 from lostattn.interventions.sources import Dirichlet, Fixed, FromCache, Source
@@ -42,6 +43,7 @@ def _boundary_edits(self: Any, setting: Setting, point: str, kernel: Any, params
     ]
 
 
+@checked_call
 @dataclass(frozen=True, eq=False, repr=False)
 class ReplaceAttention(Intervention):
     """Put predefined values in the place of learned attention over some keys (stochastic attention probing).
@@ -101,6 +103,7 @@ class ReplaceAttention(Intervention):
         return _replacing(self, setting, align="moments", percentiles=None)
 
 
+@checked_call
 @dataclass(frozen=True, eq=False, repr=False)
 class Released(Intervention):
     """What the paper's public code does, setting by setting.
@@ -198,6 +201,7 @@ def _replacing(self: Any, setting: Setting, align: str, percentiles: Any) -> lis
     return observers + out
 
 
+@checked_call
 @dataclass(frozen=True, eq=False, repr=False)
 class KnockOut(Intervention):
     """Cut attention from some queries to some keys: their scores become -inf before the softmax.
@@ -223,6 +227,7 @@ class KnockOut(Intervention):
         return _boundary_edits(self, setting, "hook_attn_scores", kernels.block_cells, {})
 
 
+@checked_call
 @dataclass(frozen=True, eq=False, repr=False)
 class ScaleAttention(Intervention):
     """Multiply attention weights on some keys by a factor, after the softmax and without renormalising.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from lostattn.arguments import checked_call
 from lostattn.errors import InputError
 from lostattn.interventions.ablation import POINTS
 from lostattn.kernels import edits as kernels
@@ -26,6 +27,7 @@ from lostattn.weights.linear_map import linear_map
 from lostattn.weights.offload import is_described_only
 
 
+@checked_call
 @dataclass(frozen=True, eq=False, repr=False)
 class NoiseUpdate(Intervention):
     """Noise Δ: what attention or the FFN adds to the stream is replaced by Gaussian noise.
@@ -70,6 +72,7 @@ class NoiseUpdate(Intervention):
         return out
 
 
+@checked_call
 @dataclass(frozen=True, eq=False, repr=False)
 class NoiseWeights(Intervention):
     """Noise QKV: each weight matrix is replaced by a Gaussian of its own mean and standard deviation; biases stay.

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lostattn.arguments import check_fields, checked_call
 from lostattn.cache.activation_cache import ActivationCache
 from lostattn.errors import InputError
 from lostattn.interventions.patch_rows import (
@@ -30,6 +31,7 @@ from lostattn.points.names import is_square, split_block
 REDUCTIONS = ("none", "mean")
 
 
+@checked_call
 @dataclass(frozen=True, eq=False, repr=False)
 class Patch(Intervention):
     """Put what another pass computed into this one: ``Patch.of(clean_cache, "resid_pre", layers=3)``.
@@ -63,6 +65,7 @@ class Patch(Intervention):
     reduce: str = "none"
 
     def __post_init__(self) -> None:
+        check_fields(self, "values", "layout", "chosen")
         choice("reduce", self.reduce, REDUCTIONS)
         normalise(self, heads=checked_heads(self.heads)[0])
         rows = int(torch.as_tensor(self.chosen).sum())

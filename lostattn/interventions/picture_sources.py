@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from lostattn.arguments import checked_call
 from lostattn.errors import InputError
 from lostattn.interventions.complexity import prompt_complexity
 from lostattn.interventions.sources import Drawn, Source
@@ -16,6 +17,7 @@ from lostattn.plan.program import Edit
 from lostattn.plan.setting import Setting
 
 
+@checked_call
 @dataclass(frozen=True, eq=False, repr=False)
 class Complexity(Source):
     """Image complexity of each patch's place in the picture, softmaxed over the patches.
@@ -38,6 +40,7 @@ class Complexity(Source):
         return Drawn(priors.given_prior, {"values": values, "grows": grows})
 
 
+@checked_call
 @dataclass(frozen=True, eq=False, repr=False)
 class VisionPrior(Source):
     """The vision encoder's own attention, averaged over heads and queries, in the decoder's token order.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from lostattn.arguments import checked_call
 from lostattn.errors import InputError
 from lostattn.kernels.workbench import put_last_rows
 from lostattn.plan.intervention import Intervention
@@ -11,6 +12,7 @@ from lostattn.plan.program import Edit
 from lostattn.plan.setting import Setting
 
 
+@checked_call
 @dataclass(frozen=True, eq=False, repr=False)
 class EarlyProjection(Intervention):
     """Let the projector read the tower's stream after an earlier layer, as if the later ones were not there.

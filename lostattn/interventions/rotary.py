@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from lostattn.arguments import checked_call
 from lostattn.kernels.edits import put_held
 from lostattn.plan.checks import Layers, checked_layers
 from lostattn.plan.intervention import Intervention
@@ -11,6 +12,7 @@ from lostattn.plan.program import Edit
 from lostattn.plan.setting import Setting
 
 
+@checked_call
 @dataclass(frozen=True, eq=False, repr=False)
 class RemoveRotary(Intervention):
     """Attention that does not know positions: queries and keys go to the kernel as they were before rotation.

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from lostattn.arguments import checked_call
 from lostattn.cache.activation_cache import ActivationCache
 from lostattn.errors import InputError
 from lostattn.kernels import priors
@@ -28,14 +29,18 @@ class Drawn:
     prefill_only: bool = False
 
 
+@checked_call
 class Source(Serializable):
     """The base of all sources. Values are made for the cells that an intervention replaces."""
+
+    EXPECTED: ClassVar[str] = "a source such as la.Gaussian(seed=0)"
 
     def draw(self, setting: Setting, layer: int, keys: Any) -> Drawn:
         """The kernel and parameters that make the values at one layer."""
         raise NotImplementedError
 
 
+@checked_call
 @dataclass(frozen=True, eq=False, repr=False)
 class Gaussian(Source):
     """Gaussian noise with the mean and standard deviation of what it replaces, row by row and head by head.
@@ -55,6 +60,7 @@ class Gaussian(Source):
         return Drawn(priors.gaussian, {"seeds": setting.seeds(self.seed, "gaussian", layer, *setting.drawn_for)})
 
 
+@checked_call
 @dataclass(frozen=True, eq=False, repr=False)
 class Dirichlet(Source):
     """A Dirichlet(1, …, 1) draw over the keys: all weights on the simplex equally likely.
@@ -77,6 +83,7 @@ class Dirichlet(Source):
         return Drawn(priors.dirichlet, {"seeds": setting.seeds(self.seed, *parts), "shared": self.shared})
 
 
+@checked_call
 @dataclass(frozen=True, eq=False, repr=False)
 class Uniform(Source):
     """The same weight for every chosen key that a row sees, one in all.
@@ -89,6 +96,7 @@ class Uniform(Source):
         return Drawn(priors.uniform, {})
 
 
+@checked_call
 @dataclass(frozen=True, eq=False, repr=False)
 class Fixed(Source):
     """Values of your own: ``[key]``, ``[batch, key]`` or ``[batch, head, key]``, one for each chosen key in order.
@@ -139,6 +147,7 @@ class Fixed(Source):
         return Drawn(priors.given_prior, {"values": spread(values, mask), "grows": not setting.crossing})
 
 
+@checked_call
 @dataclass(frozen=True, eq=False, repr=False)
 class FromCache(Source):
     """The attention weights of another pass, from patterns kept in its cache: ``FromCache.of(cache)``.

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from lostattn.arguments import checked_call
 from lostattn.errors import InputError
 from lostattn.kernels.edits import add_vector
 from lostattn.plan.checks import Layers, Steps, checked_layers, checked_number, checked_steps, choice, finite, normalise
@@ -17,6 +18,7 @@ from lostattn.plan.setting import Setting
 POINTS = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out", "between", "cross_attn_out", "resid_mid_cross")
 
 
+@checked_call
 @dataclass(frozen=True, eq=False, repr=False)
 class Steer(Intervention):
     """Add ``scale * vector`` at some positions: to the stream, or to what an update adds to it.

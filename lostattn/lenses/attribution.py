@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from lostattn.arguments import checked_call
 from lostattn.cache.activation_cache import ActivationCache
 from lostattn.errors import InputError
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     import pandas
 
 
+@checked_call
 def direct_attribution(
     cache: ActivationCache, tokens: Any, incorrect_tokens: Any = None, position: Any = "last", by: str = "layer"
 ) -> pandas.DataFrame:

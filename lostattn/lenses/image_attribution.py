@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from lostattn.architecture.norms import centred, gain, root_mean_square
+from lostattn.arguments import checked_call
+from lostattn.arguments.known_by import AtLeastOne
 from lostattn.cache.activation_cache import ActivationCache
 from lostattn.cache.output_maps import attention_passage
 from lostattn.cache.same_shapes import stacked
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     import pandas
 
 
+@checked_call
 @dataclass(frozen=True, eq=False, repr=False)
 class ImageAttribution:
     """How much each position's value, through each head, wrote towards a token at one position of one item.
@@ -132,13 +135,14 @@ class ImageAttribution:
         return rows if head is None else rows[:, [head]]
 
 
+@checked_call
 def image_attribution(
     cache: ActivationCache,
     tokens: int | Tensor,
     incorrect_tokens: int | Tensor | None = None,
     position: int | str = "last",
     item: int = 0,
-    layers: Iterable[int] | int | None = None,
+    layers: Annotated[Iterable[int] | int | None, AtLeastOne] = None,
 ) -> ImageAttribution:
     """Take each head's direct attribution apart by key: ``pattern[key] · (value[key] W_O) · direction``.
 
@@ -177,6 +181,11 @@ def image_attribution(
             f"layers is {list(chosen)}, of which {crossing} look at another sequence: their keys are no positions; "
             "take these and the others one after the other."
         )
+    for name, ids in (("tokens", tokens), ("incorrect_tokens", incorrect_tokens)):
+        if isinstance(ids, Tensor) and tuple(ids.shape) not in ((), (1,), (len(prompt),)):
+            raise InputError(
+                f"{name} has shape {tuple(ids.shape)}; expected one id, or one for each of {len(prompt)} items."
+            )
     direction = _direction(cache, tokens, incorrect_tokens, int(row), item)
     found = [_by_key(cache, i, int(row), item, direction, cache._sites.crosses_at(i) or "attn") for i in chosen]
     return ImageAttribution(

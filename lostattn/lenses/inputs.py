@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from lostattn.arguments import checked_call
 from lostattn.errors import InputError
 from lostattn.gradients import gradients
 from lostattn.model.lvlm import LVLM
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 START = "blocks.0.hook_resid_pre"
 
 
+@checked_call
 def input_attribution(
     model: LVLM,
     prompt: Prompt | Any,
@@ -82,6 +84,7 @@ def input_attribution(
     return out.index_add(0, place[here], product[here])
 
 
+@checked_call
 def input_figure(
     model: LVLM,
     prompt: Prompt | Any,

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from lostattn.arguments import checked_call
 from lostattn.cache.logit_lens import Readout, read
 from lostattn.errors import InputError
 from lostattn.interventions.projection import EarlyProjection
@@ -17,6 +18,7 @@ from lostattn.remote.session import Session
 from lostattn.run.calls import Remote
 
 
+@checked_call
 def vision_lens(
     model: LVLM,
     prompt: Prompt | Any,
@@ -49,7 +51,7 @@ def vision_lens(
         raise InputError(f"item {item} or its image {image} is not there: {prompt!r}")
     alone = prompt[item]
     vision = model.architecture.vision
-    asked = list(range(vision.n_read) if layers is None and vision else layers or ())
+    asked = list(range(vision.n_read) if layers is None and vision else layers if layers is not None else ())
     edits: list[Intervention | None] = [EarlyProjection(layer) for layer in asked]
     with Session(model, remote) as session:
         later = [session.run_with_cache(alone, ["blocks.0.hook_resid_pre"], edit) for edit in [*edits, None]]

@@ -11,6 +11,8 @@ from torch import Tensor
 from lostattn.errors import InputError
 
 CONVENTIONS = ("paper", "released")
+# Gram matrices hold sums of squares: within these the squares of billions of values stay normal numbers of float64.
+SMALLEST, LARGEST = 1e-140, 1e140
 
 
 def check_state(x: Tensor, name: str = "x", mask: Tensor | None = None) -> None:
@@ -38,6 +40,8 @@ def refuse_not_finite(x: Float[Tensor, "*batch pos d_model"], name: str, mask: T
     # The extremes carry a NaN on and take one reading of the state; look closer only where they are not finite.
     low, high = x.detach().aminmax()
     if math.isfinite(low) and math.isfinite(high):
+        if not _squares_fit(low, high):
+            refuse_out_of_range(x, name, mask)
         return
     bad = ~torch.isfinite(x.detach())
     if mask is not None:
@@ -50,6 +54,22 @@ def refuse_not_finite(x: Float[Tensor, "*batch pos d_model"], name: str, mask: T
             "not finite; expected finite numbers. If these are padded rows, pass mask= (True at real "
             "tokens); if the "
             "model overflowed, run it in bfloat16 or float32."
+        )
+
+
+def _squares_fit(low: Tensor, high: Tensor) -> bool:
+    largest = max(abs(float(low)), abs(float(high)))
+    return largest == 0 or SMALLEST <= largest <= LARGEST
+
+
+def refuse_out_of_range(x: Float[Tensor, "*batch pos d_model"], name: str, mask: Tensor | None) -> None:
+    """Refuse a state whose real rows are so large, or all so small, that float64 does not hold their squares."""
+    real = x.detach() if mask is None else x.detach().masked_fill(~mask.unsqueeze(-1), 0)
+    if not _squares_fit(*real.aminmax()):
+        raise InputError(
+            f"the largest value of {name} is {float(real.abs().max()):.3g} in size: float64 does not hold its square; "
+            f"expected one between {SMALLEST:g} and {LARGEST:g}, or zeros alone. Did the model overflow? If it is a "
+            "matter of units, scale the state."
         )
 
 
@@ -133,11 +153,11 @@ def check_pattern(pattern: Tensor, mask: Bool[Tensor, "*batch key"] | None = Non
         # The rows of padded queries mean nothing; backends fill them with whatever comes.
         queries = mask[..., -pattern.shape[-2] :]
         seen = seen.masked_fill(~(queries[..., :, None] & mask[..., None, :])[..., None, :, :], 0)
-    bad = ~(torch.isfinite(seen) & (seen >= 0))
+    bad = ~((seen <= min(LARGEST, torch.finfo(seen.dtype).max)) & (seen >= 0))
     if bool(bad.any()):
         place = bad.nonzero()[0].tolist()
         raise InputError(
             f"pattern[{', '.join(map(str, place))}] is {float(pattern[tuple(place)])}; expected weights "
             "after the softmax: "
-            "finite and not negative. Scores before the softmax are another hook point, 'attn_scores'."
+            "finite, not negative and of no such size. Scores before the softmax are another hook point, 'attn_scores'."
         )

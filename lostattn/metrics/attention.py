@@ -17,11 +17,13 @@ from __future__ import annotations
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from lostattn.arguments import checked_call
 from lostattn.errors import InputError
 from lostattn.kernels import metrics as _kernels
 from lostattn.metrics._checks import check_keys, check_pattern
 
 
+@checked_call
 def attention_mass(
     pattern: Float[Tensor, "*batch head query key"],
     keys: Bool[Tensor, "*batch key"],
@@ -37,6 +39,7 @@ def attention_mass(
     return _kernels.masked_pattern(pattern, keys, mask).sum(-1)
 
 
+@checked_call
 def attention_entropy(
     pattern: Float[Tensor, "*batch head query key"],
     keys: Bool[Tensor, "*batch key"] | None = None,
@@ -53,6 +56,7 @@ def attention_entropy(
     return _kernels.attention_entropy(_kernels.masked_pattern(pattern, keys, mask))
 
 
+@checked_call
 def sink_mass(
     pattern: Float[Tensor, "*batch head query key"],
     k: int = 1,
@@ -72,6 +76,7 @@ def sink_mass(
     return _kernels.masked_pattern(pattern, _kernels.first_keys(pattern, mask, k), mask).sum(-1)
 
 
+@checked_call
 def sink_positions(
     pattern: Float[Tensor, "*batch head query key"],
     threshold: float = 0.3,

@@ -16,6 +16,7 @@ from __future__ import annotations
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from lostattn.arguments import checked_call
 from lostattn.kernels import metrics as _kernels
 from lostattn.metrics._checks import check_convention, check_pair, check_tol
 
@@ -27,6 +28,7 @@ def _discrepancy(before: Tensor, after: Tensor, tol: float | int | None, mask: T
     return _kernels.discrepancy(first, _kernels.support(first), _kernels.decompose(after, mask, tol))
 
 
+@checked_call
 def column_innovation(
     before: Float[Tensor, "*batch pos d_model"],
     after: Float[Tensor, "*batch pos d_model"],
@@ -40,6 +42,7 @@ def column_innovation(
     return _discrepancy(before, after, tol, mask)["column_innovation"]
 
 
+@checked_call
 def row_innovation(
     before: Float[Tensor, "*batch pos d_model"],
     after: Float[Tensor, "*batch pos d_model"],
@@ -53,6 +56,7 @@ def row_innovation(
     return _discrepancy(before, after, tol, mask)["row_innovation"]
 
 
+@checked_call
 def subspace_innovation(
     before: Float[Tensor, "*batch pos d_model"],
     after: Float[Tensor, "*batch pos d_model"],
@@ -64,6 +68,7 @@ def subspace_innovation(
     return _discrepancy(before, after, tol, mask)["delta_d"]
 
 
+@checked_call
 def rid(
     before: Float[Tensor, "*batch pos d_model"],
     after: Float[Tensor, "*batch pos d_model"],

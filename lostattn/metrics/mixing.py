@@ -15,6 +15,7 @@ from __future__ import annotations
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from lostattn.arguments import checked_call
 from lostattn.errors import InputError
 from lostattn.kernels import metrics as _kernels
 from lostattn.metrics._checks import check_convention, check_pair, check_state
@@ -37,6 +38,7 @@ def mixing_settings(
     )
 
 
+@checked_call
 def token_mixing_entropy(
     x: Float[Tensor, "*batch pos d_model"],
     convention: str = "paper",
@@ -65,6 +67,7 @@ def token_mixing_entropy(
     return _kernels.mixing_entropy(_kernels.tokens(x, mask), mask, *settings)
 
 
+@checked_call
 def mixig(
     before: Float[Tensor, "*batch pos d_model"],
     after: Float[Tensor, "*batch pos d_model"],

@@ -7,6 +7,7 @@ from typing import NamedTuple
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from lostattn.arguments import checked_call
 from lostattn.kernels import metrics as _kernels
 from lostattn.metrics._checks import check_pair, check_state, check_tol
 
@@ -28,6 +29,7 @@ class Decomposition(NamedTuple):
     """``[*batch]``: True where the Gram matrix was too coarse and a float64 SVD gave the singular values."""
 
 
+@checked_call
 def decompose(
     x: Float[Tensor, "*batch pos d_model"],
     mask: Bool[Tensor, "*batch pos"] | None = None,
@@ -55,6 +57,7 @@ def decompose(
     return Decomposition(parts["sigma"], parts["rank"], parts["norm"], parts["gram"], parts["n_real"], parts["by_svd"])
 
 
+@checked_call
 def singular_values(
     x: Float[Tensor, "*batch pos d_model"], mask: Bool[Tensor, "*batch pos"] | None = None
 ) -> Float[Tensor, "*batch min_pos_d_model"]:
@@ -66,6 +69,7 @@ def singular_values(
     return decompose(x, mask).singular_values
 
 
+@checked_call
 def effective_rank(
     x: Float[Tensor, "*batch pos d_model"], mask: Bool[Tensor, "*batch pos"] | None = None
 ) -> Float[Tensor, "*batch"]:
@@ -78,6 +82,7 @@ def effective_rank(
     return _kernels.effective_rank(decompose(x, mask).singular_values)
 
 
+@checked_call
 def spectral_change(
     before: Float[Tensor, "*batch pos d_model"],
     after: Float[Tensor, "*batch pos d_model"],

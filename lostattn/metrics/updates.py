@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from lostattn.arguments import checked_call
 from lostattn.errors import InputError
 from lostattn.kernels import metrics as _kernels
 from lostattn.metrics._checks import check_convention, check_same, check_state, check_tol
@@ -14,6 +15,7 @@ from lostattn.metrics._cores import side_by_side
 from lostattn.metrics.mixing import mixing_settings
 
 
+@checked_call
 def stream_metrics(
     states: Sequence[Float[Tensor, "*batch pos d_model"]],
     convention: str = "paper",
@@ -62,6 +64,7 @@ def stream_metrics(
         return _kernels.stream_metrics(list(states), mask, tol, released, *settings, run)
 
 
+@checked_call
 def update_metrics(
     pre: Float[Tensor, "*batch pos d_model"],
     mid: Float[Tensor, "*batch pos d_model"],

@@ -12,6 +12,8 @@ from torch import Tensor
 
 import lostattn.interventions  # noqa: F401 (a stored intervention is read by the classes that are defined by then)
 from lostattn.answers.choices import choices_of
+from lostattn.arguments import checked_call
+from lostattn.arguments.kinds import Count
 from lostattn.cache.activation_cache import ActivationCache
 from lostattn.gradients import run_with_gradients
 from lostattn.model.answer_scores import AnswerScores, score_choices
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
 
 
+@checked_call
 class LVLM(HookedModel):
     """A Hugging Face vision-language model, wrapped for looking into; its weights and modules stay untouched.
 
@@ -117,7 +120,7 @@ class LVLM(HookedModel):
         self,
         prompt: Prompt | Any,
         interventions: Intervention | None = None,
-        max_new_tokens: int | None = None,
+        max_new_tokens: Count | None = None,
         remote: Remote = False,
         names_filter: NamesFilter = None,
         device: str | torch.device | None = None,

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from lostattn.answers import metric
+from lostattn.arguments import checked_call
 from lostattn.data.question import Question
 from lostattn.errors import InputError
 from lostattn.model.lvlm import LVLM
@@ -26,6 +27,7 @@ METHODS: dict[str, dict[str, Any]] = {
 }
 
 
+@checked_call
 def agreement(
     model: LVLM,
     clean: Sequence[Question],

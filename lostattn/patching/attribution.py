@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from lostattn.arguments import checked_call
 from lostattn.cache.activation_cache import ActivationCache
 from lostattn.errors import InputError
 from lostattn.gradients import gradients
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
 START = "blocks.0.hook_resid_pre"
 
 
+@checked_call
 def attribute(
     model: LVLM,
     clean: Prompt | Any,

@@ -8,26 +8,31 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
+from lostattn.arguments import checked_call
+from lostattn.arguments.kinds import Rule, Seed
 from lostattn.data.question import Question
 from lostattn.errors import InputError, nearest
 from lostattn.pictures.loading import load_picture
 from lostattn.pictures.patch_grid import PatchGrid
 
+Radius = Annotated[float | int, Rule(lambda v: 0 <= v <= 10_000, "from 0 to 10000")]
 Colour = tuple[int, int, int]
 
 
+@checked_call
 def blank(picture: Image.Image, colour: Colour | None = None) -> Image.Image:
     """A picture of one colour; of the picture's own mean colour where none is given."""
     picture = load_picture(picture)
     return Image.new("RGB", picture.size, colour or _mean(picture))
 
 
-def noise(picture: Image.Image, strength: float | int = 64.0, seed: int = 0) -> Image.Image:
+@checked_call
+def noise(picture: Image.Image, strength: float | int = 64.0, seed: Seed = 0) -> Image.Image:
     """Gaussian noise of a standard deviation of ``strength`` (of 255) added to every pixel, cut to what can be shown.
 
     Raises:
@@ -39,7 +44,8 @@ def noise(picture: Image.Image, strength: float | int = 64.0, seed: int = 0) -> 
     return Image.fromarray(np.clip(np.rint(pixels + drawn), 0, 255).astype(np.uint8))
 
 
-def blur(picture: Image.Image, radius: float | int = 4.0) -> Image.Image:
+@checked_call
+def blur(picture: Image.Image, radius: Radius = 4.0) -> Image.Image:
     """A Gaussian blur of ``radius`` pixels.
 
     Raises:
@@ -49,6 +55,7 @@ def blur(picture: Image.Image, radius: float | int = 4.0) -> Image.Image:
     return load_picture(picture).filter(ImageFilter.GaussianBlur(radius))
 
 
+@checked_call
 def mask_patches(
     picture: Image.Image, grid: PatchGrid, patches: Iterable[int], colour: Colour | None = None
 ) -> Image.Image:
@@ -77,6 +84,7 @@ def mask_patches(
     return out
 
 
+@checked_call
 def cover(
     picture: Image.Image, box: Sequence[float | int], colour: Colour | None = None, border: int = 4
 ) -> Image.Image:
@@ -112,7 +120,8 @@ def cover(
     return Image.fromarray(out)
 
 
-def another_scene(question: Question, data: Sequence[Question], seed: int = 0) -> Question:
+@checked_call
+def another_scene(question: Question, data: Sequence[Question], seed: Seed = 0) -> Question:
     """The same question about the pictures of another one, of the same number and sizes, drawn by ``seed``.
 
     Its pictures come of a question with another answer where there is one of the same kind, so that something should
@@ -131,6 +140,7 @@ def another_scene(question: Question, data: Sequence[Question], seed: int = 0) -
     return dataclasses.replace(question, images=other.images, id=f"{question.id}/scene-of-{other.id}")
 
 
+@checked_call
 def corrupt(
     question: Question,
     how: str | Callable[..., Image.Image] = "blank",

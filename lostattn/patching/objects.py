@@ -7,12 +7,15 @@ import zlib
 
 import numpy as np
 
+from lostattn.arguments import checked_call
+from lostattn.arguments.kinds import Seed
 from lostattn.data.asked import AskedObject, asked_objects, right_answer
 from lostattn.data.question import Question
 from lostattn.data.scene import COLOURS, Drawn
 from lostattn.errors import InputError
 
 
+@checked_call
 def remove_object(question: Question, which: int = 0) -> Question:
     """The same question about the same scene without an object that it asks about.
 
@@ -33,7 +36,8 @@ def remove_object(question: Question, which: int = 0) -> Question:
     return _changed(question, asked, question.scenes[asked.image].without(asked.object), "removed")
 
 
-def recolour_object(question: Question, colour: str | None = None, which: int = 0, seed: int = 0) -> Question:
+@checked_call
+def recolour_object(question: Question, colour: str | None = None, which: int = 0, seed: Seed = 0) -> Question:
     """The same question about the same scene with an object that it asks about in another colour.
 
     A minimal pair: of "What colour is the square?" nothing changes but the pixels of the square, and the answer.

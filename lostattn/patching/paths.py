@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from lostattn.arguments import checked_call
 from lostattn.errors import InputError
 from lostattn.interventions.patch_rows import point_names
 from lostattn.interventions.patching import Patch
@@ -30,6 +31,7 @@ Node = tuple[Any, ...] | str
 """``(point, layer)``, or ``(point, layer, head)``."""
 
 
+@checked_call
 def path_patch(
     model: LVLM,
     clean: Prompt | Any,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from lostattn.arguments import checked_call
 from lostattn.cache.activation_cache import ActivationCache
 from lostattn.errors import InputError
 from lostattn.interventions.patch_rows import layout_of, matched_positions, n_heads_of, point_names
@@ -28,6 +29,7 @@ Some = str | Sequence[int] | Mapping[int, Any] | None
 """``"each"``, some heads, ``{layer: heads}``, or None for all together."""
 
 
+@checked_call
 def sweep(
     model: LVLM,
     clean: Prompt | Any,

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
+from lostattn.arguments import checked_call
 from lostattn.errors import InputError
 
 _MODES = {"1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "HSV"}
@@ -22,6 +23,7 @@ FORMATS = tuple("PNG JPEG MPO GIF BMP DIB WEBP TIFF PPM AVIF JPEG2000 ICO TGA PS
 _ONE_PICTURE = {"MPO", "PSD"}
 
 
+@checked_call
 def load_picture(source: Any, place: str = "the picture") -> Image.Image:
     """One picture as an RGB PIL image, its pixels read.
 
@@ -56,6 +58,7 @@ def load_picture(source: Any, place: str = "the picture") -> Image.Image:
     )
 
 
+@checked_call
 def load_pictures(sources: Any, item: int = 0) -> tuple[Image.Image, ...]:
     """Every picture of one item; a single picture may stand for a list of one."""
     if sources is None:

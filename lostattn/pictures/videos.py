@@ -12,12 +12,14 @@ from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
 
+from lostattn.arguments import checked_call
 from lostattn.errors import InputError
 from lostattn.pictures.animated import Frames, animated_frames, is_animated
 from lostattn.pictures.loading import is_file, load_picture
 from lostattn.pictures.shown import Size
 
 
+@checked_call
 @dataclass(frozen=True, eq=False, init=False, repr=False)
 class Video:
     """A moving picture: its frames, and when they were taken.

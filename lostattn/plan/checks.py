@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from typing import Any, SupportsIndex
+from typing import Annotated, Any, SupportsIndex
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from lostattn.arguments.described import described
+from lostattn.arguments.kinds import Told
 from lostattn.errors import InputError
 
-Layers = Iterable[SupportsIndex] | SupportsIndex | None
+Layers = Annotated[
+    Iterable[SupportsIndex] | SupportsIndex | None, Told("an int, or one or more of them, or None for all")
+]
 Span = tuple[int, int | None]
-Steps = str | Span | slice
+Steps = Annotated[
+    str | Span | slice,
+    Told("'all', 'prefill', 'decode', or (first, end) with 0 <= first < end or end None, or such a slice"),
+]
 
 
 def checked_layers(value: Layers, name: str = "layers") -> tuple[int, ...] | None:
@@ -24,12 +31,12 @@ def checked_layers(value: Layers, name: str = "layers") -> tuple[int, ...] | Non
     asked: Any = value
     if isinstance(asked, Mapping):
         raise InputError(
-            f"{name} is {value!r}; expected an int, or one or more of them, or None for all (heads by layer are given "
-            "as heads={1: [0], 3: [2]})."
+            f"{name} is {described(value)}; expected an int, or one or more of them, or None for all (heads by layer "
+            "are given as heads={1: [0], 3: [2]})."
         )
     given = tuple(asked) if isinstance(asked, Iterable) and not isinstance(asked, str) else (asked,)
     if not given or not all(isinstance(i, int | np.integer) and not isinstance(i, bool) for i in given):
-        raise InputError(f"{name} is {value!r}; expected an int, or one or more of them, or None for all.")
+        raise InputError(f"{name} is {described(value)}; expected an int, or one or more of them, or None for all.")
     return tuple(map(int, given))
 
 
@@ -44,7 +51,7 @@ def checked_steps(steps: Steps) -> tuple[int, int | None]:
         if end is None or (type(end) is int and end > first):
             return (first, end)
     raise InputError(
-        f"steps is {steps!r}; expected 'all', 'prefill', 'decode', or (first, end) with 0 <= first < end "
+        f"steps is {described(steps)}; expected 'all', 'prefill', 'decode', or (first, end) with 0 <= first < end "
         "or end None, or such a slice; step 0 is the prefill."
     )
 
@@ -52,7 +59,7 @@ def checked_steps(steps: Steps) -> tuple[int, int | None]:
 def checked_seed(seed: Any) -> int:
     """A seed as a plain int, so that equal seeds of other integer types draw the same."""
     if not isinstance(seed, int | np.integer) or isinstance(seed, bool):
-        raise InputError(f"seed is {seed!r}; expected an int.")
+        raise InputError(f"seed is {described(seed)}; expected an int.")
     return int(seed)
 
 
@@ -60,7 +67,7 @@ def checked_number(name: str, value: Any, low: float, high: float, meaning: str)
     """A finite number from ``low`` to ``high`` as a plain float."""
     real = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
     if not real or not low <= value <= high or math.isinf(value):
-        raise InputError(f"{name} is {value!r}; expected {meaning}.")
+        raise InputError(f"{name} is {described(value)}; expected {meaning}.")
     return float(value)
 
 
@@ -73,7 +80,7 @@ def normalise(value: Any, **checked: Any) -> None:
 def choice(name: str, value: Any, allowed: tuple[str, ...]) -> None:
     """Refuse a value that is not among the allowed ones."""
     if not isinstance(value, str) or value not in allowed:
-        raise InputError(f"{name} is {value!r}; expected one of {', '.join(map(repr, allowed))}.")
+        raise InputError(f"{name} is {described(value)}; expected one of {', '.join(map(repr, allowed))}.")
 
 
 def finite(name: str, values: Any) -> Tensor:

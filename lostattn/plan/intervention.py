@@ -6,6 +6,7 @@ import dataclasses
 import json
 from typing import Any, ClassVar
 
+from lostattn.arguments import checked_call
 from lostattn.errors import InputError
 from lostattn.plan.checks import checked_steps, normalise
 from lostattn.plan.encoding import decode, encode, holds_tensors, summary
@@ -14,6 +15,7 @@ from lostattn.plan.setting import Setting
 from lostattn.saved.reading import parsed_json
 
 
+@checked_call
 class Serializable:
     """A frozen dataclass that writes itself as JSON, and compares by value even where it holds tensors."""
 
@@ -71,12 +73,15 @@ class Serializable:
         return f"{type(self).__name__}({', '.join(shown)})"
 
 
+@checked_call
 class Intervention(Serializable):
     """An intervention: ``a + b`` runs both, in that order at every point that they share.
 
     Subclasses are frozen dataclasses, one technique each. They do nothing by themselves: passed as
     ``interventions=`` they are compiled against the model and the prompt into plain edits.
     """
+
+    EXPECTED: ClassVar[str] = "an intervention such as la.KnockOut('last', 'image'), or several joined with +"
 
     def compile(self, setting: Setting) -> list[Edit]:
         """The edits that this intervention means on this model and prompt.
@@ -101,6 +106,7 @@ class Intervention(Serializable):
         return self if other == 0 else NotImplemented
 
 
+@checked_call
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Composition(Intervention):
     """Several interventions, run in order. Made by ``+``; ``Composition(())`` is none at all.

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lostattn.architecture.config import Config, config_of
 from lostattn.architecture.resolve import resolve
+from lostattn.arguments import checked_call
 from lostattn.checkpoint.no_processor import NoProcessor
 from lostattn.errors import InputError, UnsupportedModel
 from lostattn.points.module_record import ModuleRecord
@@ -21,6 +22,7 @@ from lostattn.prompt.identity import check_maker
 from lostattn.weights.offload import device_of, is_described_only
 
 
+@checked_call
 class HookedModel:
     """A Hugging Face model whose hook points are known; the calls on it are those of :class:`lostattn.LVLM`.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from lostattn.arguments import checked_call
 from lostattn.errors import InputError
 from lostattn.kernels.walker import output_tensor, undo_view, view_of, with_tensor
 from lostattn.points.hooked_model import HookedModel
@@ -12,6 +13,7 @@ from lostattn.points.names import get_act_name
 from lostattn.points.sites import Slot, View, of_mid
 
 
+@checked_call
 @dataclass(eq=False)
 class Point:
     """A module's input or output under its hook name; read and write it in forward order, inside ``model.trace``."""

@@ -11,7 +11,8 @@ from jaxtyping import Bool
 from PIL import Image
 from torch import Tensor
 
-from lostattn.errors import InputError, UnknownName
+from lostattn.arguments import check_fields, checked_call
+from lostattn.errors import InputError, OutOfRange, UnknownName
 from lostattn.pictures.videos import Video
 from lostattn.prompt.html import Row, prompt_html
 from lostattn.prompt.rows import BY_PICTURE, cut_decoder, cut_items, per_image, trim_padding, trim_tiles
@@ -19,6 +20,7 @@ from lostattn.prompt.token_map import TokenMap
 from lostattn.prompt.words import occurrences
 
 
+@checked_call
 @dataclass(frozen=True, eq=False, repr=False)
 class Prompt:
     """What a model is run on, as made by `build_prompt`.
@@ -50,6 +52,7 @@ class Prompt:
     videos: tuple[tuple[Video, ...], ...] = ()
 
     def __post_init__(self) -> None:
+        check_fields(self, "inputs", "token_map", "texts", "images", "ids", "str_tokens", "maker", "videos")
         if not self.videos:
             object.__setattr__(self, "videos", ((),) * len(self.images))
 
@@ -57,8 +60,10 @@ class Prompt:
         """The picture or video of ``token_map.grids[item][image]``; None where only its tensor is known.
 
         Raises:
-            IndexError: there is no such item or image.
+            OutOfRange: there is no such item or image.
         """
+        _check_there("item", item, len(self))
+        _check_there("image", image, len(self.token_map.grids[item]))
         grids = self.token_map.grids[item]
         moving = grids[image].is_video
         place = sum(grid.is_video == moving for grid in grids[:image])
@@ -82,7 +87,9 @@ class Prompt:
         return (self[i] for i in range(len(self)))
 
     def __getitem__(self, items: int | slice | Sequence[int]) -> Prompt:
-        """Raises `IndexError` out of range, `InputError` where the inputs cannot be taken apart by item."""
+        """Raises `OutOfRange`, an `IndexError`, and `InputError` where the inputs cannot be taken apart by item."""
+        for i in [] if isinstance(items, slice) else [items] if isinstance(items, int) else items:
+            _check_there("item", i, len(self))
         chosen = range(len(self))[items] if isinstance(items, (int, slice)) else [range(len(self))[i] for i in items]
         rows = [chosen] if isinstance(chosen, int) else list(chosen)
         if not rows:
@@ -193,3 +200,9 @@ class Prompt:
 def _short(text: str, limit: int = 60) -> str:
     one_line = " ".join(text.split())
     return one_line if len(one_line) <= limit else one_line[: limit - 3] + "..."
+
+
+def _check_there(what: str, i: int, n: int) -> None:
+    """Refuse the number of an item or image that is not there; negative ones count from the end."""
+    if not -n <= i < n:
+        raise OutOfRange(f"{what} is {i}; there {'is' if n == 1 else 'are'} {n}, counted from 0.")

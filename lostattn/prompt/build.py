@@ -8,6 +8,7 @@ from typing import Any
 from PIL import Image
 from torch import Tensor, nn
 
+from lostattn.arguments import checked_call
 from lostattn.errors import InputError
 from lostattn.pictures.videos import Videos
 from lostattn.prompt.assemble import assemble, check_pictures, placeholder
@@ -25,6 +26,7 @@ from lostattn.prompt.video_arguments import check_videos, video_arguments, video
 __all__ = ["Prompt", "TokenMap", "build_prompt"]
 
 
+@checked_call
 def build_prompt(
     processor: Any,
     config: Any,
@@ -142,6 +144,6 @@ def _process(
     keywords |= video_arguments(videos)
     try:
         out = processor(text=[r.text for r in rendered], images=images, return_tensors="pt", **keywords)
-    except (ValueError, IndexError) as error:
+    except (ValueError, IndexError, TypeError, KeyError, RuntimeError) as error:
         raise InputError(f"The processor refuses this prompt: {error}") from error
     return {name: value for name, value in out.items() if name != "labels"}  # PaliGemma's, for training

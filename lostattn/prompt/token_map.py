@@ -12,7 +12,8 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from lostattn.errors import InputError, UnknownName, nearest
+from lostattn.arguments import checked_call
+from lostattn.errors import InputError, OutOfRange, UnknownName, nearest
 from lostattn.pictures.patch_grid import Grid, PatchGrid, UnknownGrid
 from lostattn.prompt.cross_keys import CrossKeys
 from lostattn.prompt.parts import CODE, NO_TEXT, PARTS
@@ -27,6 +28,7 @@ Spec = Any
 """A name, names joined with ``|``, an int, a slice, a list of ints, a mask, or a tuple of these."""
 
 
+@checked_call
 @dataclass(frozen=True, eq=False)
 class TokenMap:
     """Which positions of a batch of prompts are system, image, question, history, answer so far, template, padding.
@@ -194,6 +196,8 @@ class TokenMap:
 
     def counts(self, item: int) -> dict[str, int]:
         """How many positions of one item each part has, parts without any left out."""
+        if not -len(self.part) <= item < len(self.part):
+            raise OutOfRange(f"item is {item}; the map holds items 0 to {len(self.part) - 1}.")
         found = torch.bincount(self.part[item].long(), minlength=len(PARTS)).tolist()
         return {name: n for name, n in zip(PARTS, found, strict=True) if n}
 
@@ -204,7 +208,7 @@ class TokenMap:
 
     def select(self, items: Sequence[int], columns: slice) -> TokenMap:
         """The map of some items, on some columns."""
-        rows = torch.as_tensor(list(items), device=self.part.device)
+        rows = torch.as_tensor(list(items), dtype=torch.long, device=self.part.device)
         cut: dict[str, Any] = {name: value[rows][:, columns] for name, value in self._by_position().items()}
         return replace(
             self,

@@ -11,6 +11,7 @@ from typing import Any
 from nnsight.intervention.backends.display import StatusDisplay
 from nnsight.intervention.backends.remote import RemoteError
 
+from lostattn.arguments import checked_call
 from lostattn.cache.files import check_points
 from lostattn.errors import InputError, LostAttnError
 from lostattn.points.hooked_model import HookedModel
@@ -30,6 +31,7 @@ PAUSE = 0.2  # seconds before the second look-up, doubled before each later one
 UNKNOWN_FOR = 30.0  # seconds after which a job that the service does not know counts as unknown
 
 
+@checked_call
 class Job:
     """One job on a service. It was sent once; everything here only looks it up.
 

@@ -12,6 +12,7 @@ from nnsight.intervention.backends.remote import RemoteError
 from nnsight.schema.config import CONFIG
 from pydantic import ValidationError
 
+from lostattn.arguments import checked_call
 from lostattn.points.hooked_model import HookedModel
 from lostattn.remote.failures import (
     ConnectionLost,
@@ -39,6 +40,7 @@ INTERRUPTIONS = (
 NO_RUNNER = ("TimeoutError: timed out waiting for the runner", "RuntimeError: runner process exited")
 
 
+@checked_call
 @dataclass(frozen=True)
 class Service:
     """A host, and the key to it (which is never shown and never stored with a job)."""
@@ -209,6 +211,7 @@ class Readiness:
         return "\n".join([*lines, f"  versions that differ: {'; '.join(told) or 'none that matter'}"])
 
 
+@checked_call
 def check(model: HookedModel | None = None, remote: Any = True) -> Readiness:
     """Ask a service what a remote call would meet: key, hosted models, version drift. Runs nothing.
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+from lostattn.arguments import checked_call
 from lostattn.errors import InputError
 from lostattn.plan.touch_record import Touched
 from lostattn.points.hooked_model import HookedModel
@@ -20,6 +21,7 @@ from lostattn.run.make_calls import CALLS, cache_call, generate_call, hooks_call
 from lostattn.run.reading import read, touched_in
 
 
+@checked_call
 class Later:
     """What a call in a session will give; :meth:`result` once the session has been carried out."""
 
@@ -45,6 +47,7 @@ class Later:
         return f"Later(call {self._index} of {self._session!r})"
 
 
+@checked_call
 class Session:
     """Calls that run as one job, in the order in which they are made.
 
@@ -212,6 +215,7 @@ class Session:
         return f"Session of {len(self.calls)} calls on {self.model.name!r}, remote={self.remote!r}"
 
 
+@checked_call
 def submit(method: Callable[..., Any], *arguments: Any, remote: Remote = True, **keywords: Any) -> Job:
     """Send one call without waiting: ``submit(model.generate, prompt, edit)``.
 

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from lostattn.arguments import checked_call
 from lostattn.cache.activation_cache import ActivationCache, Key
 from lostattn.errors import InputError
 from lostattn.plan.touch_record import Touched, said_nowhere
@@ -17,6 +18,7 @@ from lostattn.points.names import is_square
 from lostattn.run.generated_attention import GeneratedAttention, generated_attention
 
 
+@checked_call
 @dataclass(frozen=True)
 class Generation:
     """What was generated, and what was kept on the way.

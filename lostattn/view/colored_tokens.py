@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 
+from lostattn.arguments import checked_call
+from lostattn.arguments.known_by import Numbers, PromptLike
 from lostattn.errors import InputError
 from lostattn.view.drawing import Drawing, colored_markup
 from lostattn.view.reading import real_positions, token_labels
 
 
+@checked_call
 def tokens(
-    prompt: Any,
-    values: Any,
+    prompt: PromptLike,
+    values: Numbers,
     item: int = 0,
     labels: Sequence[str] | None = None,
     title: str = "Values of tokens",
@@ -34,7 +36,8 @@ def tokens(
     """
     positions = real_positions(prompt, item)
     batch, n_pos = prompt.token_map.real.shape
-    given = torch.as_tensor(values).detach().float().cpu()
+    given = torch.stack([torch.as_tensor(one) for one in values]) if isinstance(values, list | tuple) else values
+    given = torch.as_tensor(given).detach().float().cpu()
     if labels is None and given.ndim == 2 and tuple(given.shape) == (batch, n_pos):
         given = given[item]
     shown = given[positions] if given.ndim and len(given) == n_pos else given

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 
+from lostattn.arguments import checked_call
+from lostattn.arguments.known_by import AtLeastOne
 from lostattn.errors import InputError
 from lostattn.view.figures import GREY, MARKERS, PALETTE, new_figure, style, tick_label
 from lostattn.view.panels import check_switch, given_axes, line_colours, root_figure
@@ -31,10 +33,11 @@ _UNTOUCHED = "untouched"
 _CONDITION = 3.2  # inches of a condition's name
 
 
+@checked_call
 def layer_curves(
     df: pandas.DataFrame,
     x: str = "layer",
-    y: str | Sequence[str] = "rid",
+    y: Annotated[str | Sequence[str], AtLeastOne] = "rid",
     by: str = "update",
     low: str | None = None,
     high: str | None = None,
@@ -124,10 +127,11 @@ def _name_curves(figure: matplotlib.figure.Figure, axes: np.ndarray, title: str 
         put_suptitle(figure, title, 12)
 
 
+@checked_call
 def accuracy_bars(
     df: pandas.DataFrame,
     *,
-    kinds: Sequence[str] | None = None,
+    kinds: Annotated[Sequence[str] | None, AtLeastOne] = None,
     chance: float | dict[str, float] | None = None,
     title: str | None = None,
     labels: dict[str, str] | None = None,

@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+from lostattn.arguments import checked_call
 from lostattn.view.html import figure_html, page_html, write_page
 
 
+@checked_call
 @dataclass(frozen=True)
 class Drawing:
     """A piece of HTML; a notebook shows it, `save` writes it as a page, `Page.html` takes it.

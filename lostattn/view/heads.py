@@ -10,6 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from lostattn.arguments import checked_call
+from lostattn.arguments.known_by import CacheLike, PromptLike
 from lostattn.errors import InputError
 from lostattn.view.drawing import Drawing, colored_markup, element
 from lostattn.view.figures import data_uri, to_png
@@ -20,7 +22,10 @@ LONGEST = 300
 """Positions up to which whole patterns are drawn; a browser is slow to draw 300 x 300 cells a head."""
 
 
-def attention(cache: Any, prompt: Any, layer: int, item: int = 0, heads: Sequence[int] | int | None = None) -> Drawing:
+@checked_call
+def attention(
+    cache: CacheLike, prompt: PromptLike, layer: int, item: int = 0, heads: Sequence[int] | int | None = None
+) -> Drawing:
     """The heads of a layer: CircuitsVis' patterns, and what the last position sees of each picture.
 
     Padding is left out, and a picture's tokens are named by the row and column of their patch. Where only one

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
+from lostattn.arguments import checked_call
+from lostattn.arguments.kinds import Count
+from lostattn.arguments.known_by import CacheLike, GridLike, Numbers, PictureLike, PromptLike, Share
 from lostattn.errors import InputError
 from lostattn.view.figures import new_figure
 from lostattn.view.panels import check_switch, given_axes, root_figure
@@ -21,15 +24,16 @@ if TYPE_CHECKING:
     import matplotlib.figure
 
 
+@checked_call
 def overlay(
-    image: Any,
-    values: Any,
-    grid: Any = None,
+    image: PictureLike,
+    values: Numbers,
+    grid: GridLike = None,
     *,
     title: str | None = None,
     label: str = "attention weight",
     limits: tuple[float, float] | None = None,
-    opacity: float | int = 0.65,
+    opacity: Share = 0.65,
     marks: Sequence[Box] = (),
     ax: Any = None,
     cmap: Any = None,
@@ -87,18 +91,19 @@ def overlay(
     return figure
 
 
+@checked_call
 def overlays(
-    image: Any,
-    values: Any,
-    grid: Any = None,
+    image: PictureLike,
+    values: Numbers,
+    grid: GridLike = None,
     *,
     titles: Sequence[str],
     title: str | None = None,
     label: str = "attention weight",
     limits: tuple[float, float] | None = None,
-    opacity: float | int = 0.65,
+    opacity: Share = 0.65,
     marks: Sequence[Box] = (),
-    columns: int = 8,
+    columns: Count = 8,
     ax: Any = None,
     cmap: Any = None,
     lines: bool | None = None,
@@ -172,18 +177,19 @@ def _small_panels(n: int, columns: int) -> tuple[matplotlib.figure.Figure, list[
     return figure, list(axes[:n])
 
 
+@checked_call
 def attention_on_image(
-    cache: Any,
-    prompt: Any,
+    cache: CacheLike,
+    prompt: PromptLike,
     layers: Sequence[int] | int,
     *,
     item: int = 0,
-    heads: Any = None,
+    heads: str | Iterable[int] | int | None = None,
     image: int = 0,
     query: Any = -1,
-    columns: int | None = None,
+    columns: Count | None = None,
     title: str | None = None,
-    opacity: float | int = 0.65,
+    opacity: Share = 0.65,
     ax: Any = None,
     cmap: Any = None,
     grid: bool | None = None,

@@ -7,8 +7,11 @@ import math
 import re
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+from lostattn.arguments import checked_call
+from lostattn.arguments.kinds import Rule
+from lostattn.arguments.known_by import FileName
 from lostattn.errors import InputError
 from lostattn.files import write_folder
 from lostattn.view.drawing import Drawing, circuitsvis_script
@@ -20,6 +23,10 @@ if TYPE_CHECKING:
     import pandas
 
 
+Digits = Annotated[int, Rule(lambda n: 0 <= n <= 20, "from 0 to 20")]
+
+
+@checked_call
 class Page:
     """Builds a page piece by piece; every method but the saving ones returns the page.
 
@@ -53,7 +60,12 @@ class Page:
             self._lines(lines)
         return self
 
-    def table(self, df: pandas.DataFrame, caption: str, digits: int = 3) -> Page:
+    def table(
+        self,
+        df: pandas.DataFrame,
+        caption: str,
+        digits: Digits = 3,
+    ) -> Page:
         """Add a table; its index is not shown.
 
         Args:
@@ -80,7 +92,7 @@ class Page:
         )
         return self
 
-    def figure(self, fig: matplotlib.figure.Figure, caption: str, name: str, alt: str | None = None) -> Page:
+    def figure(self, fig: matplotlib.figure.Figure, caption: str, name: FileName, alt: str | None = None) -> Page:
         """Add a matplotlib figure, shown as SVG, with its PNG to download.
 
         Args:

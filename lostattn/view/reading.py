@@ -119,7 +119,12 @@ def pattern(cache: Any, prompt: Any, layer: int, item: int) -> Float[Tensor, "he
     """
     check_prompt(cache, prompt)
     beside = prompt.token_map.cross is not None and ("cross_pattern", layer) in cache
-    found = cache["cross_pattern" if beside else "pattern", layer]
+    try:
+        found = cache["cross_pattern" if beside else "pattern", layer]
+    except KeyError as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"the cache holds no pattern of layer {layer}; keep it: names_filter='pattern'.") from error
     positions = real_positions(prompt, item)
     batch, n_pos = prompt.token_map.real.shape
     crossed = found.ndim == 4 and found.shape[0] == batch and found.shape[3] == n_cross_keys(prompt)
@@ -193,6 +198,7 @@ def picture_and_grid(prompt: Any, item: int, image: int) -> tuple[Any, Any]:
     Raises:
         InputError: there is no such image, its pixels are not in the prompt, or its grid is not known.
     """
+    real_positions(prompt, item)  # there is such an item
     grids = prompt.token_map.grids[item]
     if not 0 <= image < len(grids):
         raise InputError(f"There is no image {image}: item {item} of the prompt has {len(grids)}.")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from lostattn.arguments import checked_call
 from lostattn.errors import LostAttnError
 from lostattn.zoo.recipe import NAMES, check_name
 
@@ -19,6 +20,7 @@ def names() -> tuple[str, ...]:
     return NAMES
 
 
+@checked_call
 def path(name: str) -> Path:
     """The folder that holds a tiny model, its processor, model card and training log.
 

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lostattn.arguments import checked_call
 from lostattn.data.asking import KINDS
 from lostattn.data.scene import COLOURS, GRID, SHAPES, SIZES, WIDE_SIZES, Scene, draw_jitter, draw_scene, paint
 from lostattn.errors import InputError
@@ -198,6 +199,7 @@ class _Run:
         self.tell(line)
 
 
+@checked_call
 def train(
     name: str,
     out: str | Path,

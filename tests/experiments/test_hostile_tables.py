@@ -38,7 +38,7 @@ def write(path, table: pa.Table, key: bytes = b"lostattn", meta: object = META, 
     pq.write_table(table.replace_schema_metadata({**(table.schema.metadata or {}), **said}), path)
 
 
-def refused(path, match: str = "results|parquet|table") -> str:
+def refused(path, match: str = "results|parquet|table|path is") -> str:
     with pytest.raises(InputError, match=match) as told:
         Results.load(path)
     assert len(str(told.value)) < 1500

@@ -186,8 +186,10 @@ def test_a_prompt_without_an_image(pair, edit):
 
 @pytest.mark.parametrize("given", [3, [la.Ablate("mlp")], la.Gaussian(), la.Ablate, {"gaussian": la.Ablate("mlp")}])
 def test_no_intervention(pair, given):
-    kind = type(given).__name__
-    message = rf"interventions is {kind}; expected an intervention such as la.KnockOut\('last', 'image'\), or several"
+    received = {int: "3", type: "the class Ablate"}.get(type(given), f"a {type(given).__name__}")
+    message = (
+        rf"interventions is {received}; expected an intervention such as la.KnockOut\('last', 'image'\), or several"
+    )
     with pytest.raises(InputError, match=message):
         pair.model.run_with_hooks(pair.prompt, interventions=given)
 

@@ -19,6 +19,8 @@ from typing import Any
 
 import pandas as pd
 
+from lostattn.arguments import checked_call
+from lostattn.arguments.known_by import QuestionLike
 from lostattn.data.scoring.asked_for import options_of, right_answers
 from lostattn.data.scoring.lmms_letters import realworldqa_lmms, threedsr_lmms
 from lostattn.data.scoring.mathvista import mathvista_official, mathvista_official_unguarded
@@ -52,7 +54,8 @@ PROTOCOLS: dict[str, Reader] = {
 """Every protocol by its name."""
 
 
-def read(protocol: str, said: Any, question: Any) -> tuple[str | None, str]:
+@checked_call
+def read(protocol: str, said: Any, question: QuestionLike) -> tuple[str | None, str]:
     """The answer that a text gives to a question under a protocol, and the rule by which it was read.
 
     Args:
@@ -80,12 +83,14 @@ def read(protocol: str, said: Any, question: Any) -> tuple[str | None, str]:
     return PROTOCOLS[protocol](said, question)
 
 
-def right(protocol: str, said: Any, question: Any) -> bool:
+@checked_call
+def right(protocol: str, said: Any, question: QuestionLike) -> bool:
     """Whether what is read of a text under a protocol is one of the question's right answers."""
     return read(protocol, said, question)[0] in right_answers(question)
 
 
-def credit(protocol: str, said: Any, question: Any, guesses: bool = False) -> float:
+@checked_call
+def credit(protocol: str, said: Any, question: QuestionLike, guesses: bool = False) -> float:
     """What a text earns under a protocol: 1 where it is right, else 0.
 
     Args:
@@ -105,8 +110,9 @@ def _worth(answer: str | None, rule: str, question: Any, guesses: bool) -> float
     return float(answer in right_answers(question))
 
 
+@checked_call
 def scores(
-    questions: Sequence[Any],
+    questions: Sequence[QuestionLike],
     said: Sequence[Any] | Mapping[str, Any],
     protocol: str = "strict",
     guesses: bool = False,

@@ -8,6 +8,9 @@ import string
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from lostattn.arguments import checked_call
+from lostattn.arguments.known_by import QuestionLike
+
 _LINE = re.compile(r"^\s*\(?([A-Za-z])[.):]\s*(\S.*?)\s*$", re.MULTILINE)
 
 
@@ -30,7 +33,8 @@ def fact(question: Any, name: str) -> Any:
     return facts.get(name) if found is None and isinstance(facts, Mapping) else found
 
 
-def right_answers(question: Any) -> tuple[str, ...]:
+@checked_call
+def right_answers(question: QuestionLike) -> tuple[str, ...]:
     """Every right answer."""
     told = tuple(getattr(question, "answers", ()) or ()) or (getattr(question, "answer", ""),)
     return tuple(map(str, told))

@@ -10,6 +10,8 @@ import re
 from collections import Counter
 from typing import Any
 
+from lostattn.arguments import checked_call
+from lostattn.arguments.known_by import QuestionLike
 from lostattn.data.scoring.mentions import Mention, affirmed, bare, named, plain
 from lostattn.data.scoring.open_answers import open_answer
 
@@ -21,7 +23,8 @@ _WORD_BEFORE = r"(?i:option|choice|letter|answer(?:\s+is)?\s*:?)"
 _VERB = r"(?:is|was|because|since|as|and|or|nor|but|seems|looks)\b"
 
 
-def strict(said: str, question: Any) -> tuple[str | None, str]:
+@checked_call
+def strict(said: str, question: QuestionLike) -> tuple[str | None, str]:
     """The one choice that a text names, and by which rule: ``(choice or None, rule)``.
 
     Rules: ``"exact"`` (it is the choice, case and stops aside), ``"letter"`` (an option's letter, as a letter),
