@@ -97,11 +97,15 @@ def call_hook(x, here, function, hook):
     edited = x.clone()
     result = function(edited, hook)
     if result is None:
-        return edited
-    if getattr(result, "shape", None) != x.shape:
-        got = f"shape {tuple(result.shape)}" if hasattr(result, "shape") else type(result).__name__
+        result = edited
+    right = torch.is_tensor(result) and result.shape == x.shape and result.device == x.device
+    if not right or result.is_complex():
+        got = type(result).__name__
+        if torch.is_tensor(result):
+            got = f"shape {tuple(result.shape)} of {result.dtype} on {result.device}"
         raise ValueError(
-            f"the hook at {hook.name!r} returned {got}; expected the new value, of shape {tuple(x.shape)}, or None."
+            f"the hook at {hook.name!r} returned {got}; expected the new value, a tensor of shape {tuple(x.shape)} "
+            f"on {x.device}, or None."
         )
     return result.to(x.dtype)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -60,6 +61,7 @@ def hook_edits(sites: Sites, fwd_hooks: Sequence[FwdHook | Any], prompt: Prompt)
         ):
             raise InputError(f"fwd_hooks holds {pair!r}; expected pairs (name or filter, function).")
         chosen, function = pair
+        _check_callable(function)
         names = [sites.editable(chosen)] if isinstance(chosen, str) else _accepted(sites, chosen, prompt)
         check_reached(prompt, names)
         for name in names:
@@ -67,6 +69,20 @@ def hook_edits(sites: Sites, fwd_hooks: Sequence[FwdHook | Any], prompt: Prompt)
             params = {"function": function, "hook": HookPoint(name)}
             edits.append(Edit(name, call_rows if at_boundary else call_hook, params))
     return edits
+
+
+def _check_callable(function: Callable[..., Any]) -> None:
+    """Refuse a function that cannot be called with a value and its hook."""
+    try:
+        inspect.signature(function).bind("value", "hook")
+    except TypeError as error:
+        named = getattr(function, "__qualname__", type(function).__name__)
+        raise InputError(
+            f"the hook {named} cannot be called as function(value, hook): {error}. Expected a function of those two, "
+            "such as lambda value, hook: 0 * value."
+        ) from None
+    except ValueError:  # some built-in functions do not tell what they take
+        return
 
 
 def _accepted(sites: Sites, accepts: Callable[[str], bool], prompt: Prompt) -> list[str]:

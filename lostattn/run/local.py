@@ -19,6 +19,7 @@ from lostattn.plan.program import Edit
 from lostattn.points.hooked_model import HookedModel
 from lostattn.prompt.batch import Prompt
 from lostattn.run.calls import Raw, Reading
+from lostattn.run.hook_errors import hook_errors
 from lostattn.run.make_calls import pass_call
 
 
@@ -68,7 +69,7 @@ def wait_its_turn(model: HookedModel, tracer: Any) -> Any:
 
 def run_here(root: Any, call: dict[str, Any], session: dict[str, Any] | None = None) -> Raw:
     """Run one plain call on the model in this process."""
-    with warnings.catch_warnings(), torch.no_grad():
+    with warnings.catch_warnings(), torch.no_grad(), hook_errors():
         # The open loop over steps ends by design when the model stops producing them.
         warnings.filterwarnings("ignore", message=".*was never reached.*")
         if call["generation"] is None:

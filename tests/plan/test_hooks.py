@@ -227,17 +227,17 @@ def test_bad_hooks_are_refused_before_anything_runs(hooks, error, message):
         (
             "hook_resid_pre",
             lambda value, hook: value[..., 1:],
-            "returned shape (3, 35, 49); expected the new value, of s",
+            "returned shape (3, 35, 49) of torch.float32 on cpu; expected the new value, a tensor of s",
         ),
         (
             "attn.hook_pattern",
             lambda value, hook: value[:, :1],
-            "returned shape (3, 1, 35, 35); expected the new value",
+            "returned shape (3, 1, 35, 35) of torch.float32 on cpu; expected the new value",
         ),
         (
             "hook_mlp_out",
             lambda value, hook: 0.0,
-            "returned float; expected the new value, of shape (3, 35, 50), or None",
+            "returned float; expected the new value, a tensor of shape (3, 35, 50) on cpu, or None",
         ),
     ],
 )
