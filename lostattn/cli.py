@@ -11,10 +11,10 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from lostattn import __version__
-from lostattn.errors import LostAttnError
+from lostattn.errors import LostAttnError, nearest
 from lostattn.saved.text import printable
 
 TINY_MODELS = ("tiny-llava", "tiny-qwen2_5-vl")
@@ -53,16 +53,34 @@ def main(argv: Sequence[str] | None = None) -> int:
 # Reading arguments ----------------------------------------------------------------------------------
 
 
+MOST = 10_000_000  # of whatever is counted: questions, tokens, seconds
+LAST_SEED = 2**63 - 1
+LAST_LAYER = 9999  # far beyond any model; how many the one at hand has is asked before it is loaded
+
+
+def _whole(text: str, low: int, high: int) -> int | None:
+    """A whole number of that range; ``None`` for anything else, however long it is."""
+    digits = text.strip().lstrip("0") or "0"
+    fits = text.strip().isdecimal() and len(digits) <= len(str(high)) and low <= int(digits) <= high
+    return int(digits) if fits else None
+
+
 def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a count; pass a whole number of at least 1")
-    return int(text)
+    found = _whole(text, 1, MOST)
+    if found is None:
+        raise argparse.ArgumentTypeError(
+            f"{_short(text)} is not a count; pass a whole number of at least 1 and at most {MOST}"
+        )
+    return found
 
 
 def _seed(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is not a seed; pass a whole number of at least 0")
-    return int(text)
+    found = _whole(text, 0, LAST_SEED)
+    if found is None:
+        raise argparse.ArgumentTypeError(
+            f"{_short(text)} is not a seed; pass a whole number of at least 0 that fits 64 bits"
+        )
+    return found
 
 
 def _layers(text: str) -> list[int]:
@@ -70,19 +88,25 @@ def _layers(text: str) -> list[int]:
     layers: set[int] = set()
     for part in text.split(","):
         match = re.fullmatch(r"(\d+)(?:-(\d+))?", part.strip())
-        first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
+        first, last = (_whole(one, 0, LAST_LAYER) for one in (match[1], match[2] or match[1])) if match else (1, 0)
+        if first is None or last is None:
+            raise argparse.ArgumentTypeError(f"{_short(text)} names a layer beyond {LAST_LAYER}, which no model has")
         if last < first:
             raise argparse.ArgumentTypeError(
-                f"{text!r} does not name layers; pass numbers and ranges counted from 0, such as 2-5 or 0,3,6"
+                f"{_short(text)} does not name layers; pass numbers and ranges counted from 0, such as 2-5 or 0,3,6"
             )
         layers.update(range(first, last + 1))
     return sorted(layers)
 
 
+def _short(text: str) -> str:
+    return repr(text if len(text) <= 60 else f"{text[:60]}…")
+
+
 def _table_path(text: str) -> Path:
     path = Path(text)
     if path.suffix not in TABLES:
-        raise argparse.ArgumentTypeError(f"{text!r} must end with {' or '.join(TABLES)}")
+        raise argparse.ArgumentTypeError(f"{_short(text)} must end with {' or '.join(TABLES)}")
     return path
 
 
@@ -94,8 +118,35 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescrip
         return action.help if silent else super()._get_help_string(action)
 
 
+class _Parser(argparse.ArgumentParser):
+    """Refuses in one line, with the nearest of the names that there are."""
+
+    def error(self, message: str) -> NoReturn:
+        print(f"{self.prog}: {message} (see {self.prog} --help)", file=sys.stderr)
+        raise SystemExit(2)
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            known = [str(choice) for choice in action.choices]
+            told = f"{_short(str(value))} is none of {', '.join(known)}.{nearest(str(value), known)}"
+            raise argparse.ArgumentError(action, told)
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """The arguments; one that is not known is refused with the nearest option of its command."""
+        found, rest = self.parse_known_args(args, namespace)
+        if rest:
+            options = self._options_of(found.command)
+            near = nearest(rest[0].partition("=")[0], options) if rest[0].startswith("-") else ""
+            self.error(f"{found.command} takes no argument {_short(rest[0])}.{near}")
+        return found
+
+    def _options_of(self, command: str) -> list[str]:
+        groups = (action.choices for action in self._actions if isinstance(action, argparse._SubParsersAction))
+        return [name for group in groups for name in group[command]._option_string_actions]
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="lostattn",
         description="Mechanistic interpretability for large vision-language models.",
         epilog="See `lostattn COMMAND --help` for what a command does, with examples.",

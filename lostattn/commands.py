@@ -14,6 +14,7 @@ from lostattn.conformance.judge import DEFAULTS
 from lostattn.conformance.models import families
 from lostattn.conformance.scan import scan, write_table
 from lostattn.conformance.table import in_page, summary
+from lostattn.data.question import Questions
 from lostattn.errors import InputError, UnknownName, nearest
 from lostattn.experiments.decoupling import decouple
 from lostattn.experiments.probing import probe
@@ -23,11 +24,14 @@ from lostattn.interventions.attention import ReplaceAttention
 from lostattn.interventions.picture_sources import Complexity, VisionPrior
 from lostattn.interventions.sources import Dirichlet, Gaussian, Source, Uniform
 from lostattn.model.load import load
+from lostattn.model.load_module import config_of
 from lostattn.patching.agreement import agreement
 from lostattn.patching.corruptions import another_scene, corrupt
 from lostattn.saved.reading import read_text
 from lostattn.saved.text import printable
 from lostattn.zoo import train
+
+LONGEST_NAME = 220  # bytes of a file's name, with room for what is added while it is written
 
 SOURCES: dict[str, Callable[[int], Source]] = {
     "gaussian": lambda seed: Gaussian(seed=seed),
@@ -40,21 +44,22 @@ SOURCES: dict[str, Callable[[int], Source]] = {
 
 def _demo(args: argparse.Namespace) -> None:
     out = writable_folder(args.out)
+    for name in args.models:
+        config_of(name)
     demo.run(out, models=tuple(args.models), n=args.n, seed=args.seed, max_new_tokens=args.max_new_tokens)
     print(f"wrote {out / 'report.html'}")
 
 
 def _decouple(args: argparse.Namespace) -> None:
-    writable_folder(args.out.parent)
+    questions = _checked_data(args, args.n)
     model = load(args.model)
-    questions = data.load(args.data, args.split, args.n, args.seed, path=args.path)
     write(decouple(model, questions, seed=args.seed), args)
 
 
 def _probe(args: argparse.Namespace) -> None:
-    writable_folder(args.out.parent)
+    _check_layers(args.model, args.layers)
+    questions = _checked_data(args, args.n)
     model = load(args.model)
-    questions = data.load(args.data, args.split, args.n, args.seed, path=args.path)
     conditions = {
         name: ReplaceAttention(SOURCES[name](args.seed), keys="image", queries=args.queries, layers=args.layers)
         for name in args.sources
@@ -63,9 +68,8 @@ def _probe(args: argparse.Namespace) -> None:
 
 
 def _agreement(args: argparse.Namespace) -> None:
-    writable_folder(args.out.parent)
+    questions = _checked_data(args, max(40, 4 * args.n))
     model = load(args.model)
-    questions = data.load(args.data, args.split, max(40, 4 * args.n), args.seed, path=args.path)
     clean = [q for q in questions if q.images][: args.n]
     spoilt = {
         "scene": [another_scene(q, questions, args.seed) for q in clean],
@@ -76,6 +80,33 @@ def _agreement(args: argparse.Namespace) -> None:
     write(table, args)
     shown = table.pivot_table("correlation", ["how", "point"], "method", ["mean", "min"])
     print(shown.round(2).to_string())
+
+
+def _checked_data(args: argparse.Namespace, n: int) -> Questions:
+    """The questions, once everything else has been looked at that can be wrong before the weights are read.
+
+    Raises:
+        InputError: the table cannot be written; the questions cannot be read.
+        UnknownName: there is no such model or data set.
+    """
+    writable_folder(args.out.parent)
+    if args.out.is_dir():
+        raise InputError(f"--out is {str(args.out)!r}, which is a folder; pass the name of a file.")
+    if len(args.out.name.encode()) > LONGEST_NAME:
+        raise InputError(f"--out ends in {args.out.name[:40]!r}…, whose name is too long; pass a shorter one.")
+    config_of(args.model)
+    return data.load(args.data, args.split, n, args.seed, path=args.path)
+
+
+def _check_layers(model: str, layers: list[int] | None) -> None:
+    """Refuse a layer that a model lacks, as far as its config tells how many it has."""
+    text = config_of(model).get_text_config(decoder=True)
+    n = getattr(text, "num_hidden_layers", None)
+    if not isinstance(n, int):
+        return
+    beyond = [i for i in layers or () if i >= n]
+    if beyond:
+        raise InputError(f"layer {beyond[-1]} is out of range: {model} has {n} layers (0 to {n - 1}).")
 
 
 def _train_tiny(args: argparse.Namespace) -> None:

@@ -95,12 +95,72 @@ def test_a_table_is_parquet_or_csv(capsys):
 
 
 def test_an_unknown_source_and_an_unknown_tiny_model_are_refused(capsys):
-    assert "invalid choice: 'magic'" in refusal(capsys, "probe", "tiny-llava", "--sources", "magic")
-    assert "invalid choice: 'gpt'" in refusal(capsys, "train-tiny", "gpt", "--out", "x")
+    assert "'magic' is none of gaussian, dirichlet" in refusal(capsys, "probe", "tiny-llava", "--sources", "magic")
+    assert "'gpt' is none of tiny-llava" in refusal(capsys, "train-tiny", "gpt", "--out", "x")
 
 
-def test_no_command_is_refused_with_the_usage(capsys):
-    assert "usage: lostattn" in refusal(capsys)
+def test_no_command_is_refused_with_what_is_missing(capsys):
+    assert "required: COMMAND (see lostattn --help)" in refusal(capsys)
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["prob", "tiny-llava"], "Did you mean 'probe'?"),
+        (["probe", "tiny-llava", "--lyers", "3"], "probe takes no argument '--lyers'. Did you mean '--layers'"),
+        (["probe", "tiny-llava", "--sources", "gausian"], "Did you mean 'gaussian'"),
+        (["probe", "tiny-llava", "--queries", "lst"], "Did you mean 'last'?"),
+        (["train-tiny", "tiny-lava", "--out", "x"], "Did you mean 'tiny-llava'"),
+        (["probe", "tiny-llava", "--layers", "0-3000000000"], "names a layer beyond 9999"),
+        (["probe", "tiny-llava", "--layers", "9" * 5000], "names a layer beyond 9999"),
+        (["demo", "--n", "99999999999"], "is not a count; pass a whole number of at least 1 and at most 10000000"),
+        (["demo", "--n", "9" * 5000], "is not a count"),
+        (["demo", "--seed", "9" * 30], "is not a seed"),
+        (["demo", "--no-such-option"], "demo takes no argument '--no-such-option'."),
+        (["decouple"], "required: MODEL"),
+        (["decouple", "a", "b"], "decouple takes no argument 'b'."),
+        (["probe", "m", "--out", "x" * 300], "must end with .parquet or .csv"),
+    ],
+)
+def test_what_cannot_be_meant_is_one_line_with_the_nearest_name(argv, said, capsys):
+    message = refusal(capsys, *argv)
+    assert said in message and message.count("\n") == 1 and len(message) < 400
+
+
+@pytest.mark.parametrize("command", ["decouple", "probe", "agreement"])
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--data", "shaps"], "Did you mean 'shapes'"),
+        (["--split", "tset"], "Did you mean 'test'"),
+        (["--out", "{tmp}/a-file/below/table.csv"], "Cannot write to the folder"),
+        (["--out", "{tmp}/a-folder.csv"], "is a folder"),
+        (["--out", "{tmp}/" + "n" * 250 + ".csv"], "name is too long"),
+    ],
+)
+def test_everything_is_looked_at_before_a_model_is_loaded(command, options, said, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(commands, "load", lambda *_: pytest.fail("the model was loaded"))
+    (tmp_path / "a-file").write_text("")
+    (tmp_path / "a-folder.csv").mkdir()
+    given = [one.replace("{tmp}", str(tmp_path)) for one in options]
+    out = [] if "--out" in given else ["--out", str(tmp_path / "t.csv")]
+    assert cli.main([command, "tiny-llava", *given, *out]) == 2
+    message = capsys.readouterr().err
+    assert said in message and message.count("\n") == 1
+
+
+def test_layers_that_the_model_lacks_are_refused_by_its_config(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(commands, "load", lambda *_: pytest.fail("the model was loaded"))
+    out = ["--out", str(tmp_path / "t.csv")]
+    assert cli.main(["probe", "tiny-llava", "--layers", "2-77", *out]) == 2
+    assert "layer 77 is out of range: tiny-llava has 6 layers (0 to 5)" in capsys.readouterr().err
+
+
+def test_every_model_of_a_demo_is_looked_for_before_the_first_is_loaded(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(commands.demo, "load", lambda *_: pytest.fail("the model was loaded"))
+    assert cli.main(["demo", "--models", "tiny-llava", "tiny-qwen", "--out", str(tmp_path / "out")]) == 2
+    message = capsys.readouterr().err
+    assert "no model is called 'tiny-qwen'" in message and "'tiny-qwen2_5-vl'" in message
 
 
 @pytest.mark.parametrize("command", ["decouple", "probe"])

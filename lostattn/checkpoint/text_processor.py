@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
+from lostattn.arguments.described import described
 from lostattn.errors import InputError
 
 
@@ -43,10 +44,21 @@ class TextProcessor:
 
 
 def as_processor(given: Any) -> Any:
-    """A processor as it is; a tokenizer as a processor of text."""
+    """A processor as it is; a tokenizer as a processor of text.
+
+    Raises:
+        InputError: it is neither.
+    """
     from transformers import PreTrainedTokenizerBase
 
-    return TextProcessor(given) if isinstance(given, PreTrainedTokenizerBase) else given
+    if isinstance(given, PreTrainedTokenizerBase):
+        return TextProcessor(given)
+    if isinstance(given, type) or not callable(given) or not hasattr(given, "tokenizer"):
+        raise InputError(
+            f"processor is {described(given)}; expected a processor that holds a tokenizer, or a tokenizer, such as "
+            "transformers.AutoProcessor.from_pretrained(…) gives."
+        )
+    return given
 
 
 def load_text_processor(source: str | os.PathLike[str], **options: Any) -> TextProcessor:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import nn
 
+from lostattn.arguments import checked_call
+from lostattn.arguments.kinds import Told
 from lostattn.errors import InputError
 from lostattn.model.load_module import load_module
 from lostattn.model.lvlm import LVLM
@@ -15,9 +17,15 @@ from lostattn.selftest.proof_key import proof_key
 from lostattn.selftest.proof_record import note_proof, recall_proof
 from lostattn.weights.cpu_packing import keep_as_quantised
 
+Named = Annotated[
+    str | Path | nn.Module,
+    Told("the name of a bundled model such as 'tiny-llava', a Hugging Face id, a folder, or a loaded model"),
+]
 
+
+@checked_call
 def load(
-    model: str | Path | nn.Module,
+    model: Named,
     *,
     dtype: torch.dtype | str | None = None,
     device_map: Any = None,
@@ -27,6 +35,7 @@ def load(
     trust_remote_code: bool = False,
     selftest: str | bool = "once",
     remote: bool = False,
+    strict: bool = True,
     **keywords: Any,
 ) -> LVLM:
     """Load a vision-language model, or a decoder of text alone.
@@ -53,17 +62,21 @@ def load(
             ``"always"``: whatever is known. ``False``: not at all.
         remote: describe the model without its weights, for calls with ``remote=True``: names, shapes, token maps and
             plans are made here, passes run there. The self-test is run on request: ``model.selftest(remote=True)``.
+        strict: refuse a checkpoint that lacks weights of its model, which transformers would make up at random, or
+            holds others. ``False`` loads it as transformers does.
         keywords: passed on to ``from_pretrained``.
 
     Raises:
         UnknownName: no bundled model, folder or hub model is called that.
+        UnknownArgument: a keyword that nothing takes, with the nearest.
         UnsupportedModel: the model's parts cannot be found, or one of them fails the self-test.
-        InputError: a setting cannot be meant; a kernel that transformers does not run this decoder with.
+        InputError: a setting cannot be meant; a kernel that transformers does not run this decoder with; a config or
+            weights that cannot be read, or that are not those of the model.
     """
     if not isinstance(selftest, bool) and selftest not in ("always", "once"):
         raise InputError(f"selftest is {selftest!r}; expected 'always', 'once' (or True), or False.")
     module, found, name = load_module(
-        model, processor, dtype, device_map, attn_implementation, revision, trust_remote_code, keywords, remote
+        model, processor, dtype, device_map, attn_implementation, revision, trust_remote_code, keywords, remote, strict
     )
     keep_as_quantised(module)
     wrapped = LVLM(module.eval(), found, name)

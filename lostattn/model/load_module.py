@@ -11,10 +11,13 @@ from torch import nn
 
 from lostattn.checkpoint.adapter_folder import Adapter, adapter_at
 from lostattn.checkpoint.attention_choice import Choice, with_kernel
+from lostattn.checkpoint.config_file import read_config
 from lostattn.checkpoint.kinds import check_kind, class_of, is_text_only, loader
+from lostattn.checkpoint.load_settings import check_keywords, check_settings
 from lostattn.checkpoint.processors import load_processor
 from lostattn.checkpoint.text_processor import as_processor, load_text_processor
-from lostattn.errors import InputError, UnknownName, nearest
+from lostattn.checkpoint.weights_files import whole_weights
+from lostattn.errors import InputError, UnknownName
 from lostattn.weights.adapters import with_adapter, without_wrapper
 from lostattn.zoo import names, path
 
@@ -22,6 +25,11 @@ _OF_PROCESSORS = (
     "processor_config.json",
     "preprocessor_config.json",
 )  # one saved beside an adapter is whole with these
+# What la.load takes by name, among which a name that is not known is looked for.
+SETTINGS = (
+    "dtype", "device_map", "attn_implementation", "processor", "revision", "trust_remote_code", "selftest", "remote",
+    "strict",
+)  # fmt: skip
 
 
 def load_module(
@@ -34,10 +42,12 @@ def load_module(
     trust_remote_code: bool,
     keywords: dict[str, Any],
     described: bool = False,
+    strict: bool = True,
 ) -> tuple[nn.Module, Any, str]:
     """The Hugging Face model, its processor (``None`` where a loaded model names none), and a name for it.
 
-    ``described`` builds its modules without their weights, from the config alone.
+    ``described`` builds its modules without their weights, from the config alone; ``strict`` refuses a checkpoint whose
+    weights are not those of its model.
 
     Raises:
         UnknownName: nothing is called that.
@@ -62,10 +72,11 @@ def load_module(
     config = _config_or_adapter(source, name, known)
     if isinstance(config, Adapter):
         _check_here(config, described)
-        loading = (dtype, device_map, attn_implementation, config.base_revision, trust_remote_code, keywords)
-        return (*_with_adapter(config, revision, processor, loading), name)
+        base = (dtype, device_map, attn_implementation, config.base_revision, trust_remote_code, keywords)
+        return (*_with_adapter(config, revision, processor, (*base, False, strict)), name)
     check_kind(config, name)
-    _check_settings(dtype, attn_implementation)
+    check_settings(dtype, attn_implementation, device_map)
+    check_keywords(keywords, config, SETTINGS)
     if described:
         given = {} if dtype is None or dtype == "auto" else {"dtype": dtype}
 
@@ -78,11 +89,26 @@ def load_module(
             options["device_map"] = device_map
 
         def make(kernel: Choice) -> Any:
-            return loader(config).from_pretrained(source, **known, attn_implementation=kernel, **options)
+            asked = {**known, **options, "attn_implementation": kernel, "output_loading_info": True}
+            return whole_weights(lambda: loader(config).from_pretrained(source, **asked), name, strict)
 
     loaded = with_kernel(make, class_of(config), config, attn_implementation)
     found = as_processor(processor) if processor is not None else _processor_of(config, source, known)
     return loaded, found, name
+
+
+def config_of(model: str, **options: Any) -> Any:
+    """The config of a checkpoint, which is read before its weights are; of an adapter, that of the model it is for.
+
+    Raises:
+        UnknownName, InputError, UnsupportedModel: as :func:`load_module`.
+    """
+    source, name = _source(model)
+    config = _config_or_adapter(source, name, options)
+    if isinstance(config, Adapter):
+        return config_of(config.base, revision=config.base_revision)
+    check_kind(config, name)
+    return config
 
 
 def _config_or_adapter(source: str, name: str, known: dict[str, Any]) -> Any:
@@ -92,24 +118,17 @@ def _config_or_adapter(source: str, name: str, known: dict[str, Any]) -> Any:
         UnknownName: there is none.
         InputError: it cannot be read.
     """
-    from transformers import AutoConfig
-
     folder = Path(source).is_dir()
     adapter = adapter_at(source) if folder else None
     if adapter is not None:
         return adapter
     try:
-        return AutoConfig.from_pretrained(source, **known)
-    except OSError as error:
-        adapter = None if folder else adapter_at(source, known["revision"])
-        if adapter is not None:
-            return adapter
-        if folder:
-            raise InputError(f"{source} holds no checkpoint that can be read: {str(error).splitlines()[0]}") from error
-        raise UnknownName(
-            f"no model is called {name!r}: not among the bundled {list(names())}, no folder, and not found on the hub "
-            f"({str(error).splitlines()[0]}).{nearest(name, names())}"
-        ) from error
+        return read_config(source, name, known, names())
+    except UnknownName:
+        adapter = None if folder else adapter_at(source, known.get("revision"))
+        if adapter is None:
+            raise
+        return adapter
 
 
 def _check_here(adapter: Adapter, described: bool) -> None:
@@ -146,20 +165,6 @@ def _described(config: Any, source: str, options: dict[str, Any]) -> Any:
     return module
 
 
-def _check_settings(dtype: torch.dtype | str | None, attn_implementation: str) -> None:
-    """A dtype that torch has, and a kernel that transformers has (or may fetch, for a name with a slash)."""
-    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-
-    if isinstance(dtype, str) and dtype != "auto" and not isinstance(getattr(torch, dtype, None), torch.dtype):
-        raise InputError(f"dtype is {dtype!r}; expected a torch dtype, its name such as 'bfloat16', or 'auto'.")
-    kernels = ["eager", *ALL_ATTENTION_FUNCTIONS.valid_keys()]
-    if attn_implementation not in kernels and "/" not in attn_implementation:
-        raise InputError(
-            f"attn_implementation is {attn_implementation!r}; transformers has {', '.join(kernels)}."
-            f"{nearest(attn_implementation, kernels)}"
-        )
-
-
 def _check_loaded(model: Any, name: str, settings: dict[str, Any], attn_implementation: str) -> None:
     """What cannot be meant for a model that is loaded already: another kind of model, and settings of loading."""
     from transformers import PreTrainedConfig
@@ -182,12 +187,8 @@ def _source(name: str) -> tuple[str, str]:
     """Where to load from: the package's own folder for a bundled model, else the name itself."""
     if name in names():
         return str(path(name)), name
-    if not name.strip():
-        raise InputError("the model's name is empty; give 'tiny-llava', a Hugging Face id or a folder.")
     folder = Path(name).expanduser()
     if folder.is_dir():
-        if not any((folder / file).is_file() for file in ("config.json", "adapter_config.json")):
-            raise InputError(f"{folder} has no config.json; expected a folder that save_pretrained wrote.")
         return str(folder), folder.name
     return name, name
 

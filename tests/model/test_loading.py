@@ -117,7 +117,7 @@ def test_an_unknown_name_is_told_the_nearest():
 @pytest.mark.parametrize(
     ("name", "error", "message"),
     [
-        ("", InputError, "the model's name is empty; give 'tiny-llava', a Hugging Face id or a folder"),
+        ("", InputError, "model is ''; expected the name of a bundled model such as 'tiny-llava', a Hugging"),
         ("no/such-model-anywhere", UnknownName, "no model is called 'no/such-model-anywhere': not among the bundled"),
         ("./no/such/folder", UnknownName, "no folder, and not found on the hub"),
     ],
