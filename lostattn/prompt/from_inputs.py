@@ -20,7 +20,7 @@ from lostattn.prompt.conversations.reading import asked_words
 from lostattn.prompt.encoder_decoder import OWN, encoder_config, of_decoder
 from lostattn.prompt.framing import says_words
 from lostattn.prompt.identity import inputs_id
-from lostattn.prompt.input_checks import check_inputs
+from lostattn.prompt.input_checks import check_inputs, check_seen, check_values
 from lostattn.prompt.layouts.base import ImageLayout
 from lostattn.prompt.layouts.crossed import layouts_beside_text
 from lostattn.prompt.layouts.of_items import layouts_of
@@ -94,6 +94,7 @@ def _read(
     image_id, video_id = shown_id(processor, config, tensors), video_token_id(config, tensors)
     marks = (image_id, video_id, mark_id(processor, config), audio_token_id(config, tensors))
     check_inputs(processor, config, tensors, {token for token in marks if token is not None})
+    check_seen(tensors, image_id)
     real = real_positions(tensors)
     layouts = layouts_of(processor, config, tensors, image_id, real, pictures, moving)
     rows = [row[own].tolist() for row, own in zip(marked_ids(tensors), real, strict=True)]
@@ -186,6 +187,7 @@ def _tensors(inputs: Mapping[str, Any]) -> dict[str, Tensor]:
             tensors[name] = value if isinstance(value, Tensor) else torch.as_tensor(value)
         except (TypeError, ValueError, RuntimeError) as error:
             raise InputError(f"inputs[{name!r}] is no tensor; call the processor with return_tensors='pt'.") from error
+    check_values(tensors)
     ids = tensors.get("input_ids")
     if ids is not None and (ids.ndim != 2 or 0 in ids.shape):
         raise InputError(_NO_IDS.format(f"of shape {tuple(ids.shape)}"))

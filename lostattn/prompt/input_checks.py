@@ -6,12 +6,26 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from lostattn.arguments.described import described
 from lostattn.errors import InputError
 from lostattn.pictures.crops import shown_parts
+from lostattn.prompt.token_ids import MASKED
 
 _LYING, _STANDING = (640, 200), (200, 640)
+# What tokens of pictures, videos and sounds are made of; boxes on a page name the patches that words lie on.
+_MADE_OF = (
+    "pixel_values",
+    "flattened_patches",
+    "image_patches",
+    "image_embeds",
+    "video",
+    "audio",
+    "input_features",
+    "bbox",
+)
 _OF_PICTURES = re.compile(r"(image_|pixel_)(?!.*(mask|video))")  # masks may be left out
 
 
@@ -34,6 +48,48 @@ def check_inputs(processor: Any, config: Any, inputs: Mapping[str, Tensor], plac
         raise InputError(
             f"inputs= were not made by this model's {type(processor).__name__}: {found}. Make them with this model's "
             "own model.processor, or give the question and its pictures to model.prompt."
+        )
+
+
+def check_values(inputs: Mapping[str, Tensor]) -> None:
+    """Refuse inputs that hold no values a pass could be made of.
+
+    Raises:
+        InputError: ids or a mask that are no whole numbers, pixels that are, or that are NaN or infinite; tensors that
+            hold nothing here.
+    """
+    for name, value in inputs.items():
+        if value.is_meta or value.layout is not torch.strided or value.is_complex():
+            raise InputError(f"inputs[{name!r}] is {described(value)}; expected a dense tensor that holds its values.")
+        whole = not value.is_floating_point()
+        if name == "attention_mask" and value.ndim == 2 and not bool(((value == 0) | (value == 1)).all()):
+            raise InputError(f"inputs[{name!r}] holds other values than 0 (padding) and 1 (a real token).")
+        if name.endswith("input_ids") and not whole:
+            raise InputError(f"inputs[{name!r}] is {described(value)}; expected ids as whole numbers.")
+        if name.startswith("pixel_values"):
+            _check_pixels(name, value)
+
+
+def _check_pixels(name: str, pixels: Tensor) -> None:
+    if not pixels.is_floating_point():
+        raise InputError(f"inputs[{name!r}] is {described(pixels)}; expected floating-point pixels.")
+    bad = int((~pixels.isfinite()).sum())
+    if bad:
+        raise InputError(f"inputs[{name!r}] holds {bad} values of {pixels.numel()} that are NaN or infinite.")
+
+
+def check_seen(inputs: Mapping[str, Tensor], image_id: int | None) -> None:
+    """Refuse a text that stands tokens of pictures in, and no picture that they would be made of.
+
+    Raises:
+        InputError: with how many there are.
+    """
+    ids = inputs["input_ids"]
+    n = 0 if image_id is None or image_id == MASKED else int((ids == image_id).sum())
+    if n and not any(name.startswith(_MADE_OF) for name in inputs):
+        raise InputError(
+            f"inputs= hold {n} tokens that stand for pictures, and no pixel_values to make them of: the model would "
+            "read the placeholder's own embedding. Give the processor's whole output."
         )
 
 

@@ -8,10 +8,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from torch import Tensor
 from transformers import GenerationConfig
 from transformers.generation import logits_process
 from transformers.generation.utils import GenerationMixin
 
+from lostattn.arguments.described import described
+from lostattn.arguments.kinds import is_whole
 from lostattn.errors import InputError, UnknownName, nearest
 from lostattn.points.hooked_model import HookedModel
 from lostattn.prompt.batch import Prompt
@@ -85,10 +88,22 @@ def settled(
         if copies > 1:  # the prompt itself is made longer, so that edits, masks and seeds go by its items
             given["num_return_sequences"] = 1
     _check_values(model, given)
-    ends = every.get("eos_token_id")
-    known = () if ends is None else (ends,) if isinstance(ends, int) else tuple(int(one) for one in ends)
+    known = _ends(every.get("eos_token_id"))
     caches = {**every, **given}.get("use_cache") is not False
     return Settled(given, steps, copies if watched else 1, known, caches)
+
+
+def _ends(given: Any) -> tuple[int, ...]:
+    """The tokens that end a text.
+
+    Raises:
+        InputError: something that is no id.
+    """
+    ends = given.tolist() if isinstance(given, Tensor) else given
+    several = [] if ends is None else list(ends) if isinstance(ends, list | tuple | set) else [ends]
+    if not all(map(is_whole, several)):
+        raise InputError(f"eos_token_id is {described(given)}; expected a token's id, or a list of them.")
+    return tuple(map(int, several))
 
 
 def _set(config: Any) -> dict[str, Any]:
