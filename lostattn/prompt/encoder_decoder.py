@@ -54,6 +54,8 @@ def of_decoder(
     if "decoder_input_ids" not in held:
         held["decoder_input_ids"] = torch.full((n, 1), _start(config, module))
     ids, mask = held["decoder_input_ids"], held.get("decoder_attention_mask")
+    if mask is None:
+        _check_unpadded(processor, config, ids)
     real = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask != 0
     cross, grids = _keys(config, held, read, module)
     special = torch.tensor(sorted(getattr(processor.tokenizer, "all_special_ids", ())), dtype=torch.long)
@@ -68,6 +70,26 @@ def of_decoder(
         return replace(read, inputs=held, token_map=token_map, str_tokens=texts)
     pictures = tuple(load_pictures(one, i) for i, one in enumerate(images or [None] * n))
     return Prompt(held, token_map, ("",) * n, pictures, tuple(_names(held, n)), texts)
+
+
+def _check_unpadded(processor: Any, config: Any, ids: Tensor) -> None:
+    """Refuse rows that are padded without a word on where: the first token may be that of padding, as T5's is.
+
+    Raises:
+        InputError: with what tells padding from tokens.
+    """
+    pad = getattr(processor.tokenizer, "pad_token_id", None)
+    pad = getattr(config.get_text_config(decoder=True), "pad_token_id", None) if pad is None else pad
+    if pad is None or ids.shape[1] < 2:
+        return
+    behind, before = ids[:, -1] == pad, (ids[:, :2] == pad).all(-1)
+    if bool((behind | before).any()):
+        item = int((behind | before).nonzero()[0])
+        raise InputError(
+            f"decoder_input_ids of item {item} {'end' if bool(behind[item]) else 'begin'} with the token of padding "
+            f"({pad}), and there is no decoder_attention_mask, so where the item ends cannot be told, and the model "
+            "would read padding as tokens. Give decoder_attention_mask in inputs=, 1 for tokens and 0 for padding."
+        )
 
 
 def encoder_config(config: Any) -> Any:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import re
 from dataclasses import replace
 
 import bounds
@@ -15,7 +17,7 @@ from torch.testing import assert_close
 import lostattn as la
 from lostattn.errors import InputError
 from lostattn.gradients import gradients
-from lostattn.prompt.padded_logits import PaddedLogits, ending_last
+from lostattn.prompt.padded_logits import PaddedLogits, ending_last, last_rows, with_ends
 from lostattn.remote.dispatch import carry_out
 from lostattn.run.calls import Reading
 from lostattn.run.make_calls import hooks_call
@@ -172,11 +174,55 @@ def test_what_knows_its_ends_is_a_tensor_like_any_other(laid) -> None:
     model, questions, left, moved = laid
     logits = model(moved)
     assert isinstance(logits, PaddedLogits) and isinstance(logits, torch.Tensor)
-    for plain in (logits[:, -1], logits[0], logits + 1, logits.sum(1), logits.roll(1, 1), logits.argmax(-1)):
+    for plain in (logits[:, -1], logits[0], logits[:, 2:], logits.sum(1), logits.roll(1, 1), logits.argmax(-1)):
         assert type(plain) is torch.Tensor
     assert type(model(left)) is torch.Tensor and type(ending_last(logits)) is torch.Tensor
     assert logits.log_softmax(-1).ends == logits.half().ends == logits.ends
     assert ending_last(model(left)).equal(model(left))
+
+
+def test_batches_joined_and_parted_and_arithmetic_keep_the_ends(laid) -> None:
+    """What people do with logits before they read answers off them, against the same of a batch padded on the left."""
+    model, questions, left, moved = laid
+    logits, plain = model(moved), model(left)
+    n = logits.shape[1]
+    whole = torch.nn.functional.pad(plain, (0, 0, n - plain.shape[1], 0))  # as wide
+    last, few = plain[:, -1], torch.arange(plain.shape[-1]) < 3
+    rows = {
+        "two batches": (torch.cat([logits, logits[1:]]), torch.cat([last, last[1:]])),
+        "a plain one first": (torch.cat([whole, logits], dim=0), torch.cat([last, last])),
+        "a plain one last": (torch.concat((logits, whole[:1])), torch.cat([last, last[:1]])),
+        "parted": (logits.split(2)[0], last[:2]),
+        "chunks": (torch.chunk(logits, 3)[1], last[1:2]),
+        "chosen": (logits.index_select(0, torch.tensor([2, 0])), last[[2, 0]]),
+        "one token": (logits[..., 7:9], last[:, 7:9]),
+        "one token of some": (logits[[0, 2], :, 7:9], last[[0, 2], 7:9]),
+        "by temperature": (logits / 0.7, last / 0.7),
+        "negative": (1 - logits, 1 - last),
+        "of itself": (logits - logits.log_softmax(-1), last - last.log_softmax(-1)),
+        "ruled out": (logits.masked_fill(few, -5.0), last.masked_fill(few, -5.0)),
+        "a copy": (copy.deepcopy(logits), last),
+    }  # fmt: skip
+    for how, (found, expected) in rows.items():
+        assert isinstance(found, PaddedLogits), how
+        near(last_rows(found), expected)
+    assert type(torch.cat([logits, logits], 1)) is torch.Tensor and type(logits.split(2, 1)[0]) is torch.Tensor
+
+
+def test_logits_that_end_elsewhere_are_not_subtracted(laid) -> None:
+    model, _, _, moved = laid
+    logits = model(moved)
+    other = with_ends(logits.as_subclass(torch.Tensor), [end - 1 for end in logits.ends])
+    with pytest.raises(InputError, match=re.escape(f"their items end at {list(logits.ends)} and at")):
+        logits - other
+
+
+def test_saved_logits_come_back_with_their_ends(laid, tmp_path) -> None:
+    model, _, _, moved = laid
+    logits = model(moved)
+    torch.save(logits, tmp_path / "logits.pt")
+    found = torch.load(tmp_path / "logits.pt")
+    assert torch.equal(found, logits) and found.ends == logits.ends
 
 
 def test_a_stored_job_knows_the_ends_too() -> None:
