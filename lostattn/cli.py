@@ -160,6 +160,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_train_tiny(commands)
     _add_conformance(commands)
     _add_data(commands)
+    _add_rescore(commands)
     return parser
 
 
@@ -244,6 +245,7 @@ def _add_probe(commands: Commands) -> None:
     command.add_argument(
         "--layers", type=_layers, metavar="LAYERS", help="such as 2-5 or 0,3,6-7; every layer where not given"
     )
+    command.add_argument("--answers", type=Path, metavar="FOLDER", help="keep every answer as it was said, for rescore")
     command.add_argument("--queries", choices=("last", "text", "all"), default="last", help="which query rows")
     _add_room(command)
     command.add_argument(
@@ -330,6 +332,26 @@ def _add_data(commands: Commands) -> None:
     command.add_argument("--seed", type=_seed, default=0, help="seed of the draw")
     command.add_argument("--allow-rows", action="store_true", help="take other rows than the published ones")
     command.add_argument("--out", type=Path, metavar="FOLDER", help="write the questions to a new folder")
+
+
+def _add_rescore(commands: Commands) -> None:
+    command = _add(
+        commands,
+        "rescore",
+        "Read the answers of a run again under another protocol. No model is needed: what was said is in the\n"
+        "run that `lostattn probe --answers` wrote. One row for each condition, seed, score and part of the set.",
+        "  lostattn rescore runs/pope --data pope --path files/POPE.tsv --protocol pope-official\n"
+        "  lostattn rescore runs/first --protocol strict --out strict.csv",
+    )
+    command.add_argument("run", type=Path, metavar="RUN", help="the folder or file of answers")
+    command.add_argument("--protocol", required=True, metavar="NAME", help="such as strict, pope-official, mmmu-lmms")
+    command.add_argument("--guesses", action="store_true", help="count what a public scorer draws by its average")
+    command.add_argument("--data", default="shapes", metavar="NAME", help="the data set that was asked, or its folder")
+    command.add_argument("--split", metavar="NAME", help="its split")
+    command.add_argument("--path", type=Path, metavar="PATH", help="a public benchmark's file or folder of files")
+    command.add_argument("--n", type=_count, help="how many questions were drawn; all of a benchmark if none")
+    command.add_argument("--seed", type=_seed, default=0, help="seed of the draw")
+    command.add_argument("--out", type=_table_path, default=Path("rescored.parquet"), metavar="FILE", help="the table")
 
 
 if __name__ == "__main__":

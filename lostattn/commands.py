@@ -17,7 +17,8 @@ from lostattn.conformance.table import in_page, summary
 from lostattn.data.question import Questions
 from lostattn.errors import InputError, UnknownName, nearest
 from lostattn.experiments.decoupling import decouple
-from lostattn.experiments.probing import probe
+from lostattn.experiments.probing import probe, probe_questions
+from lostattn.experiments.rescoring import score_table
 from lostattn.experiments.results import Results, environment
 from lostattn.files import writable_folder, write_text
 from lostattn.interventions.attention import ReplaceAttention
@@ -64,7 +65,15 @@ def _probe(args: argparse.Namespace) -> None:
         name: ReplaceAttention(SOURCES[name](args.seed), keys="image", queries=args.queries, layers=args.layers)
         for name in args.sources
     }
-    write(probe(model, questions, conditions, max_new_tokens=args.max_new_tokens, scoring=args.scoring), args)
+    if args.answers is None:
+        write(probe(model, questions, conditions, max_new_tokens=args.max_new_tokens, scoring=args.scoring), args)
+        return
+    writable_folder(args.answers)
+    found = probe_questions(model, questions, conditions, max_new_tokens=args.max_new_tokens, scoring=args.scoring)
+    found.save(args.answers)
+    table = found.summary()
+    table.attrs.update(found.meta)
+    write(table, args)
 
 
 def _agreement(args: argparse.Namespace) -> None:
@@ -162,6 +171,16 @@ def _data(args: argparse.Namespace) -> None:
         print(f"wrote {questions.save(args.out)}")
 
 
+def _rescore(args: argparse.Namespace) -> None:
+    writable_folder(args.out.parent)
+    run = Results.load(args.run)
+    # The run may hold some of the questions only: those that it names must be there, however many others are.
+    questions = data.load(args.data, args.split, args.n, args.seed, path=args.path, allow_rows=True)
+    table = score_table(run, questions, args.protocol, args.guesses)
+    table.attrs.update({**run.meta, "scoring": args.protocol})
+    write(table, args)
+
+
 def write(table: pd.DataFrame, args: argparse.Namespace) -> None:
     """Show ``table``, and write it with what it takes to make it again."""
 
@@ -186,4 +205,5 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     "train-tiny": _train_tiny,
     "conformance": _conformance,
     "data": _data,
+    "rescore": _rescore,
 }

@@ -12,7 +12,7 @@ from lostattn import cli, commands
 from lostattn.errors import InputError
 from lostattn.experiments.answering import SCORINGS
 
-COMMANDS = ("demo", "decouple", "probe", "agreement", "train-tiny", "conformance", "data")
+COMMANDS = ("demo", "decouple", "probe", "agreement", "train-tiny", "conformance", "data", "rescore")
 
 
 def refusal(capsys: pytest.CaptureFixture[str], *argv: str) -> str:

@@ -14,6 +14,7 @@ from __future__ import annotations
 from lostattn.experiments.attention_flow import EDGES, flow, flow_questions
 from lostattn.experiments.decoupling import decouple, decouple_questions
 from lostattn.experiments.probing import attention_sources, probe, probe_questions
+from lostattn.experiments.rescoring import rescore, score_table
 from lostattn.experiments.results import Results
 
 __all__ = [
@@ -26,4 +27,6 @@ __all__ = [
     "flow_questions",
     "probe",
     "probe_questions",
+    "rescore",
+    "score_table",
 ]
