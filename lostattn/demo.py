@@ -13,10 +13,13 @@ from lostattn.errors import InputError
 from lostattn.experiments.decoupling import METRICS, decouple_questions
 from lostattn.experiments.probing import attention_sources, probe_questions
 from lostattn.experiments.results import Results, environment, mean_summary
-from lostattn.files import writable_folder, write_folder
+from lostattn.files import Journal, writable_folder, write_folder
+from lostattn.files.disk import check_room
+from lostattn.files.journal import unfinished
 from lostattn.interventions.attention import ReplaceAttention
 from lostattn.interventions.sources import Gaussian
 from lostattn.model.load import load
+from lostattn.model.lvlm import LVLM
 from lostattn.plan.intervention import Intervention
 from lostattn.view.curves import accuracy_bars, layer_curves
 from lostattn.view.heads import attention
@@ -34,6 +37,7 @@ PAPER = {
     "noise_qkv": (0.44, -0.50),
     "rope": (0.062, None),
 }
+_REPORT = 16 << 20  # bytes of the report, its figures and tables, on the large side
 NAMES = {
     "attention": "attention",
     "ffn": "FFN",
@@ -50,6 +54,8 @@ def run(
     seed: int = 0,
     data: str = "shapes",
     max_new_tokens: int | None = None,
+    resume: bool = False,
+    on_error: str = "row",
 ) -> Path:
     """Run both experiments and write the report.
 
@@ -61,6 +67,9 @@ def run(
         seed: of the questions and the noise.
         data: the set of questions.
         max_new_tokens: where an answer is cut off; None leaves room for each kind's longest choice and a sentence.
+        resume: go on with a run that was broken off. Its rows lie beside the folder, in one whose name ends in
+            ``.unfinished``, until the report is written.
+        on_error: ``"row"``: a question that fails is a row that says so. ``"raise"``: it ends the run.
 
     Returns:
         The path of ``report.html``.
@@ -78,46 +87,67 @@ def run(
     labels = distinct_names(models)
     began = time.perf_counter()
     questions = load_data(data, split="test", n=n, seed=seed)
-    page = Page("What attention and the FFN do, and whether answers need learned attention")
-    page.text(_introduction(models, n, data, seed))
-    decoupled: dict[str, list[pandas.DataFrame]] = {"paper": [], "released": []}
-    probed: list[pandas.DataFrame] = []
-    origins: list[dict[str, Any]] = []
-    shown: list[tuple[str, Any, Any]] = []
-    for name, label in zip(models, labels, strict=True):
-        model = load(name)
-        few = questions[: max(n // 4, 1)]
-        for convention, tables in decoupled.items():
-            found = decouple_questions(model, few, convention=convention, seed=seed)
-            tables.append(found.table.assign(model=label))
-            origins.append(found.meta)
-        answers = probe_questions(model, questions, conditions(model.cfg.n_layers, seed), max_new_tokens=max_new_tokens)
-        probed.append(answers.table.assign(model=label))
-        origins.append(answers.meta)
-        prompt = model.prompt(_one_to_show(questions))
-        shown.append((label, prompt, model.run_with_cache(prompt)[1]))
-    meta = {"experiment": "demo", "seed": seed, "n": n, "data": data, "runs": origins}
-    paper = pd.concat(decoupled["paper"], ignore_index=True)
-    released = pd.concat(decoupled["released"], ignore_index=True)
-    answered = Results(pd.concat(probed, ignore_index=True), meta)
-    results = {
-        "decouple": Results(paper, meta),
-        "decouple_released": Results(released, meta),
-        "probe": answered,
-    }
-    _write_report(page, paper, released, answered, shown)
-    page.text(f"Made in {time.perf_counter() - began:.0f} seconds.")
+    settings = {"models": list(models), "n": n, "seed": seed, "data": data, "max_new_tokens": max_new_tokens}
+    check_room(folder, _REPORT, "the report")
+    with Journal(unfinished(folder), {"experiment": "demo", **settings, "on_error": on_error}, resume) as journal:
+        found = _Found()
+        for k, (name, label) in enumerate(zip(models, labels, strict=True)):
+            rows = journal.folder / f"{k}"
+            found.add(load(name), label, questions, seed, max_new_tokens, {"on_error": on_error}, rows)
+        meta = {"experiment": "demo", "seed": seed, "n": n, "data": data, "runs": found.origins}
+        tables = {name: Results(pd.concat(parts, ignore_index=True), meta) for name, parts in found.tables.items()}
+        page = Page("What attention and the FFN do, and whether answers need learned attention")
+        page.text(_introduction(models, n, data, seed))
+        _write_report(page, tables["decouple"].table, tables["decouple_released"].table, tables["probe"], found.shown)
+        page.text(f"Made in {time.perf_counter() - began:.0f} seconds.")
 
-    def fill(place: Path) -> None:
-        for below in ("tables", "figures"):
-            (place / below).mkdir()
-        for name, table in results.items():
-            table.write(place / "tables", name)
-        page.write_figures(place / "figures")
-        (place / "report.html").write_text(page.to_html(), encoding="utf-8")
+        def fill(place: Path) -> None:
+            for below in ("tables", "figures"):
+                (place / below).mkdir()
+            for name, table in tables.items():
+                table.write(place / "tables", name)
+            page.write_figures(place / "figures")
+            (place / "report.html").write_text(page.to_html(), encoding="utf-8")
 
-    write_folder(folder, fill, {**meta, "models": list(models), "environment": environment()})
+        write_folder(folder, fill, {**meta, "models": list(models), "environment": environment()})
+        journal.remove()
     return folder / "report.html"
+
+
+class _Found:
+    """What was found on each model: rows of each table, where they come from, and one question to look at."""
+
+    def __init__(self) -> None:
+        self.tables: dict[str, list[pandas.DataFrame]] = {"decouple": [], "decouple_released": [], "probe": []}
+        self.origins: list[dict[str, Any]] = []
+        self.shown: list[tuple[str, Any, Any]] = []
+
+    def add(
+        self,
+        model: LVLM,
+        label: str,
+        questions: Questions,
+        seed: int,
+        max_new_tokens: int | None,
+        keep: dict[str, Any],
+        rows: Path,
+    ) -> None:
+        """Run both experiments on a model; what their rows in ``rows`` hold already is not run again."""
+        few = questions[: max(len(questions) // 4, 1)]
+
+        def keeping(name: str) -> dict[str, Any]:
+            return {**keep, "journal": rows / name, "resume": True}
+
+        results = {}
+        for name, convention in (("decouple", "paper"), ("decouple_released", "released")):
+            results[name] = decouple_questions(model, few, convention=convention, seed=seed, **keeping(name))
+        edits = conditions(model.cfg.n_layers, seed)
+        results["probe"] = probe_questions(model, questions, edits, max_new_tokens=max_new_tokens, **keeping("probe"))
+        for name, one in results.items():
+            self.tables[name].append(one.table.assign(model=label))
+            self.origins.append(one.meta)
+        prompt = model.prompt(_one_to_show(questions))
+        self.shown.append((label, prompt, model.run_with_cache(prompt)[1]))
 
 
 def distinct_names(models: Sequence[str]) -> list[str]:
@@ -244,6 +274,7 @@ def _write_report(
     summary = answers.summary()
     page.text("## Do answers need learned attention?\n\n" + _reading_answers())
     columns = ["model", "condition", "n", "seeds", "accuracy", "low", "high", "unread", "difference", "p"]
+    columns += [name for name in ("failed",) if summary["failed"].any()] if "failed" in summary else []
     overall = summary[summary["kind"] == "all"]
     page.table(overall[columns], "Accuracy with each source of visual attention, all kinds of question")
     page.text(found_answers(overall))

@@ -75,6 +75,7 @@ def load(
     revision: str | None = None,
     stream: bool = False,
     allow_rows: bool = False,
+    on_error: str = "raise",
 ) -> Questions:
     """Questions of a data set known by name, or of a folder.
 
@@ -93,6 +94,9 @@ def load(
             `facts`.
         stream: read over the network what is needed of parquet files, instead of downloading them.
         allow_rows: read a benchmark that has other rows than the published one.
+        on_error: of a folder. `"raise"`: a picture that cannot be read ends the reading. `"row"`: its question has no
+            pictures and says why (`Question.trouble`); it cannot be asked, and an experiment with `on_error="row"`
+            makes a row of it.
 
     Raises:
         UnknownName: no such data set or folder; the message names the nearest.
@@ -103,6 +107,8 @@ def load(
         raise InputError(f"n is how many questions to load, a whole number above 0; got {n!r}.")
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
         raise InputError(f"seed is a whole number, 0 or above; got {seed!r}.")
+    if on_error not in ("raise", "row"):
+        raise InputError(f"on_error is {on_error!r}; expected 'raise' or 'row'.")
     if isinstance(kinds, str):
         kinds = (kinds,)
     if kinds is not None and not kinds:
@@ -113,7 +119,7 @@ def load(
     if where != Where():
         raise InputError(f"path=, source=, revision= and stream= say where a public benchmark lies; {name} is none.")
     if str(name) not in _SOURCES:
-        return _load_folder(name, n, kinds)
+        return _load_folder(name, n, kinds, keep_broken=on_error == "row")
     return _generated(str(name), "test" if split is None else split, n, seed, kinds)
 
 
@@ -157,16 +163,15 @@ def _generated(name: str, split: str, n: int | None, seed: int, kinds: Sequence[
     return source(split, 200 if n is None else n, seed, tuple(kinds or known))
 
 
-def _load_folder(name: str | Path, n: int | None, kinds: Sequence[str] | None) -> Questions:
+def _load_folder(name: str | Path, n: int | None, kinds: Sequence[str] | None, keep_broken: bool) -> Questions:
     if not os.path.isdir(name):  # False of a name that is too long, or with a null byte
         said = str(name)[:200]
         raise UnknownName(
             f"No data set or folder is called {said!r}; the data sets are {', '.join(names())}.{nearest(said, names())}"
         )
     with told_where(name, "set of questions"):
-        questions = Questions(
-            (Question(images=tuple(images), **fields) for fields, images in read_rows(name)), Path(name).name
-        )
+        rows = read_rows(name, keep_broken)
+        questions = Questions((Question(images=tuple(images), **fields) for fields, images in rows), Path(name).name)
     if kinds is not None:
         questions = questions.only(*kinds)
     if n is not None and n > len(questions):

@@ -90,8 +90,10 @@ def _check_characters(text: str, where: str) -> None:
         raise InputError(f"{where} holds {halves[0]}, half of a surrogate pair and no character; take it out.")
 
 
-def read_rows(folder: str | Path) -> list[Row]:
+def read_rows(folder: str | Path, keep_broken: bool = False) -> list[Row]:
     """The questions of a folder, in its order.
+
+    With `keep_broken` a question whose pictures cannot be read has none, and a field `trouble` that says why.
 
     A line of `questions.jsonl` needs `text`, `images` (paths relative to the folder) and `answer`; `id`,
     `choices`, `kind` and `group` may be left out, and so may what :class:`Question` has beside these (`answers`,
@@ -104,12 +106,13 @@ def read_rows(folder: str | Path) -> list[Row]:
     """
     folder = Path(folder)
     with reading(folder):
-        rows = _rows(folder)
-        check_run(folder)  # last: what cannot be read at all is told by its question
+        rows = _rows(folder, keep_broken)
+        if not any("trouble" in fields for fields, _ in rows):
+            check_run(folder)  # last: what cannot be read at all is told by its question
         return rows
 
 
-def _rows(folder: Path) -> list[Row]:
+def _rows(folder: Path, keep_broken: bool) -> list[Row]:
     if not os.path.lexists(folder / FILE):
         raise InputError(f"{folder} holds no {FILE}. Write one question a line there, or use Questions.save.")
     text = read_text(inside(folder, FILE, str(folder)), "questions, one a line of JSON")
@@ -117,7 +120,7 @@ def _rows(folder: Path) -> list[Row]:
     # Lines end where JSON's do: a text may hold other marks that Python ends lines at, such as U+2028.
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
-            rows.append(_row(folder, number, line))
+            rows.append(_row(folder, number, line, keep_broken))
     answers: dict[str, set[str]] = {}
     for fields, _ in rows:
         answers.setdefault(fields["kind"], set()).update({fields["answer"], *fields.get("answers", ())})
@@ -129,7 +132,7 @@ def _rows(folder: Path) -> list[Row]:
     ]
 
 
-def _row(folder: Path, number: int, line: str) -> Row:
+def _row(folder: Path, number: int, line: str, keep_broken: bool) -> Row:
     where = f"{folder / FILE}, line {number}"
     entry = parsed_json(line, where)
     if not isinstance(entry, dict) or any(key not in entry for key in _NEEDED):
@@ -153,7 +156,12 @@ def _row(folder: Path, number: int, line: str) -> Row:
         raise InputError(
             f"{where}: an open question has no choices; got {entry['choices']!r:.80}. Drop one of the two."
         )
-    return fields, tuple(read_image(folder, p, name) for p in paths)
+    try:
+        return fields, tuple(read_image(folder, p, name) for p in paths)
+    except InputError as error:
+        if not keep_broken:
+            raise
+        return {**fields, "trouble": str(error)}, ()
 
 
 def _words(values: Iterable[Any] | None) -> tuple[str, ...]:

@@ -58,6 +58,7 @@ class Question:
             its name.
         row: the row's own id in the source.
         facts: what else the source says, as JSON: `benchmark`, `split`, `revision`, `answer_type`, …
+        trouble: why it cannot be asked, where its pictures could not be read; see `lostattn.data.load(on_error=)`.
     """
 
     id: str
@@ -73,6 +74,7 @@ class Question:
     together: Mapping[str, str] = _NOTHING
     row: str = ""
     facts: Mapping[str, Any] = _NOTHING
+    trouble: str = field(default="", repr=False)
 
     def __post_init__(self) -> None:
         for name in ("id", "text", "answer", "kind", "group", "row"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from lostattn.answers.choices import choices_of
@@ -13,7 +13,7 @@ from lostattn.model.answer_scores import AnswerScores, score_choices
 from lostattn.model.lvlm import LVLM
 from lostattn.plan.intervention import Intervention
 from lostattn.plan.touch_record import Touched
-from lostattn.remote.session import Session
+from lostattn.remote.session import Later, Session
 from lostattn.run.calls import Remote
 
 Judge = Callable[[str, Question], str | bool | None]
@@ -67,8 +67,13 @@ def said_answers(
     judge: Judge | None,
     passes: Any,
     remote: Remote,
-) -> list[Answered]:
-    """What is said under each edit, read; ``passes`` is a bar that counts the generations."""
+) -> Iterator[Answered]:
+    """What is said under each edit in turn, read; ``passes`` is a bar that counts the generations."""
+
+    def read_in(one: Later) -> Answered:
+        texts = zip(batch, one.result().text, strict=True)
+        return [judged(text, question, judge) for question, text in texts], one.touched
+
     prompt = model.prompt(batch)
     later = []
     with Session(model, remote) as session:
@@ -76,12 +81,10 @@ def said_answers(
             later.append(session.generate(prompt, edit, max_new_tokens=room))
             if remote is False:
                 passes.update()
+                yield read_in(later[-1])
     if remote is not False:
         passes.update(len(edits))
-    return [
-        ([judged(text, question, judge) for question, text in zip(batch, one.result().text, strict=True)], one.touched)
-        for one in later
-    ]
+        yield from map(read_in, later)
 
 
 def likeliest_answers(
@@ -91,17 +94,15 @@ def likeliest_answers(
     scoring: str,
     passes: Any,
     remote: Remote,
-) -> list[Answered]:
+) -> Iterator[Answered]:
     """The likeliest choice under each edit, by its whole log-probability or by that of its first token."""
     prompt, choices = model.prompt(batch), choices_of(model, batch)
     if scoring == "first_token":
         choices = [own.first_tokens() for own in choices]
-    found = []
     for edit in edits:
         scores = score_choices(model, prompt, choices, edit, remote)
-        found.append((_rows(batch, scores), scores.touched))
         passes.update()
-    return found
+        yield _rows(batch, scores), scores.touched
 
 
 def _rows(batch: list[Question], scores: AnswerScores) -> list[dict[str, Any]]:

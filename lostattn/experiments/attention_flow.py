@@ -7,7 +7,7 @@ auto-regressive language models", for the parts of a prompt that holds a picture
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -18,9 +18,11 @@ from lostattn.answers.of_logits import answer_probability
 from lostattn.arguments import checked_call
 from lostattn.data.question import Question
 from lostattn.errors import InputError
-from lostattn.experiments.results import Results
-from lostattn.experiments.running import Acted, batches, checked_questions, provenance, row_of
+from lostattn.experiments.results import UNTOUCHED, Results, without_failed
+from lostattn.experiments.running import batches, checked_questions, provenance, row_of
 from lostattn.experiments.statistics import mean_interval
+from lostattn.experiments.units import Given, Keeping, Work, carry_out, settings_of
+from lostattn.files import PathLike
 from lostattn.interventions.attention import KnockOut
 from lostattn.model.answer_scores import score_choices
 from lostattn.model.lvlm import LVLM
@@ -54,6 +56,9 @@ def flow(
     batch_size: int = 32,
     progress: bool = True,
     remote: Remote = False,
+    journal: PathLike | None = None,
+    resume: bool = False,
+    on_error: str = "raise",
 ) -> pandas.DataFrame:
     """How much of the answer's probability is lost when attention between two parts of the prompt is cut.
 
@@ -66,6 +71,11 @@ def flow(
         batch_size: questions a pass.
         progress: show a bar.
         remote: ``True`` runs each batch, under every cut, as one job on NDIF; logits of the last position come back.
+        journal: a folder of its own in which rows are kept as they come; it stays there until you delete it.
+        resume: go on with the rows of the journal: what is there is not asked again. Refused where the weights, the
+            questions or a setting are others.
+        on_error: ``"raise"``: a question that fails ends the run. ``"row"``: it becomes a row that says so (``status``,
+            ``error``), which counts as no answer; ``failed`` in the table says how many did.
 
     An answer of several tokens is taken whole: the edges are then cut at every token of it, as in a generation.
 
@@ -79,9 +89,10 @@ def flow(
     """
     import pandas as pd
 
-    results = flow_questions(model, data, edges, windows, batch_size, progress, remote)
+    results = flow_questions(model, data, edges, windows, batch_size, progress, remote, journal, resume, on_error)
     rows = []
-    for (edge, window), group in results.table.groupby(["edge", "window"], sort=False):
+    for (edge, window), every in results.table.groupby(["edge", "window"], sort=False):
+        group, failed = without_failed(every)
         found = mean_interval(group["change"], clusters=group["scene"])
         rows.append(
             {
@@ -90,6 +101,7 @@ def flow(
                 "first": int(group["first"].iloc[0]),
                 "last": int(group["last"].iloc[0]),
                 "n": len(group),
+                **failed,
                 "untouched": float(group["untouched"].mean()),
                 "probability": float(group["probability"].mean()),
                 "change": found.value,
@@ -111,64 +123,98 @@ def flow_questions(
     batch_size: int = 32,
     progress: bool = True,
     remote: Remote = False,
+    journal: PathLike | None = None,
+    resume: bool = False,
+    on_error: str = "raise",
 ) -> Results:
     """The table behind :func:`flow`: one row a question, edge and window."""
     import pandas as pd
 
+    keeping = Keeping(journal, resume, on_error)
     questions = checked_questions(data, batch_size)
     chosen = dict(EDGES if edges is None else edges)
     if not chosen:
         raise InputError("edges is empty; give at least one, such as {'image -> last': ('last', 'image')}.")
     layers = _windows(windows, model.cfg.n_layers)
     cuts = [(edge, window, KnockOut(*pair, layers=window)) for edge, pair in chosen.items() for window in layers]
-    n_batches = -(-len(questions) // batch_size)
-    rows: list[dict[str, Any]] = []
-    acted = Acted()
-    with bar((len(cuts) + 1) * n_batches, f"cutting attention in {model.name}", progress) as passes:
-        for batch in batches(questions, batch_size):
-            (untouched, _), *rest = _probabilities(model, batch, [None, *(cut for _, _, cut in cuts)], passes, remote)
-            for (edge, window, _), (_, touched) in zip(cuts, rest, strict=True):
-                acted.add(f"{edge}, layers {_name(window)}", touched, len(batch))
-            for (edge, window, _), (left, _) in zip(cuts, rest, strict=True):
-                for question, before, after in zip(batch, untouched, left, strict=True):
-                    place = {"edge": edge, "window": _name(window), "first": window[0], "last": window[-1]}
-                    found = {"untouched": before, "probability": after, "change": (after - before) / max(before, 1e-12)}
-                    rows.append({**row_of(question), **place, **found})
-    order = {edge: i for i, edge in enumerate(chosen)}
-    table = pd.DataFrame(rows).sort_values("edge", key=lambda c: c.map(order), kind="stable", ignore_index=True)
-    meta = provenance(
+    about = provenance(
         model,
         experiment="flow",
         n=len(questions),
         edges={edge: [repr(part) for part in pair] for edge, pair in chosen.items()},
         windows=[list(window) for window in layers],
-        **acted.meta(),
     )
-    return Results(table, meta)
+    parts = list(batches(questions, batch_size))
+    settings = settings_of(model, questions, batch_size, about) if journal is not None else {}
+    with bar((len(cuts) + 1) * len(parts), f"cutting attention in {model.name}", progress) as passes:
+        done = carry_out(_work(model, cuts, passes, remote), parts, keeping, settings, passes)
+    order = {edge: i for i, edge in enumerate(chosen)}
+    table = pd.DataFrame(_changes(done.rows))
+    table = table.sort_values("edge", key=lambda c: c.map(order), kind="stable", ignore_index=True)
+    return Results(table, {**about, **done.meta()})
+
+
+def _work(model: LVLM, cuts: Sequence[tuple[str, tuple[int, ...], KnockOut]], passes: Any, remote: Remote) -> Work:
+    """What is asked: a unit is one cut, the first one none."""
+    by_name: dict[str, tuple[str, tuple[int, ...], KnockOut] | None] = {UNTOUCHED: None}
+    by_name |= {f"{edge}, layers {_name(window)}": (edge, window, edit) for edge, window, edit in cuts}
+
+    def row(question: Question, unit: str, probability: float | None) -> dict[str, Any]:
+        cut = by_name[unit]
+        place = {} if cut is None else {"edge": cut[0], "window": _name(cut[1]), "first": cut[1][0], "last": cut[1][-1]}
+        return {**row_of(question), **place, "probability": probability}
+
+    def ask(batch: list[Question], units: list[str]) -> Iterator[Given]:
+        edits = [None if (cut := by_name[unit]) is None else cut[2] for unit in units]
+        for unit, (found, touched) in zip(units, _probabilities(model, batch, edits, passes, remote), strict=True):
+            yield unit, [row(question, unit, one) for question, one in zip(batch, found, strict=True)], touched
+
+    return Work(list(by_name), ask, lambda question, unit: [row(question, unit, None)])
+
+
+def _changes(rows: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The rows of cuts, with what the probability was without: where either failed, there is no change to tell."""
+    untouched = {row["id"]: row for row in rows if "edge" not in row}
+    for row in rows:
+        if "edge" not in row:
+            continue
+        before, after = untouched[row["id"]]["probability"], row["probability"]
+        known = before is not None and after is not None
+        found = {
+            "untouched": before,
+            "probability": after,
+            "change": (after - before) / max(before, 1e-12) if known else None,
+        }
+        status = {name: row[name] for name in ("status", "error") if name in row}
+        if status and before is None:
+            status = {name: untouched[row["id"]][name] for name in status}
+        yield {name: row[name] for name in row if name not in ("probability", *status)} | found | status
 
 
 def _probabilities(
     model: LVLM, batch: list[Question], edits: Sequence[KnockOut | None], passes: Any, remote: Remote
-) -> list[tuple[list[float], Touched | None]]:
+) -> Iterator[tuple[list[float], Touched | None]]:
     """The probability of each right answer under each edit, and where that acted; an answer of several tokens whole."""
     prompt = model.prompt(batch)
     right = choices_of(model, batch, [[question.answer] for question in batch])
     if any(len(one.tokens[0]) > 1 for one in right):
-        scores = []
         for edit in edits:
-            scores.append(score_choices(model, prompt, right, edit, remote))
+            scores = score_choices(model, prompt, right, edit, remote)
             passes.update()
-        return [(one.value("probability").tolist(), one.touched) for one in scores]
+            yield scores.value("probability").tolist(), scores.touched
+        return
+    tokens = torch.tensor([one.tokens[0][0] for one in right])
     later = []
     with Session(model, remote) as session:
         for edit in edits:
             later.append(session.add(replace(hooks_call(model, prompt, (), edit), logits="last")))
             if remote is False:
                 passes.update()
+                yield answer_probability(later[-1].result(), tokens).tolist(), later[-1].touched
     if remote is not False:
         passes.update(len(later))
-    tokens = torch.tensor([one.tokens[0][0] for one in right])
-    return [(answer_probability(one.result(), tokens).tolist(), one.touched) for one in later]
+        for one in later:
+            yield answer_probability(one.result(), tokens).tolist(), one.touched
 
 
 def _windows(windows: Windows, n: int) -> list[tuple[int, ...]]:

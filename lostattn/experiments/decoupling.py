@@ -12,23 +12,25 @@ read the same stream, each update is judged against that stream.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lostattn.arguments import checked_call
 from lostattn.data.question import Question
 from lostattn.errors import InputError
 from lostattn.experiments.results import Results, mean_summary
-from lostattn.experiments.running import Acted, batches, checked_questions, provenance, row_of
+from lostattn.experiments.running import batches, checked_questions, provenance, row_of
+from lostattn.experiments.units import Given, Keeping, Work, carry_out, settings_of
+from lostattn.files import PathLike
 from lostattn.interventions.noise import NoiseUpdate, NoiseWeights
 from lostattn.interventions.rotary import RemoveRotary
 from lostattn.model.lvlm import LVLM
 from lostattn.plan.intervention import Intervention
 from lostattn.plan.program import Reduction
-from lostattn.points.stream_updates import StreamUpdate, find_update, is_difference
+from lostattn.points.stream_updates import StreamUpdate, find_update, is_difference, layer_updates
 from lostattn.prompt.batch import Prompt
 from lostattn.reductions import Remembered, State, Sum, between, update_metrics, updates_of
-from lostattn.remote.session import Session
+from lostattn.remote.session import Later, Session
 from lostattn.run.batches import bar
 from lostattn.run.calls import Remote
 
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+OWN = "own"
 METRICS = ("delta_s", "delta_d", "column_innovation", "row_innovation", "rid", "mixig")
 CONTROLS = ("noise_delta", "noise_qkv", "rope")
 NAMES = {"attn": "attention", "cross_attn": "cross_attention", "mlp": "ffn"}
@@ -54,6 +57,9 @@ def decouple(
     batch_size: int = 16,
     progress: bool = True,
     remote: Remote = False,
+    journal: PathLike | None = None,
+    resume: bool = False,
+    on_error: str = "raise",
 ) -> pandas.DataFrame:
     """Measure what every update does to the stream, averaged over questions.
 
@@ -69,6 +75,7 @@ def decouple(
         progress: show a bar.
         remote: ``True`` runs each batch as one job on NDIF, where the metrics are taken; numbers come back. See
             :mod:`lostattn.remote`.
+        journal, resume, on_error: as in :func:`lostattn.experiments.probe`.
 
     Returns:
         Columns ``layer`` (by layer), ``update`` (``attention``, ``ffn``, ``cross_attention`` where that stands between
@@ -84,7 +91,10 @@ def decouple(
     """
     if by not in ("layer", "model"):
         raise InputError(f"by is {by!r}; expected 'layer' or 'model'.")
-    results = decouple_questions(model, data, controls, convention, tol, seed, batch_size, progress, remote)
+    results = decouple_questions(
+        model, data, controls, convention, tol, seed, batch_size, progress, remote,
+        journal, resume, on_error,
+    )  # fmt: skip
     columns = ["layer", "update"] if by == "layer" else ["update"]
     table = mean_summary(results.table, METRICS, columns, seed=seed)
     table.attrs.update(results.meta)
@@ -102,73 +112,113 @@ def decouple_questions(
     batch_size: int = 16,
     progress: bool = True,
     remote: Remote = False,
+    journal: PathLike | None = None,
+    resume: bool = False,
+    on_error: str = "raise",
 ) -> Results:
     """The table behind :func:`decouple`: one row a question, layer and update."""
     import pandas as pd
 
+    keeping = Keeping(journal, resume, on_error)
     questions = checked_questions(data, batch_size)
     unknown = [c for c in controls if c not in CONTROLS]
     if unknown:
         raise InputError(f"controls holds {unknown[0]!r}; expected some of {', '.join(CONTROLS)}.")
-    n_controls = sum(len(_layers_with(model, control)) for control in controls)
-    n_batches = -(-len(questions) // batch_size)
-    rows: list[dict[str, Any]] = []
-    acted = Acted()
-    with bar(n_batches * (1 + n_controls), f"decoupling {model.name}", progress) as passes:
-        for batch in batches(questions, batch_size):
-            prompt = model.prompt(batch)
-            for layer, update, numbers in _measure(
-                model, prompt, controls, convention, tol, seed, passes, acted, remote
-            ):
-                for b, question in enumerate(batch):
-                    values = {metric: float(numbers[metric][b]) for metric in METRICS}
-                    rows.append({"layer": layer, "update": update, **row_of(question), **values})
-    settings = {"controls": list(controls), "convention": convention, "tol": tol, "seed": seed}
-    meta = provenance(model, experiment="decouple", n=len(questions), **settings) | acted.meta()
-    return Results(pd.DataFrame(rows), meta)
+    about = provenance(
+        model,
+        experiment="decouple",
+        n=len(questions),
+        controls=list(controls),
+        convention=convention,
+        tol=tol,
+        seed=seed,
+    )
+    parts = list(batches(questions, batch_size))
+    settings = settings_of(model, questions, batch_size, about) if journal is not None else {}
+    measures = _Measures(model, controls, convention, tol, seed, remote)
+    with bar(len(parts) * len(measures.units), f"decoupling {model.name}", progress) as passes:
+        work = Work(measures.units, lambda batch, units: measures.ask(batch, units, passes), measures.without)
+        done = carry_out(work, parts, keeping, settings, passes)
+    return Results(pd.DataFrame(done.rows), {**about, **done.meta()})
 
 
-def _measure(
-    model: LVLM,
-    prompt: Prompt,
-    controls: Sequence[str],
-    convention: str,
-    tol: float | None,
-    seed: int,
-    passes: Any,
-    acted: Acted,
-    remote: Remote,
-) -> list[tuple[int, str, dict[str, Tensor]]]:
-    """The numbers of one batch: ``(layer, update, {metric: [batch]})``. Its passes are one session.
+class _Measures:
+    """What is measured: a unit is the model's own updates, or a reference in one layer."""
 
-    Where the references acted is added to ``acted``.
-    """
-    n_layers = model.cfg.n_layers
-    controlled = []
-    with Session(model, remote) as session:
-        own = session.measure(prompt, update_metrics(model, prompt, None, convention, tol))
-        if remote is False:
-            passes.update()
-        if "rope" in controls:
-            session.remember(prompt, [_attention_of(model, i).terms[0][0] for i in _layers_with(model, "rope")])
-        for control in controls:
-            for i in _layers_with(model, control):
-                reduction, edit = _controlled(control, model, i, prompt, convention, tol, seed)
-                controlled.append((i, control, session.measure(prompt, [reduction], edit)))
+    def __init__(
+        self, model: LVLM, controls: Sequence[str], convention: str, tol: float | None, seed: int, remote: Remote
+    ) -> None:
+        self.model = model
+        self.convention, self.tol, self.seed, self.remote = convention, tol, seed, remote
+        controlled = {
+            f"{control}, layer {i}": (control, i) for control in controls for i in _layers_with(model, control)
+        }
+        self.controlled: dict[str, tuple[str, int]] = controlled
+        self.units = [OWN, *controlled]
+
+    def ask(self, batch: list[Question], units: list[str], passes: Any) -> Iterator[Given]:
+        """The rows of a batch under each unit. Its passes are one session."""
+        model, remote = self.model, self.remote
+        prompt = model.prompt(batch)
+        later: dict[str, Later] = {}
+        with Session(model, remote) as session:
+            for unit in units:
+                if unit == OWN:
+                    metrics = update_metrics(model, prompt, None, self.convention, self.tol)
+                    later[unit] = session.measure(prompt, metrics)
+                else:
+                    if not any(one in self.controlled for one in later) and self._with_rope(units):
+                        rope = [_attention_of(model, i).terms[0][0] for i in _layers_with(model, "rope")]
+                        session.remember(prompt, rope)
+                    control, i = self.controlled[unit]
+                    reduction, edit = _controlled(control, model, i, prompt, self.convention, self.tol, self.seed)
+                    later[unit] = session.measure(prompt, [reduction], edit)
                 if remote is False:
                     passes.update()
-    if remote is not False:
-        passes.update(1 + len(controlled))
-    for i, control, later in controlled:
-        acted.add(f"{control}, layer {i}", later.touched, len(prompt))
-    numbers = own.result()
-    found = []
-    for i in range(n_layers):
-        for at, update in enumerate(updates_of(numbers[f"updates.{i}"][METRICS[0]])):
-            found.append((i, NAMES[update], {metric: numbers[f"updates.{i}"][metric][at] for metric in METRICS}))
-        if f"between.{i}" in numbers:
-            found.append((i, "between", {metric: numbers[f"between.{i}"][metric] for metric in METRICS}))
-    return found + [(i, control, later.result()["update"]) for i, control, later in controlled]
+                    yield unit, self._rows(batch, unit, later[unit].result()), later[unit].touched
+        if remote is not False:
+            passes.update(len(units))
+            for unit, one in later.items():
+                yield unit, self._rows(batch, unit, one.result()), one.touched
+
+    def without(self, question: Question, unit: str) -> list[dict[str, Any]]:
+        """The rows of a question that could not be measured."""
+        nothing = dict.fromkeys(METRICS)
+        return [{"layer": i, "update": name, **row_of(question), **nothing} for i, name in self._places(unit)]
+
+    def _places(self, unit: str) -> list[tuple[int, str]]:
+        """The layers and updates that a unit tells of."""
+        if unit in self.controlled:
+            control, i = self.controlled[unit]
+            return [(i, control)]
+        kept = (*NAMES, "between")
+        return [
+            (i, NAMES.get(update.kind, update.kind))
+            for i in range(self.model.cfg.n_layers)
+            for update in layer_updates(self.model.sites, i)
+            if update.kind in kept
+        ]
+
+    def _with_rope(self, units: Sequence[str]) -> bool:
+        return any(self.controlled[unit][0] == "rope" for unit in units if unit in self.controlled)
+
+    def _rows(self, batch: list[Question], unit: str, numbers: dict[str, Any]) -> list[dict[str, Any]]:
+        found: list[tuple[int, str, dict[str, Tensor]]] = []
+        if unit in self.controlled:
+            control, layer = self.controlled[unit]
+            found.append((layer, control, numbers["update"]))
+        else:
+            for i in range(self.model.cfg.n_layers):
+                own = numbers[f"updates.{i}"]
+                for at, update in enumerate(updates_of(own[METRICS[0]])):
+                    found.append((i, NAMES[update], {metric: own[metric][at] for metric in METRICS}))
+                if f"between.{i}" in numbers:
+                    found.append((i, "between", numbers[f"between.{i}"]))
+        return [
+            {"layer": i, "update": update, **row_of(q), **{metric: float(own[metric][b]) for metric in METRICS}}
+            for i, update, own in found
+            for b, q in enumerate(batch)
+        ]
 
 
 def _layers_with(model: LVLM, control: str) -> list[int]:

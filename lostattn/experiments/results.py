@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 from collections.abc import Sequence
@@ -133,9 +134,9 @@ class Results:
         alone = path.suffix in ENDINGS
         file = path if alone else path / f"{name}.parquet"
         shown = repr(str(file))[:300]
-        if not os.path.exists(file):  # False of a name that is too long, or with a null byte
-            raise InputError(f"There are no results at {shown}. Pass the folder or file of a saved run.")
         with reading(file.parent):
+            if not os.path.exists(file):  # False of a name that is too long, or with a null byte
+                raise InputError(f"There are no results at {shown}. Pass the folder or file of a saved run.")
             table, said = read_parquet(file, _KEY)
             check_files([file] if alone else [file.with_suffix(ending) for ending in ENDINGS])
             told = f"{shown} holds no results: what it says of itself"
@@ -162,7 +163,8 @@ def accuracy_summary(
     Returns:
         One row per condition and kind ("all" too): condition, kind, n (questions), seeds, accuracy, low,
         high, unread (the share that could not be read, where the table tells), difference, difference_low,
-        difference_high, p; with several models, model first.
+        difference_high, p, failed (where the table tells: questions that failed under the condition or under the
+        baseline, and stand in neither); with several models, model first.
 
     Raises:
         InputError: a column is missing, the table is empty, or a condition was asked other questions.
@@ -209,7 +211,8 @@ def mean_summary(
         seed: of the bootstrap.
 
     Returns:
-        One row per group: the columns of ``by``, n (questions), then for each value v: v, v_low, v_high.
+        One row per group: the columns of ``by``, n (questions), failed (how many could not be measured, where the table
+        tells), then for each value v: v, v_low, v_high.
 
     Raises:
         InputError: a column is missing, the table is empty, or a value is NaN.
@@ -220,13 +223,29 @@ def mean_summary(
         raise InputError(f"Nothing to average: values={list(values)}, by={list(by)}. Name a column of each.")
     _check_columns(table, (*values, *by))
     out = []
-    for group, rows in table.groupby(list(by), sort=False, dropna=False):
-        row: dict[str, Any] = dict(zip(by, group, strict=True)) | {"n": _questions(rows)}
+    for group, every in table.groupby(list(by), sort=False, dropna=False):
+        rows, failed = without_failed(every)
+        row: dict[str, Any] = dict(zip(by, group, strict=True)) | {"n": _questions(rows)} | failed
         for value in values:
-            estimate = statistics.mean_interval(rows[value], _clusters(rows), level=level, seed=seed)
+            estimate = statistics.mean_interval(rows[value].astype(float), _clusters(rows), level=level, seed=seed)
             row |= {value: estimate.value, f"{value}_low": estimate.low, f"{value}_high": estimate.high}
         out.append(row)
     return pd.DataFrame(out)
+
+
+def without_failed(rows: pandas.DataFrame) -> tuple[pandas.DataFrame, dict[str, int]]:
+    """The rows of questions that did not fail, and ``{"failed": how many did}``; nothing of it where rows do not tell.
+
+    Raises:
+        InputError: every one failed.
+    """
+    if "status" not in rows.columns:
+        return rows, {}
+    lost = rows["status"] != "ok"
+    if lost.all():
+        first = rows.iloc[0]
+        raise InputError(f"all {len(rows)} rows failed, the first with {first['status']!r}: {first['error']}")
+    return rows[~lost], {"failed": int(rows.loc[lost, "id"].nunique())}
 
 
 def environment() -> dict[str, str | None]:
@@ -244,7 +263,19 @@ def environment() -> dict[str, str | None]:
 
 
 def _compare(rows: pandas.DataFrame, reference: pandas.DataFrame, level: float | int, seed: int) -> dict[str, Any]:
-    """Accuracy of ``rows``, and its difference from ``reference`` question by question."""
+    """Accuracy of ``rows``, and its difference from ``reference`` question by question.
+
+    A question that failed under either stands in neither.
+    """
+    failed: dict[str, int] = {}
+    if "status" in rows.columns:
+        lost = {name for part in (rows, reference) for name in part.loc[part["status"] != "ok", "id"]}
+        rows, reference = (part[~part["id"].isin(lost)] for part in (rows, reference))
+        failed = {"failed": len(lost)}
+        if rows.empty:
+            nothing = ("low", "high", "unread", "difference", "difference_low", "difference_high", "p")
+            return {"n": 0, "seeds": 0, "accuracy": math.nan, **dict.fromkeys(nothing, math.nan), **failed}
+        rows, reference = (part.astype({"correct": bool, "unread": bool}) for part in (rows, reference))
     accuracy = statistics.proportion_interval(rows["correct"], _clusters(rows), level)
     here, there = (part.groupby("id", sort=False)["correct"].mean() for part in (rows, reference))
     if set(here.index) != set(there.index):
@@ -271,6 +302,7 @@ def _compare(rows: pandas.DataFrame, reference: pandas.DataFrame, level: float |
         "difference_low": difference.low,
         "difference_high": difference.high,
         "p": p,
+        **failed,
     }
 
 

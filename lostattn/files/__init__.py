@@ -5,12 +5,14 @@ What is written is made in a hidden folder beside its place and put there in one
 a torn one: see :mod:`~lostattn.files.seal`.
 """
 
+from lostattn.files.journal import Journal
 from lostattn.files.places import PathLike, writable_folder
 from lostattn.files.publishing import write_file, write_folder, write_text
 from lostattn.files.seal import check_run
 from lostattn.files.tensors import write_tensors
 
 __all__ = [
+    "Journal",
     "PathLike",
     "check_run",
     "writable_folder",

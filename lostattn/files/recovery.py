@@ -29,7 +29,11 @@ def sweep(folder: Path) -> None:
 @contextmanager
 def reading(place: Path) -> Iterator[None]:
     """Read from a folder while nobody puts things into it, after a killed writer's work there is finished."""
-    place = place.resolve()
+    try:
+        place = place.resolve()
+    except (OSError, ValueError):  # no name of a file: whoever reads there will say so
+        yield
+        return
     for folder in (place.parent, place):
         with abandoned(folder) as found:
             begun = any(stage.committed() for stage in found)

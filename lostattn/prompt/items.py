@@ -158,6 +158,8 @@ def _item(given: Any, images: Any, i: int) -> tuple[str, tuple[Image.Image, ...]
     if hasattr(given, "text") and hasattr(given, "images"):
         if images is not None:
             raise InputError("A question brings its own images; give images= only with a text.")
+        if getattr(given, "trouble", ""):
+            raise InputError(given.trouble)
         own = getattr(given, "id", None)
         if not isinstance(given.text, str):
             raise InputError(f"the text of question {own!r} is a {type(given.text).__name__}; expected a str.")
