@@ -7,6 +7,7 @@ STAMP := .venv/.installed
 WORKERS ?= 2
 FILES ?= 500
 OUT ?= demo
+KILLS ?= 300
 # What transformers reads videos with, and what single families are built with. They go into folders of their own, without
 # what they depend on: torchvision in the environment itself would switch transformers to other image processors. Only
 # the processes that need them look there: the tests of videos, and the worker of the scan.
@@ -20,7 +21,7 @@ WEIGHTS := bitsandbytes==0.50.2 ninja==1.13.2 optimum-quanto==0.2.7 peft==0.21.2
 WEIGHTS_STAMP := .weights/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test test-fast fuzz test-ndif test-weights lint docs notebooks bench conformance
+.PHONY: help env demo test test-fast fuzz kills test-ndif test-weights lint docs notebooks bench conformance
 
 help: ## Show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,6 +48,9 @@ test-fast: env ## Run the tests that are not marked slow: a slice of every area
 
 fuzz: env ## Try damaged files on every reader of files: FILES=500 each, and print what became of them
 	$(BIN)/python tests/fuzz $(FILES)
+
+kills: env ## Kill what writes 300 times at random moments and look at what stands
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python tests/kills --kills $(KILLS)
 
 test-ndif: env ## Run every remote call against a real NDIF on the loopback interface
 	NDIF_EARLY=1 tests/ndif/with-ndif $(BIN)/pytest tests/ndif -p no:cacheprovider -n 2

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import argparse
 import re
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -30,24 +33,54 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the arguments after the program's name; those of the process where None.
 
     Returns:
-        The exit status: 0 done, 2 something the caller can put right, 130 interrupted.
+        The exit status: 0 done, 2 something the caller can put right, 130 interrupted, 143 ended by SIGTERM.
     """
     args = _parser().parse_args(argv)
     from lostattn import commands  # torch, transformers: nothing that --help or a wrong argument should wait for
 
     try:
-        commands.COMMANDS[args.command](args)
+        with _ended_by_sigterm():
+            commands.COMMANDS[args.command](args)
     except LostAttnError as error:
         if args.debug:
             raise
         print(f"lostattn {args.command}: {' '.join(printable(error).split())}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         if args.debug:
             raise
-        print(f"lostattn {args.command}: interrupted; no half-written file is left", file=sys.stderr)
-        return 130
+        print(f"lostattn {args.command}: interrupted; no half-written file is left{_goes_on(args)}", file=sys.stderr)
+        return 143 if isinstance(error, _Terminated) else 130
     return 0
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM, which ends a command as Ctrl-C does: what is done stays, and what was begun is cleaned up."""
+
+
+@contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    def end(*_: object) -> None:
+        raise _Terminated
+
+    if threading.current_thread() is not threading.main_thread():  # signals are the main thread's alone
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _goes_on(args: argparse.Namespace) -> str:
+    """How to go on, where rows were kept."""
+    if not hasattr(args, "resume") or getattr(args, "out", None) is None:
+        return ""
+    from lostattn.files.journal import unfinished
+
+    rows = unfinished(args.out)
+    return f"; what is done is kept in {rows}, and --resume goes on with it" if rows.exists() else ""
 
 
 # Reading arguments ----------------------------------------------------------------------------------
@@ -156,6 +189,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_demo(commands)
     _add_decouple(commands)
     _add_probe(commands)
+    _add_flow(commands)
     _add_agreement(commands)
     _add_train_tiny(commands)
     _add_conformance(commands)
@@ -195,6 +229,15 @@ def _add_demo(commands: Commands) -> None:
     command.add_argument("--n", type=_count, default=200, help="questions of the probing experiment")
     command.add_argument("--seed", type=_seed, default=0, help="seed of questions and noise")
     _add_room(command)
+    _add_resume(command)
+
+
+def _add_resume(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on with a run that was broken off; what it did is kept beside --out, in a folder .unfinished",
+    )
 
 
 def _add_question_options(command: argparse.ArgumentParser, table: str) -> None:
@@ -223,6 +266,20 @@ def _add_decouple(commands: Commands) -> None:
         "  lostattn decouple tiny-llava\n  lostattn decouple tiny-qwen2_5-vl --n 50 --out runs/qwen.csv",
     )
     _add_question_options(command, "decouple.parquet")
+    _add_resume(command)
+
+
+def _add_flow(commands: Commands) -> None:
+    command = _add(
+        commands,
+        "flow",
+        "Cut attention between parts of the prompt and see the answer go. One row for each pair of parts and\n"
+        "window of layers, with what the right answer's probability loses.",
+        "  lostattn flow tiny-llava\n  lostattn flow tiny-llava --windows 2 --out runs/flow.csv",
+    )
+    _add_question_options(command, "flow.parquet")
+    command.add_argument("--windows", type=_count, default=1, metavar="N", help="layers that are cut together")
+    _add_resume(command)
 
 
 def _add_probe(commands: Commands) -> None:
@@ -254,6 +311,7 @@ def _add_probe(commands: Commands) -> None:
         default="strict",
         help="read what is said, or take the choice that is likeliest, whole or by its first token",
     )
+    _add_resume(command)
 
 
 def _add_room(command: argparse.ArgumentParser) -> None:
@@ -304,6 +362,7 @@ def _add_conformance(commands: Commands) -> None:
     command.add_argument("--seed", type=_seed, default=0, help="seed of weights and pictures")
     command.add_argument("--limit", type=_count, default=120, help="seconds for one family under one kernel")
     command.add_argument("--out", type=Path, metavar="FOLDER", help="where to write conformance.json and .md")
+    _add_resume(command)
     command.add_argument("--page", type=Path, metavar="FILE", help="a page whose summary and table are made new")
     command.add_argument(
         "--packages",

@@ -1,18 +1,23 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
 
 import pandas as pd
 import pytest
+from passes import counted
 
 from lostattn import cli, commands
+from lostattn.conformance.judge import Verdict
 from lostattn.errors import InputError
 from lostattn.experiments.answering import SCORINGS
+from lostattn.files.journal import unfinished
 
-COMMANDS = ("demo", "decouple", "probe", "agreement", "train-tiny", "conformance", "data", "rescore")
+COMMANDS = ("demo", "decouple", "probe", "flow", "agreement", "train-tiny", "conformance", "data", "rescore")
 
 
 def refusal(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
@@ -222,3 +227,69 @@ def test_a_table_is_written_with_what_was_asked(suffix, tmp_path, capsys):
     assert meta["arguments"]["model"] == "tiny-llava" and meta["arguments"]["layers"] == [1, 2]
     assert {p.name for p in tmp_path.iterdir()} == {"table.csv", "table.json", "table.parquet"}
     assert "0.125" in capsys.readouterr().out
+
+
+def test_sigterm_ends_a_command_as_ctrl_c_does(tmp_path, capsys, monkeypatch):
+    def ended(args):
+        assert unfinished(args.out).mkdir() is None
+        os.kill(os.getpid(), signal.SIGTERM)
+        pytest.fail("it went on")
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setitem(commands.COMMANDS, "probe", ended)
+    assert cli.main(["probe", "tiny-llava", "--out", str(tmp_path / "t.csv")]) == 143
+    said = capsys.readouterr().err
+    assert f"what is done is kept in {tmp_path / 't.unfinished'}, and --resume goes on with it" in said
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.parametrize("command", ["decouple", "probe", "flow"])
+def test_a_command_goes_on_where_it_was_broken_off(command, tmp_path, monkeypatch, tiny_llava, capsys):
+    """The same tables, byte for byte, and no pass made twice."""
+    monkeypatch.setattr(commands, "load", lambda name: tiny_llava)
+    options = {"decouple": [], "probe": ["--sources", "uniform", "--max-new-tokens", "2"], "flow": ["--windows", "4"]}
+    said = [command, "tiny-llava", "--n", "6", *options[command]]
+    assert cli.main([*said, "--out", str(tmp_path / "whole" / "t.csv")]) == 0
+    monkeypatch.chdir(tmp_path)
+    with counted(tiny_llava.hf) as whole:
+        assert cli.main([*said, "--out", "t.csv"]) == 0
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["t.csv", "t.json", "t.parquet", "whole"]
+    tables = [(tmp_path / f"t.{ending}").read_bytes() for ending in ("csv", "parquet")]
+    for ending in ("csv", "json", "parquet"):
+        (tmp_path / f"t.{ending}").unlink()
+    with counted(tiny_llava.hf, last=whole.n * 4 // 5):
+        assert cli.main([*said, "--out", "t.csv"]) == 130
+    assert "--resume goes on" in capsys.readouterr().err
+    assert [p.name for p in tmp_path.iterdir() if p.name != "whole"] == ["t.unfinished"]
+    assert cli.main([*said, "--out", "t.csv", "--seed", "5", "--resume"]) == 2
+    assert "seed" in capsys.readouterr().err
+    with counted(tiny_llava.hf) as rest:
+        assert cli.main([*said, "--out", "t.csv", "--resume"]) == 0
+    assert rest.n <= 0.25 * whole.n + 2
+    assert tables == [(tmp_path / f"t.{ending}").read_bytes() for ending in ("csv", "parquet")]
+    assert not (tmp_path / "t.unfinished").exists()
+
+
+def test_conformance_goes_on_with_the_families_that_are_left(tmp_path, monkeypatch, capsys):
+    made = []
+
+    def worked(todo, limit, packages):
+        for family, kernel, _ in todo:
+            if len(made) == 2:
+                made.append(None)
+                raise KeyboardInterrupt
+            made.append((family, kernel))
+            yield Verdict(family, kernel, "refused", remarks=str(len(made)))
+        return len(todo)
+
+    monkeypatch.setattr(sys.modules["lostattn.conformance.scan"], "_worked", worked)
+    said = ["conformance", "llava", "gemma3", "--kernels", "sdpa", "--out", str(tmp_path / "c")]
+    assert cli.main(said) == 130
+    assert made == [("llava", "sdpa"), ("gemma3", "sdpa"), None] and not (tmp_path / "c").exists()
+    assert cli.main([*said[:2], *said[3:], "--resume"]) == 2 and "families" in capsys.readouterr().err
+    assert cli.main([*said, "--resume"]) == 0
+    assert made[3:] == [("llava", "default config"), ("gemma3", "default config")]
+    table = json.loads((tmp_path / "c" / "conformance.json").read_text())
+    assert [row["remarks"] for row in table] == ["1", "2", "4", "5"]
+    assert [p.name for p in tmp_path.iterdir()] == ["c"]
+    assert cli.main(["conformance", "llava", "--resume"]) == 2 and "--out" in capsys.readouterr().err

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 
 from lostattn.checkpoint.extra_packages import FOLDER
@@ -33,6 +34,7 @@ def scan(
     limit: float = 120.0,
     seed: int = 0,
     packages: str | Path = FOLDER,
+    done: Sequence[Verdict] = (),
 ) -> Iterator[Verdict]:
     """Judge each family under each kernel.
 
@@ -42,11 +44,23 @@ def scan(
         limit: seconds that one family may take under one kernel before it is given up.
         seed: of weights and pictures.
         packages: the folder of packages that single families need; see :mod:`lostattn.checkpoint.extra_packages`.
+        done: verdicts of an earlier scan, which are not made again.
+
+    Yields:
+        A verdict for each family and kernel, in the order in which they are given.
     """
-    todo: list[Job] = [(family, kernel, seed) for kernel in kernels for family in families]
+    known = {(verdict.family, verdict.kernel): verdict for verdict in done}
+    every = [(family, kernel) for kernel in kernels for family in families]
+    todo = [(family, kernel, seed) for family, kernel in every if (family, kernel) not in known]
+    with closing(_judged(todo, limit, packages)) as fresh:
+        for one in every:
+            yield known[one] if one in known else next(fresh)
+
+
+def _judged(todo: Sequence[Job], limit: float, packages: str | Path) -> Generator[Verdict, None, None]:
     while todo:
-        done = yield from _worked(todo, limit, packages)
-        todo = todo[done:]
+        n_done = yield from _worked(todo, limit, packages)
+        todo = todo[n_done:]
 
 
 def _worked(todo: Sequence[Job], limit: float, packages: str | Path) -> Generator[Verdict, None, int]:

@@ -7,6 +7,7 @@ auto-regressive language models", for the parts of a prompt that holds a picture
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,7 @@ from lostattn.data.question import Question
 from lostattn.errors import InputError
 from lostattn.experiments.results import UNTOUCHED, Results, without_failed
 from lostattn.experiments.running import batches, checked_questions, provenance, row_of
-from lostattn.experiments.statistics import mean_interval
+from lostattn.experiments.statistics import Estimate, mean_interval
 from lostattn.experiments.units import Given, Keeping, Work, carry_out, settings_of
 from lostattn.files import PathLike
 from lostattn.interventions.attention import KnockOut
@@ -93,13 +94,13 @@ def flow(
     rows = []
     for (edge, window), every in results.table.groupby(["edge", "window"], sort=False):
         group, failed = without_failed(every)
-        found = mean_interval(group["change"], clusters=group["scene"])
+        found = _interval(group)
         rows.append(
             {
                 "edge": edge,
                 "window": window,
-                "first": int(group["first"].iloc[0]),
-                "last": int(group["last"].iloc[0]),
+                "first": int(every["first"].iloc[0]),
+                "last": int(every["last"].iloc[0]),
                 "n": len(group),
                 **failed,
                 "untouched": float(group["untouched"].mean()),
@@ -152,6 +153,12 @@ def flow_questions(
     table = pd.DataFrame(_changes(done.rows))
     table = table.sort_values("edge", key=lambda c: c.map(order), kind="stable", ignore_index=True)
     return Results(table, {**about, **done.meta()})
+
+
+def _interval(group: pandas.DataFrame) -> Estimate:
+    if group.empty:  # every question failed
+        return Estimate(math.nan, math.nan, math.nan)
+    return mean_interval(group["change"].astype(float), clusters=group["scene"])
 
 
 def _work(model: LVLM, cuts: Sequence[tuple[str, tuple[int, ...], KnockOut]], passes: Any, remote: Remote) -> Work:

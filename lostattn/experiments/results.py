@@ -227,6 +227,9 @@ def mean_summary(
         rows, failed = without_failed(every)
         row: dict[str, Any] = dict(zip(by, group, strict=True)) | {"n": _questions(rows)} | failed
         for value in values:
+            if rows.empty:  # every question failed
+                row |= dict.fromkeys((value, f"{value}_low", f"{value}_high"), math.nan)
+                continue
             estimate = statistics.mean_interval(rows[value].astype(float), _clusters(rows), level=level, seed=seed)
             row |= {value: estimate.value, f"{value}_low": estimate.low, f"{value}_high": estimate.high}
         out.append(row)
@@ -234,17 +237,10 @@ def mean_summary(
 
 
 def without_failed(rows: pandas.DataFrame) -> tuple[pandas.DataFrame, dict[str, int]]:
-    """The rows of questions that did not fail, and ``{"failed": how many did}``; nothing of it where rows do not tell.
-
-    Raises:
-        InputError: every one failed.
-    """
+    """The rows of questions that did not fail, and ``{"failed": how many did}``; ``{}`` where rows do not tell."""
     if "status" not in rows.columns:
         return rows, {}
     lost = rows["status"] != "ok"
-    if lost.all():
-        first = rows.iloc[0]
-        raise InputError(f"all {len(rows)} rows failed, the first with {first['status']!r}: {first['error']}")
     return rows[~lost], {"failed": int(rows.loc[lost, "id"].nunique())}
 
 

@@ -11,7 +11,7 @@ import lostattn as la
 from lostattn.data import Questions, load
 from lostattn.errors import InputError
 from lostattn.experiments import decouple_questions, flow_questions, probe, probe_questions
-from lostattn.experiments.results import Results
+from lostattn.experiments.results import Results, mean_summary
 
 EDITS = {
     "gaussian": la.ReplaceAttention(la.Gaussian(seed=0), layers=[1]),
@@ -164,3 +164,20 @@ def test_where_nothing_succeeds_it_is_not_the_questions(tiny_llava, questions):
     with monkey.context(), pytest.raises(InputError, match="all of the first 9 questions failed.*ValueError: always"):
         probe(tiny_llava, questions, EDITS, max_new_tokens=2, progress=False, on_error="row")
     monkey.undo()
+
+
+def test_a_group_in_which_all_failed_is_a_row_without_numbers():
+    rows = [
+        {
+            "layer": layer,
+            "id": f"q{k}",
+            "rid": 0.25 * k if fine else None,
+            "status": "ok" if fine else "failed",
+            "error": "",
+        }
+        for layer, fine in ((0, True), (1, False))
+        for k in range(3)
+    ]
+    table = mean_summary(pd.DataFrame(rows), ["rid"], ["layer"])
+    assert table["n"].tolist() == [3, 0] and table["failed"].tolist() == [0, 3]
+    assert table["rid"][0] == 0.25 and table["rid"].isna().tolist() == [False, True]
