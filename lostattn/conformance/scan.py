@@ -31,7 +31,7 @@ main()
 def scan(
     families: Sequence[str],
     kernels: Sequence[str],
-    limit: float = 120.0,
+    limit: float | int = 120.0,
     seed: int = 0,
     packages: str | Path = FOLDER,
     done: Sequence[Verdict] = (),
@@ -57,13 +57,13 @@ def scan(
             yield known[one] if one in known else next(fresh)
 
 
-def _judged(todo: Sequence[Job], limit: float, packages: str | Path) -> Generator[Verdict, None, None]:
+def _judged(todo: Sequence[Job], limit: float | int, packages: str | Path) -> Generator[Verdict, None, None]:
     while todo:
         n_done = yield from _worked(todo, limit, packages)
         todo = todo[n_done:]
 
 
-def _worked(todo: Sequence[Job], limit: float, packages: str | Path) -> Generator[Verdict, None, int]:
+def _worked(todo: Sequence[Job], limit: float | int, packages: str | Path) -> Generator[Verdict, None, int]:
     """Start a worker and take what it says, until it has done all or hangs; how many jobs are done."""
     worker = subprocess.Popen(
         [sys.executable, "-c", _WORKER, str(packages)],

@@ -265,7 +265,7 @@ def settings_of(model: LVLM, questions: Sequence[Question], batch_size: int, pro
         **provenance,
         "weights": digest_of(model.hf),
         "config": hashlib.sha256(config.encode()).hexdigest()[:32],
-        "questions": _digest(questions),
+        "questions": {"n": len(questions), "first": questions[0].id, "digest": _digest(questions)},
         "batch_size": batch_size,
     }
 

@@ -64,7 +64,7 @@ def test_what_differs_is_named_and_nothing_is_lost(tiny_llava, questions, tmp_pa
     others = [
         ({"batch_size": 3}, questions, EDITS, "batch_size was 4 and is 3"),
         ({"seeds": (0,)}, questions, EDITS, r"seeds was \[0, 1, 2\]"),
-        ({}, questions[1:], EDITS, "questions was"),
+        ({}, questions[1:], EDITS, r"questions\.n was 9 and is 8"),
         ({}, questions, {**EDITS, "zero": la.Ablate("mlp", layers=[3])}, r"conditions\.zero\S* was .*2.* and is .*3"),
     ]
     for settings, asked, edits, told in others:
