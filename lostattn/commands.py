@@ -20,7 +20,7 @@ from lostattn.data.question import Questions
 from lostattn.errors import InputError, UnknownName, nearest
 from lostattn.experiments.attention_flow import flow
 from lostattn.experiments.decoupling import decouple
-from lostattn.experiments.probing import probe, probe_questions
+from lostattn.experiments.probing import probe_questions
 from lostattn.experiments.rescoring import score_table
 from lostattn.experiments.results import Results, environment
 from lostattn.files import Journal, writable_folder, write_text
@@ -76,9 +76,15 @@ def _probe(args: argparse.Namespace) -> None:
         name: ReplaceAttention(SOURCES[name](args.seed), keys="image", queries=args.queries, layers=args.layers)
         for name in args.sources
     }
-    if args.answers is None:
-        room, scoring = args.max_new_tokens, args.scoring
-    finish(probe(model, questions, conditions, max_new_tokens=room, scoring=scoring, **keeping(args)), args)
+    if args.answers is not None:
+        writable_folder(args.answers)
+    room, scoring = args.max_new_tokens, args.scoring
+    found = probe_questions(model, questions, conditions, max_new_tokens=room, scoring=scoring, **keeping(args))
+    if args.answers is not None:
+        found.save(args.answers)
+    table = found.summary()
+    table.attrs.update(found.meta)
+    finish(table, args)
 
 
 def _flow(args: argparse.Namespace) -> None:
@@ -86,13 +92,6 @@ def _flow(args: argparse.Namespace) -> None:
     questions = _checked_data(args, args.n, on_error="row")
     model = load(args.model)
     finish(flow(model, questions, windows=args.windows, **keeping(args)), args)
-        return
-    writable_folder(args.answers)
-    found = probe_questions(model, questions, conditions, max_new_tokens=args.max_new_tokens, scoring=args.scoring)
-    found.save(args.answers)
-    table = found.summary()
-    table.attrs.update(found.meta)
-    write(table, args)
 
 
 def _agreement(args: argparse.Namespace) -> None:
