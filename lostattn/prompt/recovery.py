@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from lostattn.prompt.conversations.marks import joint_of
-from lostattn.prompt.conversations.reading import read_turns
+from lostattn.prompt.conversations.reading import holds_turns, read_turns
 from lostattn.prompt.framing import bare, shows_crops, without_frames
 from lostattn.prompt.rendered import Rendered
 from lostattn.prompt.rendering import NOTHING, Counts, around, content_start, has_template
@@ -63,6 +63,9 @@ def _within(
     if start < 0 or end < first or (text is not None and text.strip() not in whole):
         return None
     said, rest = whole[first:end], end + len(after)
+    before_it = whole[:start]
+    if model_speaks(processor, before_it) or holds_turns(processor, before_it):  # other turns
+        return _conversation(processor, whole, counts) or Rendered(whole, 0, None, None, False)
     if shown != NOTHING and bare(processor, said) != said.lstrip():
         return None  # marks that the processor put behind an image, not the question
     given = text is not None and said.strip() == text.strip()
@@ -71,10 +74,10 @@ def _within(
     joint = joint_of(processor)
     if joint is not None and joint.text in said.strip() and not given:
         # The words of the system may stand in the user's turn, and which they are is then not told by the text.
-        before_it, parted, _ = said.rpartition(joint.text + text.strip()) if text is not None else ("", "", "")
+        others, parted, _ = said.rpartition(joint.text + text.strip()) if text is not None else ("", "", "")
         if not parted:
             return Rendered(whole, 0, None, None, False)
-        first += len(before_it) + len(joint.text)
+        first += len(others) + len(joint.text)
         return Rendered(whole, first, (first, end), rest if rest < len(whole) else None, False)
     content = start + content_start(processor, before, None, shown)
     if shown != counts and counts[1]:  # between them stands what the processor put before a video's tokens

@@ -53,13 +53,13 @@ def render(
     else:
         shown = (0 if placeholder in text else n_images, 0 if moving and moving in text else n_videos)
         rendered = _through_template(processor, text, shown, system, answer)
-    check_count(processor, rendered.text, placeholder, n_images, "image")
+    _check_count(processor, rendered.text, placeholder, n_images, "image")
     if n_videos or moving:
-        check_count(processor, rendered.text, moving, n_videos, "video")
+        _check_count(processor, rendered.text, moving, n_videos, "video")
     return rendered
 
 
-def check_count(processor: Any, text: str, placeholder: str, n: int, kind: str) -> None:
+def _check_count(processor: Any, text: str, placeholder: str, n: int, kind: str) -> None:
     """Refuse a text with another number of placeholders than there are images, or videos."""
     found = text.count(placeholder) if placeholder else 0
     if found != n:

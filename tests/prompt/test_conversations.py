@@ -157,6 +157,12 @@ SHAPES = {
     "an answer to go on with": [
         user(picture(0), text("How many?")), model("two"), user(text("Sure?")), model("Yes, I"),
     ],
+    "a picture in the last turn alone": [user(text("Hi there")), model("Hello"), user(picture(0), text("How many?"))],
+    "a picture without words": [user(picture(0)), model("I see"), user(text("How many?"))],
+    "many turns": [
+        user(text("Hi")), model("a b"), user(picture(0), text("c")), model("d e"), user(text("f")), model("g"),
+        user(text("h?"), picture(1)),
+    ],
     "one turn": [user(picture(0), text("How many?"))],
     "one turn and an answer": [user(picture(0), text("How many?")), model("There are")],
     "white space around words": [
@@ -215,6 +221,27 @@ def test_what_the_system_says_is_no_turn(name):
         assert again.token_map.located == (False,)
     else:
         assert same_map(made, again) and again.token_map.located == (True,)
+
+
+@pytest.mark.parametrize("name", ["llava", "llava_next", "qwen2_vl", "qwen3_5", "smolvlm", "mllama"])
+def test_turns_in_another_order_are_told_or_said_not_to_be(name):
+    """Two questions without an answer between them, or the model that speaks first."""
+    pair = [user(text("Hi there")), user(picture(0), text("How many?"))]
+    first = [model("Welcome"), user(picture(0), text("How many?"))]
+    for messages, history in ((pair, "Hi there"), (first, "Welcome")):
+        made = prompt(name, messages)
+        assert made.token_map.roles == (tuple(one["role"] for one in messages),)
+        assert chosen(made, "history").strip() == history and chosen(made, "question").strip() == "How many?"
+        again = read_back(name, made.inputs)
+        assert again.token_map.located == (False,) or same_map(made, again)
+
+
+def test_words_of_the_system_between_turns_are_the_systems():
+    later = [THREE[0], THREE[1], {"role": "system", "content": "Be brief."}, THREE[2]]
+    made = prompt("qwen2_vl", later)
+    assert "Be brief." in chosen(made, "system") and chosen(made, "history") == "How many red squares are there?two"
+    assert made.token_map.roles == (("user", "assistant", "user"),)
+    assert read_back("qwen2_vl", made.inputs).token_map.located == (False,)
 
 
 def test_a_template_that_refuses_is_quoted():
@@ -377,6 +404,9 @@ def test_what_does_not_go_with_messages_is_refused():
         prompt("paligemma", THREE)
     with pytest.raises(InputError, match="both as parts and as placeholders"):
         prompt("qwen2_vl", [user(picture(0), text("<|image_pad|> red?"))], images=[noise(9, 9)])
+    shows = {"role": "assistant", "content": [text("Here"), picture(0)]}
+    with pytest.raises(InputError, match="template writes '<|image_pad|>' 0 times".replace("|", "[|]")):
+        prompt("qwen3_vl", [user(text("Draw")), shows, user(text("Why?"))])
     with pytest.raises(InputError, match="give one of them"):
         build_prompt(families.family("qwen2_vl").processor, families.family("qwen2_vl").config, "Hi", messages=THREE)
     with pytest.raises(InputError, match="chat_template_kwargs"):

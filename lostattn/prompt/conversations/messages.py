@@ -43,7 +43,8 @@ class Conversation:
         last = self.messages[-1]
         content = last.get("content")
         held = isinstance(content, str) or any("text" in part for part in content or ())
-        return bool(last["role"] == "assistant" and held)
+        # Calls of tools come behind the words: an answer that holds some is a whole one.
+        return bool(last["role"] == "assistant" and held and not last.get("tool_calls"))
 
 
 class _Place(NamedTuple):

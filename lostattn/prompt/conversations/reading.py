@@ -60,10 +60,36 @@ def _starts(marks: Marks, text: str) -> Iterator[int]:
     if marks.first.strip():
         found = Mark("", "user", marks.first)
         match = found.pattern(closing=found.white).search(text)
-        asks = [mark.pattern() for mark in marks.between if mark.after == "assistant"]
-        # Behind the first answer it opens a later turn: then what opens the first one is another.
-        if match is not None and not any(mark.search(text[: match.start()]) for mark in asks):
+        # Behind an answer it opens a later turn: then what opens the first one is another.
+        if match is not None and not _is_answered(marks, text[: match.start()]):
             yield match.end()
+
+
+def holds_turns(processor: Any, text: str) -> bool:
+    """Whether a mark of a turn stands in what comes before a prompt's last turn, as far as the template has any."""
+    marks = learn_marks(processor)
+    if marks is None:
+        return False
+    opens = marks.first.strip() and Mark("", "user", marks.first).pattern().search(text)
+    return bool(opens) or _is_answered(marks, text)
+
+
+def turn_content(processor: Any, text: str, first: int) -> int:
+    """Where the content of the first turn begins, of which the first picture or word is at `first`."""
+    marks = learn_marks(processor)
+    found = [start for start in _starts(marks, text) if start <= first] if marks is not None else []
+    begins = max(found, default=first)
+    return begins if _closed(text[begins:first].strip(), list(marks.specials if marks else ())) == "" else first
+
+
+def _is_answered(marks: Marks, text: str) -> bool:
+    """Whether what opens an answer stands in a text, whether or not the turn before it is closed, or what ends one."""
+    others = "".join([*marks.openings, *(mark.text for mark in marks.between if mark.before != "assistant")])
+    ends = {marks.leading(mark) for mark in marks.between if mark.before == "assistant"} - {""}
+    if any(end in text and end not in others for end in ends):
+        return True
+    asks = [mark.pattern(marks.leading(mark)) for mark in marks.between if mark.after == "assistant"]
+    return any(mark.search(text) for mark in asks)
 
 
 def _said(text: str, turn: Turn) -> str:
@@ -88,7 +114,8 @@ def _walked(marks: Marks, text: str, start: int, loosely: bool) -> tuple[Turn, .
         mark, match = found[0]
         if mark.before != role:
             return None
-        turns.append(Turn(role, start, match.start()))
+        if role != "assistant" or text[start : match.start()].strip():  # two questions may have no answer between them
+            turns.append(Turn(role, start, match.start()))
         role, start = mark.after, match.end()
     last = Turn(role, start, len(text))
     if role != "assistant" or _says_something(text, last):

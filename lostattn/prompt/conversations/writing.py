@@ -14,10 +14,10 @@ from typing import Any
 from lostattn.checkpoint.templates.chat import apply_chat_template
 from lostattn.errors import InputError
 from lostattn.prompt.conversations.messages import Conversation
-from lostattn.prompt.conversations.reading import read_turns
+from lostattn.prompt.conversations.reading import read_turns, turn_content
 from lostattn.prompt.framing import special_tokens
 from lostattn.prompt.rendered import Rendered
-from lostattn.prompt.rendering import check_count, has_template
+from lostattn.prompt.rendering import has_template
 from lostattn.prompt.turns import ROLES, THOUGHT_MARKS, Span, Turn, trimmed
 
 _STAND_IN = re.compile(r"lostattn(\d+)stands(\d+)here")
@@ -68,9 +68,13 @@ def write_conversation(
     )
     given = {name: value for name, value in {**ends, **options}.items() if name not in _ENDS or value}
     made = _in_any_form(processor, told.messages, given, marks, name)
-    check_count(processor, made.text, marks[0], len(told.images), "image")
-    if told.videos or marks[1]:
-        check_count(processor, made.text, marks[1], len(told.videos), "video")
+    for mark, held, kind in ((marks[0], told.images, "image"), (marks[1], told.videos, "video")):
+        written = made.text.count(mark) if mark else 0
+        if written != len(held) and (mark != marks[0] or kind == "image"):
+            raise InputError(
+                f"{name} holds {len(held)} {kind}{'s' * (len(held) != 1)}, but the processor's chat template writes "
+                f"{mark!r} {written} times. Some templates show {kind}s in turns of the user alone."
+            )
     bos = getattr(processor.tokenizer, "bos_token", None)
     adds = not (bos and made.text.startswith(bos))
     return replace(_located(processor, told, made, marks, given), add_specials=adds)
@@ -208,7 +212,8 @@ def _located(
     asked = [(turn.start, turn.end) for turn in turns if turn.role == "user"]
     # Words of the system before the first turn are all that is before it; others stand among those of the turns.
     kept = sorted((turn for turn in turns if turn.role in ROLES or turn.start > first), key=lambda turn: turn.start)
-    return Rendered(made.text, first, asked[-1] if asked else (first, first), answer, turns=tuple(kept))
+    content = turn_content(processor, made.text, first)
+    return Rendered(made.text, content, asked[-1] if asked else (first, first), answer, turns=tuple(kept))
 
 
 def _agree(processor: Any, told: Conversation, made: _Written, read: Rendered, marks: tuple[str, str]) -> bool:
