@@ -158,15 +158,15 @@ def score_choices(
         )
     heard: list[dict[Tokens, Tensor]] = [{} for _ in choices]
     touched: Touched | None = None
-    ends: tuple[int, ...] = ()
     for k in range(max(map(len, paths))):
         said = [own[min(k, len(own) - 1)] for own in paths]
         call = generate_call(model, prompt, interventions, n_steps, **_forcing(model, said, n_steps))
         generation = carry_out(model, call, remote)
-        touched, ends = (generation.touched, call.reading.ends) if k == 0 else (touched, ends)
+        touched = generation.touched if k == 0 else touched
         rows = generation.logits.double().log_softmax(-1)  # [batch, step, d_vocab]
         for i, path in enumerate(said):
             heard[i] |= {path[:step]: rows[i, step] for step in range(len(path) + 1)}
+    ends = _ends(model)
     found = [_scores(own, rows, ends) for own, rows in zip(choices, heard, strict=True)]
     whole, first, compared = (tuple(one[i] for one in found) for i in range(3))
     return AnswerScores(tuple(choices), whole, first, compared, prompt.ids, touched)
@@ -175,7 +175,15 @@ def score_choices(
 def _forcing(model: HookedModel, said: Sequence[Tokens], n_steps: int) -> dict[str, Any]:
     """Settings of a generation that says given tokens, and tells what each step would have said."""
     settings: dict[str, Any] = {"do_sample": False, "num_beams": 1, "num_return_sequences": 1, "output_logits": True}
-    return settings | ({"logits_processor": [_Forced(said)]} if n_steps > 1 else {})
+    if n_steps > 1:  # nothing that is said ends an answer here, whatever ends one elsewhere
+        settings |= {"logits_processor": [_Forced(said)], "eos_token_id": -1, "stop_strings": None, "max_time": None}
+    return settings
+
+
+def _ends(model: HookedModel) -> tuple[int, ...]:
+    """The tokens that end an answer."""
+    found = getattr(getattr(model.hf, "generation_config", None), "eos_token_id", None)
+    return () if found is None else (int(found),) if isinstance(found, int) else tuple(int(one) for one in found)
 
 
 class _Forced:

@@ -137,7 +137,7 @@ def test_random_edits_draw_as_in_a_generation(tiny_model, asked) -> None:
     place = CHOICES.index("square blue green")
     for i in range(2):
         expected = sum(steps[i, j, token] for j, token in enumerate(said[i].tolist()))
-        bounds.close(scores.log_probability[i][place], expected.double(), 4 * bounds.sums(449), size=steps)
+        bounds.close(scores.log_probability[i][place], expected.double(), 4 * bounds.sums(steps.shape[-1]), size=steps)
     assert scores.touched is not None and not scores.touched.nowhere
 
 
@@ -226,3 +226,41 @@ def test_of_several_right_answers_none_is_wrong(tiny_llava, shapes_questions) ->
     assert float(scores.correct) == 1 and float(scores.value("logit_difference")) > 0
     assert scores.value("log_probability")[0] == scores.log_probability[0][0]
     assert len(la.answers.metric(tiny_llava, both).wrong[0]) == 2
+
+
+def test_what_ends_a_generation_does_not_end_a_choice(tiny_llava, shapes_questions) -> None:
+    """A token that ends answers may stand within one, and so may words that stop a generation."""
+    model, config = tiny_llava, tiny_llava.hf.generation_config
+    prompt = model.prompt(shapes_questions.only("colour")[0])
+    choices = ["square red blue", "circle"]
+    before = model.score_answers(prompt, choices)
+    square = int(la.answers.answer_tokens(model, prompt, "square"))
+    old = {name: getattr(config, name) for name in ("eos_token_id", "stop_strings", "repetition_penalty")}
+    try:
+        config.update(eos_token_id=[2, square], stop_strings=["square"], repetition_penalty=1.7)
+        after = model.score_answers(prompt, choices)
+    finally:
+        config.update(**old)
+    assert after.log_probability[0].equal(before.log_probability[0])
+
+
+def test_a_sweep_and_its_estimate_take_whole_answers(tiny_llava, shapes_questions) -> None:
+    """Prompts that end with the answer, and a metric that reads all of it."""
+    model, question = tiny_llava, shapes_questions.only("colour")[0]
+    spoilt = la.patching.corrupt(question, "noise", seed=1)
+    clean, corrupted = (model.prompt(one, answer="red square") for one in (question, spoilt))
+    tokens = la.answers.whole_answer_tokens(model, question, "red square")
+
+    def metric(logits):
+        return la.answers.answer_log_probability(logits, tokens)
+
+    cells = ("resid_pre", [2], ["image", "question"])
+    table = la.patching.sweep(model, clean, corrupted, metric, *cells)
+    _, cache = model.run_with_cache(clean)
+    share = bounds.passes(model.hf, clean.inputs)
+    for row, positions in zip(table.itertuples(), ("image", "question"), strict=True):
+        patch = la.Patch.of(cache, "resid_pre", 2, positions)
+        logits = model.run_with_hooks(corrupted, interventions=patch)
+        bounds.close(row.value, float(metric(logits)), 4 * share, size=logits)
+    guess = la.patching.attribute(model, clean, corrupted, metric, *cells)
+    assert len(guess) == 2 and guess["effect"].abs().max() > 0
