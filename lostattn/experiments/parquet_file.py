@@ -67,6 +67,7 @@ def read_parquet(path: Path, key: bytes) -> tuple[pandas.DataFrame, dict[bytes, 
             )
             table = pyarrow.Table.from_batches(_batches(stored, shown), stored.schema_arrow)
             table = _written_out(table, schema, shown).replace_schema_metadata(_cleaned(said.get(_PANDAS)))
+            table.validate(full=True)  # texts are UTF-8; Arrow itself believes it
             return table.to_pandas(), said
         except InputError:
             raise

@@ -199,6 +199,15 @@ def test_what_grows_is_refused_before_it_has_grown(tmp_path, monkeypatch):
         assert refused(tmp_path / "bomb.parquet", "are read|columns"), told
 
 
+def test_texts_that_are_none_are_refused(tmp_path):
+    """Of a file without checksums, as earlier versions wrote them: Arrow reads texts without looking at them."""
+    write(tmp_path / "texts.parquet", pa.table({"a": ["plain text", "more of it"]}))
+    content = (tmp_path / "texts.parquet").read_bytes()
+    assert content.count(b"plain text") >= 1
+    (tmp_path / "texts.parquet").write_bytes(content.replace(b"plain text", b"pl\xff\xfen text"))
+    refused(tmp_path / "texts.parquet", "cannot be read as parquet")
+
+
 def test_columns_of_one_name_are_refused(tmp_path):
     write(tmp_path / "twice.parquet", pa.Table.from_arrays([pa.array([1]), pa.array([2])], names=["a", "a"]))
     refused(tmp_path / "twice.parquet", "2 columns, 1 of names of their own")

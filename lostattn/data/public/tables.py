@@ -85,7 +85,9 @@ def _opened(file: Any) -> pq.ParquetFile:
 
 def _read_group(file: pq.ParquetFile, group: int, columns: list[str]) -> pa.Table:
     try:
-        return file.read_row_group(group, columns=columns)
+        table = file.read_row_group(group, columns=columns)
+        table.validate(full=True)  # texts are UTF-8; Arrow itself believes it
+        return table
     except Exception as error:
         raise _damaged(f"a table with the columns {', '.join(columns)[:100]} (row group {group})", error) from error
 
