@@ -5,9 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from lostattn.data.public.picture_cells import picture_bytes
 from lostattn.data.public.tables import Row, Table, read_table, table_of
@@ -15,6 +13,9 @@ from lostattn.data.question import Question, Questions
 from lostattn.data.scoring.asked_for import listed
 from lostattn.errors import InputError, nearest
 from lostattn.pictures.stored import StoredPictures
+
+if TYPE_CHECKING:
+    import pandas
 
 FIELDS = ("id", "text", "images", "answer", "choices", "kind", "group", "answers", "options", "row")
 _NEEDED = ("text", "answer")
@@ -28,7 +29,7 @@ _OTHER_NAMES = {
 
 
 def from_table(
-    table: pd.DataFrame | str | Path,
+    table: pandas.DataFrame | str | Path,
     columns: Mapping[str, str] | None = None,
     folder: str | Path | None = None,
     name: str = "",
@@ -51,6 +52,8 @@ def from_table(
     Raises:
         InputError: no such file or column, a row without a text or a right answer, a picture that cannot be found.
     """
+    import pandas as pd
+
     base = None if folder is None else Path(folder)
     if isinstance(table, pd.DataFrame):
         rows: Table = table_of(table, base or Path())

@@ -14,6 +14,7 @@ from PIL import Image
 from lostattn.data import Question, Questions, load, scoring
 from lostattn.data.folder import FILE
 from lostattn.errors import InputError
+from lostattn.pictures.loading import load_pictures
 from lostattn.pictures.stored import StoredPictures
 
 
@@ -89,6 +90,7 @@ def test_pictures_stay_files_until_they_are_looked_at(tmp_path: Path) -> None:
     assert whole == question(images=(red, blue)) and question(images=(red, blue)) == whole
     assert whole != question(images=(red, red))
     assert load(Questions([whole]).save(tmp_path / "mine"))[0] == whole
+    assert load_pictures(whole.images) == (red, blue), "as prompts take them"
     assert dataclasses.replace(whole, id="other").images is whole.images
 
 

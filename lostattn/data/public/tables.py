@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
-
-import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
+from typing import TYPE_CHECKING, Any
 
 from lostattn.errors import InputError
 from lostattn.saved.reading import parsed_json, read_text
+
+if TYPE_CHECKING:
+    import pandas
 
 ENDINGS = (".parquet", ".tsv", ".csv", ".jsonl", ".json")
 Row = dict[str, Any]
@@ -37,7 +36,7 @@ class ParquetTable:
         self._files = [_opened(file) for file in files]
         self.columns = tuple(self._files[0].schema_arrow.names)
         self.rows: list[Row] = []
-        self._places: list[tuple[pq.ParquetFile, int, int]] = []  # of each row: file, row group, place in it
+        self._places: list[tuple[Any, int, int]] = []  # of each row: file, row group, place in it
         for file in self._files:
             schema = file.schema_arrow
             if tuple(schema.names) != self.columns:
@@ -74,7 +73,9 @@ Table = TextTable | ParquetTable
 """Rows without the pictures that a binary column holds, and a way to those."""
 
 
-def _opened(file: Any) -> pq.ParquetFile:
+def _opened(file: Any) -> Any:
+    import pyarrow.parquet as pq
+
     try:
         found = pq.ParquetFile(file)
         found.schema_arrow  # noqa: B018  (read when it is first looked at)
@@ -83,7 +84,7 @@ def _opened(file: Any) -> pq.ParquetFile:
         raise _damaged(f"{str(file)!r:.300}", error) from error
 
 
-def _read_group(file: pq.ParquetFile, group: int, columns: list[str]) -> pa.Table:
+def _read_group(file: Any, group: int, columns: list[str]) -> Any:
     try:
         table = file.read_row_group(group, columns=columns)
         table.validate(full=True)  # texts are UTF-8; Arrow itself believes it
@@ -96,8 +97,10 @@ def _damaged(what: str, error: Exception) -> InputError:
     return InputError(f"{what} is no parquet file, or not a whole one ({str(error)[:200]}). Get it again.")
 
 
-def _holds_bytes(kind: pa.DataType) -> bool:
+def _holds_bytes(kind: Any) -> bool:
     """Whether a column holds files: bytes, or bytes with a path as the hub keeps a picture."""
+    import pyarrow as pa
+
     if pa.types.is_struct(kind):
         return any(_holds_bytes(kind.field(i).type) for i in range(kind.num_fields))
     return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
@@ -148,7 +151,7 @@ def read_table(files: Sequence[Path], folder: Path | None = None) -> Table:
     return TextTable(rows, tuple(dict.fromkeys(column for row in rows for column in row)), folder)
 
 
-def table_of(frame: pd.DataFrame, folder: Path | None) -> TextTable:
+def table_of(frame: pandas.DataFrame, folder: Path | None) -> TextTable:
     """The rows of a data frame; what is missing is None."""
     rows = [
         {str(column): None if _missing(value) else value for column, value in row.items()}
@@ -158,12 +161,16 @@ def table_of(frame: pd.DataFrame, folder: Path | None) -> TextTable:
 
 
 def _missing(value: Any) -> bool:
+    import pandas as pd
+
     return value is None or value is pd.NA or value is pd.NaT or (isinstance(value, float) and value != value)
 
 
 def _text_rows(file: Path) -> list[Row]:
     ending = file.suffix.lower()
     if ending in (".tsv", ".csv"):
+        import pandas as pd
+
         try:
             frame = pd.read_csv(file, sep="\t" if ending == ".tsv" else ",", dtype=str, keep_default_na=False)
         except (ValueError, OSError) as error:  # the parser's errors are ValueErrors

@@ -15,9 +15,7 @@ on average.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from lostattn.arguments import checked_call
 from lostattn.arguments.known_by import QuestionLike
@@ -30,6 +28,9 @@ from lostattn.data.scoring.strict import strict
 from lostattn.data.scoring.vlmevalkit_choice import vlmevalkit_choice
 from lostattn.data.scoring.yes_no import pope_lmms, pope_official, yes_or_no_vlmevalkit
 from lostattn.errors import InputError, UnknownName, nearest
+
+if TYPE_CHECKING:
+    import pandas
 
 __all__ = ["GUESS", "PROTOCOLS", "credit", "read", "right", "right_answers", "scores", "strict"]
 
@@ -117,7 +118,7 @@ def scores(
     protocol: str = "strict",
     guesses: bool = False,
     by: Sequence[str] = (),
-) -> pd.DataFrame:
+) -> pandas.DataFrame:
     """The scores of a whole set of answers under a protocol, each beside what guessing would give.
 
     Accuracy over all, by kind, and by what the source groups kinds into; of yes-and-no questions F1 in the ways in

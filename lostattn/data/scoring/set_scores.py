@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from math import prod
-from typing import Any, NamedTuple
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lostattn.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas
 
 SET_NAMES = {"figure": "fAcc", "question": "qAcc"}
 """What the sets of HallusionBench are called in public tables; others go by their own names."""
@@ -24,7 +25,7 @@ class Judged(NamedTuple):
     chance: float
 
 
-def set_table(judged: Sequence[Judged], by: Sequence[str] = ()) -> pd.DataFrame:
+def set_table(judged: Sequence[Judged], by: Sequence[str] = ()) -> pandas.DataFrame:
     """Every score of a set of answers.
 
     Args:
@@ -39,6 +40,8 @@ def set_table(judged: Sequence[Judged], by: Sequence[str] = ()) -> pd.DataFrame:
     Raises:
         InputError: nothing to score, or a set of which questions are missing: it would be scored as another.
     """
+    import pandas as pd
+
     if not judged:
         raise InputError("there is nothing to score; give at least one question with its answer.")
     rows = [_accuracy("accuracy", "all", judged)]

@@ -182,6 +182,20 @@ def test_hallusionbench(tmp_path: Path) -> None:
     assert none[0].together == {"question": "VS_chart_0_0"}, "what has no figure is in no figure's set"
 
 
+def test_hallusionbench_as_its_authors_publish_it(tmp_path: Path) -> None:
+    rows = [without_picture(row) for row in [*hallusion_rows(), *hallusion_rows(False)]]
+    for i, row in enumerate(rows):
+        if row["filename"]:
+            file = tmp_path / row["filename"]
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(png(i))
+    (tmp_path / "HallusionBench.json").write_text(json.dumps(rows))
+    path = tmp_path / "HallusionBench.json"
+    counts = [len(data.load("hallusionbench", split, path=path, allow_rows=True)) for split in ("image", "non_image")]
+    assert counts == [18, 9] and len(data.load("hallusionbench", "all", path=path, allow_rows=True)) == 27
+    assert data.load("hallusionbench", "image", path=path, allow_rows=True)[3].images[0] == load_picture(png(5))
+
+
 def without_picture(row: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in row.items() if name != "image"}
 
