@@ -94,6 +94,19 @@ def test_an_adapter_that_cannot_be_put_in_says_why(saved, changes, reason, tmp_p
         la.load(renamed(saved[0], tmp_path / "other", **changes))
 
 
+def test_an_adapter_from_a_time_when_layers_were_called_otherwise(saved, tmp_path, question):
+    """Of transformers before 4.52, where the decoder of a LLaVA lay elsewhere: it acts all the same."""
+    folder = renamed(saved[0], tmp_path / "older")
+    held = load_file(folder / "adapter_model.safetensors")
+    save_file(
+        {name.replace("model.language_model.layers", "language_model.model.layers"): w for name, w in held.items()},
+        folder / "adapter_model.safetensors",
+    )
+    older, newer = la.load(folder, selftest=False), la.load(saved[0], selftest=False)
+    found, expected = (one.run_with_hooks(one.prompt(question)) for one in (older, newer))
+    assert torch.equal(found, expected)
+
+
 def test_weights_saved_for_other_layers_are_not_left_out(saved, tmp_path):
     """PEFT warns of layers for which nothing is there, and they would do nothing."""
     folder = renamed(saved[0], tmp_path / "old")
