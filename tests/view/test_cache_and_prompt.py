@@ -106,3 +106,12 @@ def test_the_object_keeps_its_colour_under_the_lowest_weights(side):
     red = pixels[high // 8 : high // 4, wide // 8 : wide // 4].reshape(-1, 3)
     blue = pixels[high // 8 : high // 4, 3 * wide // 4 : 7 * wide // 8].reshape(-1, 3)
     assert (red[:, 0] > red[:, 2] + 80).mean() > 0.8 and (blue[:, 2] > blue[:, 0] + 80).mean() > 0.8
+
+
+def test_an_attribution_is_drawn_over_its_own_picture_alone(two, tiny_llava):
+    first, second, _ = two
+    _, cache = tiny_llava.run_with_cache(first)
+    found = la.lenses.image_attribution(cache, la.answers.answer_tokens(tiny_llava, first, "red"), layers=[2])
+    assert found.figure(prompt=first, cmap="viridis", lines=False).axes
+    with pytest.raises(InputError, match=r"another prompt.*cache\.prompt"):
+        found.figure(prompt=second)
