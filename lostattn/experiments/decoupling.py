@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from lostattn.arguments import checked_call
 from lostattn.data.question import Question
 from lostattn.errors import InputError
+from lostattn.experiments.references import layers_stand_alone, own_and_references
 from lostattn.experiments.results import Results, mean_summary
 from lostattn.experiments.running import batches, checked_questions, provenance, row_of
 from lostattn.experiments.units import Given, Keeping, Work, carry_out, settings_of
@@ -68,7 +69,7 @@ def decouple(
         data: questions, as ``la.data.load`` gives them.
         by: ``"layer"`` for one row a layer and update, ``"model"`` for one row an update over all layers.
         controls: which references to run beside the model's own updates, of ``"noise_delta"``, ``"noise_qkv"`` and
-            ``"rope"``; each costs one pass a layer and batch.
+            ``"rope"``; each costs the attentions of one pass a batch (with ``remote=``, a pass a layer and batch).
         convention, tol: of the metrics; see :func:`lostattn.metrics.rid`.
         seed: of the noise.
         batch_size: questions a pass.
@@ -159,6 +160,9 @@ class _Measures:
     def ask(self, batch: list[Question], units: list[str], passes: Any) -> Iterator[Given]:
         """The rows of a batch under each unit. Its passes are one session."""
         model, remote = self.model, self.remote
+        if remote is False and layers_stand_alone(model):
+            yield from self._together(batch, units, passes)
+            return
         prompt = model.prompt(batch)
         later: dict[str, Later] = {}
         with Session(model, remote) as session:
@@ -180,6 +184,22 @@ class _Measures:
             passes.update(len(units))
             for unit, one in later.items():
                 yield unit, self._rows(batch, unit, one.result()), one.touched
+
+    def _together(self, batch: list[Question], units: list[str], passes: Any) -> Iterator[Given]:
+        """The same with a pass for the untouched model and one for each reference, whatever the number of layers."""
+        model = self.model
+        prompt = model.prompt(batch)
+        own = update_metrics(model, prompt, None, self.convention, self.tol) if OWN in units else []
+        references: dict[str, dict[int, tuple[Intervention, Reduction]]] = {}
+        for control, i in (self.controlled[unit] for unit in units if unit != OWN):
+            reduction, edit = _controlled(control, model, i, prompt, self.convention, self.tol, self.seed)
+            references.setdefault(control, {})[i] = edit, reduction
+        remembered = [_attention_of(model, i).terms[0][0] for i in references.get("rope", ())]
+        for at, numbers, touched in own_and_references(model, prompt, own, remembered, references):
+            unit = OWN if at is None else f"{at[0]}, layer {at[1]}"
+            if unit in units:
+                passes.update()
+                yield unit, self._rows(batch, unit, numbers), touched
 
     def without(self, question: Question, unit: str) -> list[dict[str, Any]]:
         """The rows of a question that could not be measured."""

@@ -28,11 +28,15 @@ class RemoveRotary(Intervention):
         object.__setattr__(self, "layers", checked_layers(self.layers))
 
     def compile(self, setting: Setting) -> list[Edit]:
-        """Two edits for each layer, of q and of k."""
+        """Two edits for each layer, of q and of k.
+
+        Raises:
+            UnknownName: a layer whose queries and keys before rotation are no point, with the reason.
+        """
         out = []
         for i in setting.layers(self.layers, "attn.hook_rot_q"):
             for letter in "qk":
-                raw = f"blocks.{i}.attn.hook_{letter}"
+                raw = setting.sites.find(f"blocks.{i}.attn.hook_{letter}")
                 name = f"blocks.{i}.attn.hook_rot_{letter}"
                 out.append(Edit(name, put_held, {"name": raw}, steps=(0, 1), needs=(raw,)))
         return out

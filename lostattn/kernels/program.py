@@ -153,5 +153,13 @@ class LengthsEvent(TypedDict):
     once: bool
 
 
-Event: TypeAlias = TensorEvent | AttentionEvent | WindowsEvent | LengthsEvent
+class SkipEvent(TypedDict):
+    """A module that is left out: zeros stand for what it would give."""
+
+    kind: Literal["skip"]
+    path: str
+    once: bool
+
+
+Event: TypeAlias = SkipEvent | TensorEvent | AttentionEvent | WindowsEvent | LengthsEvent
 Program: TypeAlias = list[Event]

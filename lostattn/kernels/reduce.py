@@ -85,11 +85,16 @@ def state_of(state, held, here):
     return state
 
 
-def one_update(held, here, before, after, mask, tol, mixing):
-    """The metrics of a single update, ``{name: [batch]}``; see ``state_of`` for what a state may be."""
+def one_update(held, here, before, after, mask, tol, mixing, frees=()):
+    """The metrics of a single update, ``{name: [batch]}``; see ``state_of`` for what a state may be.
+
+    ``frees`` names the points that are let go.
+    """
     first = state_of(before, held, here)
     second = state_of(after, held, here).to(first.device)
     mask = mask.to(first.device)
+    for name in frees:
+        held.pop(name)
     old, new = decompose(first, mask, tol), decompose(second, mask, tol)
     numbers = discrepancy(old, support(old), new)
     numbers["mixig"] = mixing_entropy(new, mask, *mixing) - mixing_entropy(old, mask, *mixing)

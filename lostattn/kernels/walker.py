@@ -5,6 +5,7 @@ A program is a list of events, and an event is a dict of plain values::
     {"kind": "tensor",    "path": …, "port": "input" | "output", "actions": […], "once": bool}
     {"kind": "attention", "path": …, "operation": …, "inputs": […], "scores": […], "patterns": […], …}
     {"kind": "lengths",   "path": …}                      # how a tower cuts its sequence into windows
+    {"kind": "skip",      "path": …}                      # a module that is left out
     {"kind": "windows",   "path": …, "operation": …, "out": …, …}
 
 ``once`` marks what exists at prefill only (the vision tower). An action is a dict with a ``verb``:
@@ -46,6 +47,7 @@ if TYPE_CHECKING:  # names of types alone: what is sent to a server holds none o
         EditValue,
         LengthsEvent,
         Program,
+        SkipEvent,
         TensorEvent,
         WindowsEvent,
     )
@@ -368,6 +370,12 @@ def visit_windows(root: Any, tracer: Any, event: WindowsEvent, out: dict[str, An
         envoy.input = add_difference(heads, after - before, value, rows).reshape(flat.shape)
 
 
+def visit_skip(root: Any, event: SkipEvent) -> None:
+    """Leave a module out of the pass: what it adds to the stream is nothing."""
+    envoy = root.get(event["path"])
+    envoy.skip(torch.zeros_like(envoy.input))
+
+
 def weightless(root):
     """Whether this runs in a server's sandbox, whose modules have no weights: the model is in another process."""
     if root._module is None:
@@ -383,7 +391,7 @@ def weightless(root):
 def prepare(root: Any, program: Program) -> None:
     """Open the modules whose calls will be read while none of them has begun: a forward that runs stays closed."""
     for event in program:
-        if event["kind"] != "tensor" and event["kind"] != "lengths":
+        if event["kind"] == "attention" or event["kind"] == "windows":
             getattr(root.get(event["path"]).source, event["operation"])
 
 
@@ -400,6 +408,8 @@ def run_pass(root: Any, tracer: Any, program: Program, memory: dict[str, Any], s
             visit_tensor(root, event, out, here)
         elif event["kind"] == "attention":
             visit_attention(root, event, out, here)
+        elif event["kind"] == "skip":
+            visit_skip(root, event)
         elif event["kind"] == "lengths":
             visit_lengths(root, event, here)
         else:

@@ -107,6 +107,11 @@ class Touched:
                     rows.append({**place, "step": step, "item": item, "cells": cells})
         return pd.DataFrame(rows, columns=["edit", "point", "layer", "step", "item", "cells"])
 
+    def part(self, start: int, end: int) -> Touched:
+        """The same of some edits alone, those of the numbers ``start`` to ``end - 1``."""
+        own = ((number - start, step, counts) for number, step, counts in self.records if start <= number < end)
+        return Touched(self.edits[start:end], tuple(own))
+
     def items(self, chosen: Sequence[int]) -> Touched:
         """The same of some items alone."""
         own = (

@@ -65,6 +65,7 @@ class Call:
     remember: bool = False  # leave what was kept to later passes of the session instead of bringing it back
     slope: torch.Tensor | None = None  # a number's gradient at the logits, to be followed back to the pass's probes
     prompt: Prompt | None = field(default=None, compare=False)
+    stops: bool = False  # what comes after the program's last event is not run
 
     def plain(self) -> dict[str, Any]:
         """What rides to a server: dicts, tensors and module-level functions, nothing of a class of this package."""
@@ -77,4 +78,5 @@ class Call:
             "n_prompt": self.reading.n_pos,
             "remember": self.remember,
             "slope": self.slope,
+            "stops": self.stops,
         }

@@ -88,6 +88,8 @@ def open_forward(root: Any, call: dict[str, Any], session: dict[str, Any], backe
     with root.trace(call["inputs"], use_cache=False, backend=backend) as tracer:
         found = one_pass(root, tracer, program, logits, session, slope)
         sent = nnsight.save(compact_result(found) if travels else found)
+        if call["stops"]:
+            tracer.stop()
     return sent
 
 

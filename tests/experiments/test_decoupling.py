@@ -7,7 +7,10 @@ import pytest
 import torch
 
 import lostattn as la
+from lostattn.conformance.inputs import picture_inputs, prompt_of
+from lostattn.conformance.models import build
 from lostattn.errors import InputError
+from lostattn.experiments import decoupling
 from lostattn.experiments.decoupling import CONTROLS, METRICS, decouple_questions
 
 N = 5
@@ -102,6 +105,103 @@ def test_epsilon_rope_judges_the_state_with_positions_against_the_one_without(ru
     _, without = model.run_with_cache(prompt, interventions=la.RemoveRotary(layers=[layer]))
     states = without["resid_mid", layer], with_rope["resid_mid", layer]
     near(model, question, _row(results, question, layer, "rope")["rid"], la.metrics.rid, *states)
+
+
+class Calls:
+    """How often some modules run."""
+
+    def __init__(self, *modules):
+        self.n = [0] * len(modules)
+        self.handles = [m.register_forward_hook(lambda *_, i=i: self._count(i)) for i, m in enumerate(modules)]
+
+    def _count(self, i):
+        self.n[i] += 1
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *raised):
+        for handle in self.handles:
+            handle.remove()
+
+
+def test_a_reference_is_one_pass_of_attentions(tiny_llava, shapes_questions):
+    """Not one a layer; the FFNs, the last layer's too, and the unembedding are run for the untouched pass alone."""
+    layers = tiny_llava.hf.model.language_model.layers
+    modules = [tiny_llava.hf.lm_head, *(one.mlp.down_proj for one in layers), *(one.self_attn.o_proj for one in layers)]
+    with Calls(*modules) as calls:
+        decouple_questions(tiny_llava, shapes_questions[:2], batch_size=2, progress=False)
+    n = len(layers)
+    assert calls.n == [1] + [1] * n + [1 + len(CONTROLS)] * n
+    with Calls(*modules) as calls:
+        decouple_questions(tiny_llava, shapes_questions[:2], controls=[], progress=False)
+    assert calls.n == [1] * (1 + 2 * n)
+
+
+class Silent:
+    """A progress bar that shows nothing."""
+
+    def update(self, n=1):
+        pass
+
+
+def asked(model, batch, controls, units=None):
+    """What a batch gives under some units."""
+    measures = decoupling._Measures(model, controls, "paper", None, 3, False)
+    return list(measures.ask(list(batch), units or measures.units, Silent()))
+
+
+def both_ways(model, batch, controls, monkeypatch, units=None):
+    """With one pass for each reference, and with one for each layer."""
+    together = asked(model, batch, controls, units)
+    monkeypatch.setattr(decoupling, "layers_stand_alone", lambda model: False)
+    alone = asked(model, batch, controls, units)
+    monkeypatch.undo()
+    return together, alone
+
+
+def test_they_are_what_a_pass_a_layer_gives(tiny_model, shapes_questions, monkeypatch):
+    """The same operations in the same shapes: to the bit, on a batch that pads; numbers, and where the edits acted."""
+    assert decoupling.layers_stand_alone(tiny_model)
+    together, alone = both_ways(tiny_model, shapes_questions[:3], CONTROLS, monkeypatch)
+    assert together == alone and len(together) == 1 + tiny_model.cfg.n_layers * len(CONTROLS)
+
+
+def test_some_units_alone(tiny_llava, shapes_questions, monkeypatch):
+    """A run that goes on asks for those that are missing."""
+    units = ["noise_delta, layer 2", "rope, layer 0", "rope, layer 4"]
+    together, alone = both_ways(tiny_llava, shapes_questions[:2], CONTROLS, monkeypatch, units)
+    assert together == alone and [unit for unit, *_ in together] == units
+
+
+@pytest.mark.parametrize(
+    ("family", "controls"),
+    [
+        ("gemma3", CONTROLS),  # a norm behind attention
+        ("cohere2_vision", CONTROLS),  # attention and FFN side by side
+        ("qwen3_vl", CONTROLS),  # something is added between layers
+        ("mllama", ("noise_delta",)),  # layers that look at the picture alone
+        ("llama4", ("noise_delta", "noise_qkv")),  # experts
+    ],
+)
+def test_in_families_of_every_layout(family, controls, shapes_questions, monkeypatch):
+    module = build(family, "sdpa")
+    model = la.load(module, selftest=False)
+    prompt = prompt_of(model, picture_inputs(module, family)[0])
+    model.prompt = lambda batch: prompt
+    together, alone = both_ways(model, shapes_questions[:1], controls, monkeypatch)
+    assert together == alone and len(together) > model.cfg.n_layers
+
+
+def test_layers_that_read_the_keys_of_others_are_taken_one_by_one():
+    other = build("gemma3", "sdpa")
+    model = la.load(other, selftest=False)
+    assert decoupling.layers_stand_alone(model)
+    other.model.language_model.layers[1].self_attn.is_kv_shared_layer = True
+    assert not decoupling.layers_stand_alone(model)
+    del other.model.language_model.layers[1].self_attn.is_kv_shared_layer
+    other.config.text_config.num_kv_shared_layers = 1
+    assert not decoupling.layers_stand_alone(model)
 
 
 def test_tables_by_layer_and_over_the_model(run):
