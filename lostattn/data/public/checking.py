@@ -5,19 +5,20 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from dataclasses import dataclass
+from pathlib import Path
 
 from lostattn.data.public.benchmark import Benchmark
 from lostattn.data.public.reading import (
+    PictureFiles,
     Placed,
     Where,
     by_picture,
     check_columns,
     count_problems,
     open_table,
-    pictures_of,
     whole_row,
 )
-from lostattn.data.public.tables import Table
+from lostattn.data.public.tables import Table, files_of
 from lostattn.errors import InputError
 from lostattn.pictures.loading import load_picture
 
@@ -57,8 +58,9 @@ def check_files(benchmark: Benchmark, others: dict[str, Benchmark], split: str |
         InputError: there are no such files, or they are of another set.
     """
     found: list[Checked] = []
+    opened: dict[tuple[str, ...], Table] = {}  # several splits are in one file, mostly
     for name in benchmark.splits if split is None else (split,):
-        table, _ = open_table(benchmark, benchmark.splits[name], where)
+        table = _opened(benchmark, name, where, opened)
         check_columns(benchmark, table, others)
         items, amiss = _items(benchmark, table, name)
         if items or amiss or split is not None:
@@ -68,9 +70,18 @@ def check_files(benchmark: Benchmark, others: dict[str, Benchmark], split: str |
         raise InputError(f"the table has no row of any split of {benchmark.name} ({', '.join(benchmark.splits)}).")
     # Where no split is named, it is the one that the files are, or come nearest to.
     nearest = min(found, key=lambda one: (len(one.amiss), abs(one.questions - benchmark.splits[one.split].rows)))
-    table, _ = open_table(benchmark, benchmark.splits[nearest.split], where)
+    table = _opened(benchmark, nearest.split, where, opened)
     pictures, spoilt = _pictures(table, _items(benchmark, table, nearest.split)[0])
     return Checked(nearest.name, nearest.split, nearest.questions, pictures, (*nearest.amiss, *spoilt))
+
+
+def _opened(benchmark: Benchmark, split: str, where: Where, opened: dict[tuple[str, ...], Table]) -> Table:
+    """The table of a split, read once for all splits that are in the same files."""
+    known = benchmark.splits[split]
+    files = known.files if where.path is None else tuple(map(str, files_of(Path(where.path), known.words)))
+    if files not in opened:
+        opened[files] = open_table(benchmark, known, where)[0]
+    return opened[files]
 
 
 def _items(benchmark: Benchmark, table: Table, split: str) -> tuple[list[Placed], list[str]]:
@@ -91,10 +102,10 @@ def _pictures(table: Table, items: list[Placed]) -> tuple[int, list[str]]:
     """How many different pictures there are, and which cannot be read."""
     seen: set[bytes] = set()
     amiss = []
+    pictures = PictureFiles(table, items)
     for placed in items:
         try:
-            (files,) = pictures_of(table, [placed])
-            for file in files:
+            for file in pictures.of(placed):
                 if (digest := hashlib.sha256(file).digest()) not in seen:
                     load_picture(file, f"a picture of question {placed[1].fields['id']!r}")
                     seen.add(digest)

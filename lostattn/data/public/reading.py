@@ -182,7 +182,9 @@ def _of_kinds(items: list[Placed], kinds: Sequence[str], name: str) -> list[Plac
 def _questions(
     table: Table, items: Sequence[Placed], sizes: Mapping[tuple[str, str], int], facts: Mapping[str, Any]
 ) -> Iterator[Question]:
-    for (_, item), files in zip(items, pictures_of(table, items), strict=True):
+    pictures = PictureFiles(table, items)
+    for placed in items:
+        item, files = placed[1], pictures.of(placed)
         together = item.fields.get("together", {})
         own = {**facts, **item.fields.get("facts", {})}
         if together:
@@ -194,24 +196,29 @@ def _questions(
         )
 
 
-def pictures_of(table: Table, items: Sequence[Placed]) -> Iterator[tuple[bytes, ...]]:
-    """The files of each item's pictures; one that rows share is held once.
+class PictureFiles:
+    """The files of the pictures of some items; one that rows share is held once."""
 
-    Raises:
-        InputError: a row without its picture.
-    """
-    cells = table.cells((i, column) for i, item in items for column in item.pictures)
-    by_index = {str(row["index"]): i for i, row in enumerate(table.rows) if "index" in row}
-    once: dict[bytes, bytes] = {}
+    def __init__(self, table: Table, items: Sequence[Placed]) -> None:
+        self._table = table
+        self._cells = table.cells((i, column) for i, item in items for column in item.pictures)
+        self._rows = {str(row["index"]): i for i, row in enumerate(table.rows) if "index" in row}
+        self._once: dict[bytes, bytes] = {}
 
-    for i, item in items:
+    def of(self, placed: Placed) -> tuple[bytes, ...]:
+        """Those of one item.
+
+        Raises:
+            InputError: its row has none, or names one that is not there.
+        """
+        i, item = placed
         files: list[bytes] = []
         for column in item.pictures:
 
             def lookup(index: str, column: str = column) -> Any:
-                at = by_index.get(index)
-                return None if at is None else table.cells([(at, column)]).get((at, column))
+                at = self._rows.get(index)
+                return None if at is None else self._table.cells([(at, column)]).get((at, column))
 
             where = f"question {item.fields['id']!r}, column {column!r},"
-            files += picture_bytes(cells.get((i, column)), where, table.folder, lookup)
-        yield tuple(once.setdefault(hashlib.sha256(file).digest(), file) for file in files)
+            files += picture_bytes(self._cells.get((i, column)), where, self._table.folder, lookup)
+        return tuple(self._once.setdefault(hashlib.sha256(file).digest(), file) for file in files)
