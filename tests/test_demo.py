@@ -12,6 +12,7 @@ import lostattn as la
 from lostattn import demo
 from lostattn.errors import InputError
 from lostattn.files import check_run
+from lostattn.remote.session import Session
 
 pytestmark = pytest.mark.slow
 
@@ -109,6 +110,28 @@ def test_an_interrupted_run_leaves_no_table(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         demo.run(tmp_path / "out", models=("tiny-llava",), n=4)
     assert calls and list((tmp_path / "out").rglob("*")) == []
+
+
+def test_a_run_broken_off_goes_on_to_the_same_tables(folder, tmp_path, monkeypatch):
+    """The second part ends it; what came before is there, and no part of it is run again."""
+    probe = demo.probe_questions
+
+    def interrupted(*arguments, **keywords):
+        raise KeyboardInterrupt
+
+    settings = {"models": ("tiny-llava",), "n": 8, "seed": 2}
+    monkeypatch.setattr(demo, "probe_questions", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        demo.run(tmp_path / "out", **settings)
+    assert [path.name for path in tmp_path.iterdir()] == ["out.unfinished"]
+    with pytest.raises(InputError, match="n was 8 and is 9"):
+        demo.run(tmp_path / "out", **{**settings, "n": 9}, resume=True)
+    monkeypatch.setattr(demo, "probe_questions", probe)
+    monkeypatch.setattr(Session, "measure", interrupted)  # what decouple asks
+    demo.run(tmp_path / "out", **settings, resume=True)
+    for path in (folder / "tables").iterdir():
+        assert (tmp_path / "out" / "tables" / path.name).read_bytes() == path.read_bytes(), path.name
+    assert [path.name for path in tmp_path.iterdir()] == ["out"] and check_run(tmp_path / "out")
 
 
 def test_findings_are_made_of_the_numbers():

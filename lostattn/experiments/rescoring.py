@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from lostattn.data.question import Question
 from lostattn.data.scoring import read, right_answers, scores
 from lostattn.errors import InputError
-from lostattn.experiments.results import Results
+from lostattn.experiments.results import Results, without_failed
 
 if TYPE_CHECKING:
     import pandas
@@ -35,16 +35,20 @@ def rescore(results: Results, questions: Sequence[Question], protocol: str = "st
     import pandas as pd
 
     asked = _asked(results, questions)
+    answered = without_failed(results.table)[0]
     rows = [
         (*read(protocol, said, asked[id]), right_answers(asked[id]))
-        for said, id in zip(results.table["said"], results.table["id"], strict=True)
+        for said, id in zip(answered["said"], answered["id"], strict=True)
     ]
-    table = results.table.assign(
-        read=pd.Series([answer for answer, _, _ in rows], results.table.index, dtype="str"),
+    table = answered.assign(
+        read=pd.Series([answer for answer, _, _ in rows], answered.index, dtype="str"),
         rule=[rule for _, rule, _ in rows],
         correct=[answer in right for answer, _, right in rows],
         unread=[answer is None for answer, _, _ in rows],
     )
+    if len(answered) < len(results.table):  # a question that failed was not answered, whatever the protocol
+        lost = results.table.drop(index=answered.index)
+        table = pd.concat([table.astype({"correct": object, "unread": object}), lost]).sort_index()
     return Results(table, {**results.meta, "scoring": protocol})
 
 
@@ -65,7 +69,7 @@ def score_table(
     asked = _asked(results, questions)
     by = [column for column in ("condition", "seed") if column in results.table.columns]
     parts = []
-    for key, rows in results.table.groupby(by, sort=False):
+    for key, rows in without_failed(results.table)[0].groupby(by, sort=False):
         told: dict[str, Any] = dict(zip(by, key if isinstance(key, tuple) else (key,), strict=True))
         own = [asked[id] for id in rows["id"]]
         found = scores(own, list(rows["said"]), protocol, guesses)

@@ -11,6 +11,7 @@ import lostattn as la
 from lostattn.data import Questions, load
 from lostattn.errors import InputError
 from lostattn.experiments import decouple_questions, flow_questions, probe, probe_questions
+from lostattn.experiments.rescoring import rescore, score_table
 from lostattn.experiments.results import Results, mean_summary
 
 EDITS = {
@@ -127,6 +128,9 @@ def test_the_table_counts_failed_questions_and_compares_the_others(tiny_llava, q
     beside = alone[alone["kind"] == "all"].reset_index(drop=True)
     pd.testing.assert_frame_equal(whole.drop(columns="failed"), beside)
     results = probe_questions(tiny_llava, with_a_bad_one, EDITS, **settings, on_error="row")
+    again = rescore(results, with_a_bad_one, "strict")
+    assert again.summary().equals(results.summary())
+    assert score_table(results, with_a_bad_one)["n"].max() == len(questions) - 1
     assert Results.load(results.save(tmp_path / "t.parquet")["parquet"]).summary().equals(results.summary())
 
 

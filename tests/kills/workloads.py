@@ -46,11 +46,11 @@ def workloads(model: la.LVLM) -> dict[str, Workload]:
         load_questions("shapes", n=N, seed=seed).save(folder / f"q{seed}")
 
     return {
-        "demo": Workload(_demo, _of_demo, resumes=True),
-        "probe": Workload(lambda *given: _table("probe", *given), lambda f: _of_table(f, "probe"), resumes=True),
-        "decouple": Workload(lambda *given: _table("decouple", *given), lambda f: _of_table(f, "decouple"), True),
         "cache.save": Workload(save_cache, lambda folder: _of_cache(folder, model)),
         "Questions.save": Workload(save_questions, _of_questions),
+        "probe": Workload(lambda *given: _table("probe", *given), lambda f: _of_table(f, "probe"), resumes=True),
+        "decouple": Workload(lambda *given: _table("decouple", *given), lambda f: _of_table(f, "decouple"), True),
+        "demo": Workload(_demo, _of_demo, resumes=True),
     }
 
 
