@@ -68,19 +68,22 @@ def block_of(path: str, layer: nn.Module, n_heads: int, n_kv: int) -> Block:
     start = ffn_from if ffn_from is not None else len(read.calls) if mixer is None else mixer + 1
     mid = None if middle is None else read.calls[middle].child
     outer = None if at is None else map_behind(layer, read, at)
-    child = None if first is None else f"{path}.{first.child}"
     return Block(
         path=path,
-        ln1=f"{path}.{ln1}" if ln1 else None,
+        ln1=_below(path, ln1),
         attn=None if at is None else held_attention(path, layer, read, at, n_heads, n_kv),
-        attn_out=f"{path}.{outer}" if outer else child,
-        mid=f"{path}.{mid}" if mid else None,
-        ln2=f"{path}.{mid}" if mid and is_norm(layer.get_submodule(mid)) else None,
+        attn_out=_below(path, outer or (None if first is None else first.child)),
+        mid=_below(path, mid),
+        ln2=_below(path, mid if mid and is_norm(layer.get_submodule(mid)) else None),
         attn_update=attn_update,
         mlp_update=mlp_update,
         cross=cross,
         **ffn_of(path, layer, read.calls[start:]),
     )
+
+
+def _below(path: str, child: str | None) -> str | None:
+    return f"{path}.{child}" if child else None
 
 
 def _mixer(layer: nn.Module, read: Flow, middle: int | None) -> int | None:

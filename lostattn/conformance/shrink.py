@@ -154,14 +154,20 @@ def _token(name: str, value: Any, ids: dict[str, int]) -> Any:
 def _listed(name: str, value: list[Any], kept: list[int]) -> list[Any]:
     if name == "image_grid_pinpoints":
         return [[PICTURE, PICTURE], [PICTURE, 2 * PICTURE], [2 * PICTURE, PICTURE]]
-    if name.endswith(BY_INDEX) and all(isinstance(v, int) for v in value) and value:
-        if set(value) <= {0, 1} and len(value) > 2:
-            return [value[i] for i in kept]
-        return sorted({kept.index(v) for v in value if v in kept}) or [len(kept) - 1]
+    numbers = all(isinstance(v, int) for v in value)
+    if name.endswith(BY_INDEX) and numbers and value:
+        return _of_kept(value, kept)
     if len(value) > max(kept) and len(value) > 4 and name != "channel_multiplier":
         return [value[i] for i in kept]
     if name in ("embed_dim", "hidden_sizes"):
         return [WIDTH // 4 * (i + 1) for i in range(len(value))]
-    if name in SIZES and all(isinstance(v, int) for v in value):
+    if name in SIZES and numbers:
         return [min(SIZES[name], v) for v in value]
     return value
+
+
+def _of_kept(value: list[int], kept: list[int]) -> list[int]:
+    """A list of layers by index, or a flag for each layer, for the layers that are kept."""
+    if set(value) <= {0, 1} and len(value) > 2:
+        return [value[i] for i in kept]
+    return sorted({kept.index(v) for v in value if v in kept}) or [len(kept) - 1]

@@ -230,6 +230,15 @@ def rows_once(edits: Sequence[BoundEdit], n_queries: int, device: Any, here: dic
     return here["wanted"][key]
 
 
+def needed_rows(event, edits, n_queries: int, device, here):
+    """The query rows whose pattern is needed: all that is kept, the first ones for a proof, or those of the edits."""
+    if event["taps"]:
+        return torch.arange(n_queries, device=device)
+    if event["proof"]:
+        return torch.arange(min(n_queries, event["proof"][1]), device=device)
+    return rows_once(edits, n_queries, device, here) if edits else ()
+
+
 def sight_once(mask, causal, rows, n_queries: int, n_keys: int, here):
     """What the row of a decoding step may see, and whether that is every key: once for all layers of one mask."""
     if n_queries > 1 or here["weightless"]:  # (a server hands each layer a mask of its own)
@@ -278,16 +287,8 @@ def visit_attention(root: Any, event: AttentionEvent, out: dict[str, Any], here:
         out[event["geometry"]] = {**geometry, **more}
     score_edits = active(event["scores"], here["step"])
     pattern_edits = active(event["patterns"], here["step"])
-    if not (score_edits or pattern_edits or event["taps"] or event["proof"]):
-        return
-    n_queries = query.shape[2]
-    proof = event["proof"]
-    if event["taps"]:
-        rows = torch.arange(n_queries, device=query.device)
-    elif proof:
-        rows = torch.arange(min(n_queries, proof[1]), device=query.device)
-    else:
-        rows = rows_once([*score_edits, *pattern_edits], n_queries, query.device, here)
+    n_queries, proof = query.shape[2], event["proof"]
+    rows = needed_rows(event, [*score_edits, *pattern_edits], n_queries, query.device, here)
     if len(rows) == 0:
         return
     sinks = sinks_of(extras, rows)

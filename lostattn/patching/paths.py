@@ -72,13 +72,7 @@ def path_patch(
     same_number(clean, corrupted)
     sent = [_named(model, node, "senders") for node in senders]
     heard = [_named(model, node, "receivers") for node in receivers]
-    if not sent or not heard:
-        raise InputError(f"{len(sent)} senders and {len(heard)} receivers; give at least one of each.")
-    order = {name: i for i, name in enumerate(model.sites.names)}
-    first = min(order[name] for name, _ in sent)
-    for name, _ in heard:
-        if order[name] <= first:
-            raise InputError(f"the receiver {name!r} comes before every sender, so no path leads to it.")
+    _check_order(model, sent, heard)
     still = point_names(model.sites, "z") + ([] if through_mlps else point_names(model.sites, "mlp_out"))
     said = [name for name, _ in sent]
     (clean_logits, source), (corrupted_logits, base) = both_runs(model, clean, said, corrupted, still, remote)
@@ -89,24 +83,30 @@ def path_patch(
     listening = tuple(Patch.of(held, name, positions=receiver_positions, heads=head) for name, head in heard)
     logits, heeded = logits_and_touched(model, hooks_call(model, corrupted, (), Composition(listening)), remote)
     ends = metric_values(metric, clean_logits), metric_values(metric, corrupted_logits), metric_values(metric, logits)
-    rows = []
-    for i, (whole, none, found) in enumerate(zip(*(end.tolist() for end in ends), strict=True)):
-        effect, span = found - none, whole - none
-        rows.append(
-            {
-                "item": i if len(ends[0]) > 1 or len(clean) == 1 else -1,
-                "clean": whole,
-                "corrupted": none,
-                "value": found,
-                "effect": effect,
-                "normalised": effect / span if span else float("nan"),
-            }
-        )
-    table = pd.DataFrame(rows)
+    by_item = len(ends[0]) > 1 or len(clean) == 1
+    found = zip(*(end.tolist() for end in ends), strict=True)
+    table = pd.DataFrame([_row(i if by_item else -1, *values) for i, values in enumerate(found)])
     said_by, heard_by = _changed(held.touched, sent), _changed(heeded, heard)
     nowhere = [name for name, cells in (said_by | heard_by).items() if not cells]
     table.attrs.update(touched={"senders": said_by, "receivers": heard_by}, acted_nowhere=nowhere)
     return table
+
+
+def _check_order(model: LVLM, sent: Sequence[tuple[str, int | None]], heard: Sequence[tuple[str, int | None]]) -> None:
+    if not sent or not heard:
+        raise InputError(f"{len(sent)} senders and {len(heard)} receivers; give at least one of each.")
+    order = {name: i for i, name in enumerate(model.sites.names)}
+    first = min(order[name] for name, _ in sent)
+    early = next((name for name, _ in heard if order[name] <= first), None)
+    if early is not None:
+        raise InputError(f"the receiver {early!r} comes before every sender, so no path leads to it.")
+
+
+def _row(item: int, clean: float, corrupted: float, value: float) -> dict[str, Any]:
+    """One item: its metric in the two runs and in the patched one, and the share of the way between that is gone."""
+    effect, span = value - corrupted, clean - corrupted
+    share = effect / span if span else float("nan")
+    return dict(item=item, clean=clean, corrupted=corrupted, value=value, effect=effect, normalised=share)
 
 
 def _changed(touched: Touched | None, nodes: Sequence[tuple[str, int | None]]) -> dict[str, int]:

@@ -176,7 +176,8 @@ def accuracy_bars(
     panels = [(model, part, kind) for kind in kinds for model, part in models]
     high = math.ceil(len(panels) / wide)
     check_switch("grid", grid)
-    if ax is None:
+    own = ax is None
+    if own:
         figure = new_figure(6.4 * wide, high * (0.3 * len(conditions) + 0.75) + 0.6)
         axes = list(figure.subplots(high, wide, squeeze=False, sharex=True, sharey=True).ravel())
     else:
@@ -192,20 +193,24 @@ def accuracy_bars(
         put_title(where, head + dotted, 10, "left")
     for spare in axes[len(panels) :]:
         spare.set_visible(False)
-    for where in axes[max(0, len(panels) - (wide if ax is None else len(panels))) : len(panels)]:
+    for where in axes[max(0, len(panels) - wide) if own else 0 : len(panels)]:
         where.set_xlabel(_LABELS["accuracy"])
         where.tick_params(labelbottom=True)
-    if ax is not None:
-        if title and len(panels) == 1:
-            put_title(axes[0], title, 10, "left")
-        elif title:
-            put_suptitle(figure, title)
-        return figure
-    head = title or "Accuracy by condition"
-    if len(models) == 1 and models[0][0]:
-        head = f"{head}: {models[0][0]}"
-    put_suptitle(figure, f"{head}\nat the right: difference from the untouched run, in points")
+    if own:
+        head = title or "Accuracy by condition"
+        of_one = f"{head}: {models[0][0]}" if len(models) == 1 and models[0][0] else head
+        put_suptitle(figure, f"{of_one}\nat the right: difference from the untouched run, in points")
+    else:
+        _name_given(figure, axes, title, len(panels))
     return figure
+
+
+def _name_given(figure: matplotlib.figure.Figure, axes: list[Any], title: str | None, panels: int) -> None:
+    """The title, in axes that were given."""
+    if title and panels == 1:
+        put_title(axes[0], title, 10, "left")
+    elif title:
+        put_suptitle(figure, title)
 
 
 def _draw_curves(
