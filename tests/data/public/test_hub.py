@@ -6,11 +6,12 @@ from pathlib import Path
 
 import huggingface_hub.constants
 import pytest
-from benchmark_files import PARQUET, POPE_COLUMNS, parquet, pope_rows
+from benchmark_files import PARQUET, POPE_COLUMNS, parquet, pope_rows, write_parquet
 from small_hub import DataSet, SmallHub
 
 from lostattn import data
 from lostattn.data import Questions
+from lostattn.data.public import BENCHMARKS
 from lostattn.errors import InputError
 
 OLD, NEW = "1" * 40, "2" * 40
@@ -101,6 +102,18 @@ def test_streaming_reads_parts_of_files(hub: SmallHub) -> None:
         read = [part for command, path, part in hub.asked if command == "GET" and path.endswith(".parquet")]
         assert read and None not in read, "parts of the file, and not the file"
         assert streamed == pope(n=6, seed=2)
+
+
+@pytest.mark.parametrize(("name", "split"), PARQUET)
+def test_every_set_is_found_by_its_files(name: str, split: str, hub: SmallHub, tmp_path: Path) -> None:
+    file = write_parquet(name, split, tmp_path)
+    source = BENCHMARKS[name].sources[0]
+    others = {"README.md": b"about", "data/other-00000-of-00001.parquet": b"x"}
+    hub.sets = {source: DataSet({NEW: {PARQUET[name, split][0]: file.read_bytes(), **others}})}
+    with hub:
+        over = data.load(name, split=split, allow_rows=True)
+    assert over[0].facts["revision"] == NEW and over[0].facts["files"] == [PARQUET[name, split][0]]
+    assert [q.id for q in over] == [q.id for q in data.load(name, split=split, path=file, allow_rows=True)]
 
 
 def test_a_hub_that_answers_nonsense(hub: SmallHub) -> None:
