@@ -54,11 +54,10 @@ def build_prompt(
         processor: the model's processor; nothing of it is changed.
         config: the model's config.
         question_or_text: a `Question`, a str, messages of Hugging Face (dicts of ``role`` and ``content``, see below),
-            or a list of questions, texts or conversations. With `inputs`, the texts of their items,
-            if known.
+            or a list of questions, texts or conversations. With `inputs`, the texts of their items, if known.
         images: for a str, its pictures (PIL images, paths, arrays; see `lostattn.pictures.load_picture`);
             for a list of str, a list of them for each. A `Question` brings its own. For messages, the pictures of the
-            parts ``{"type": "image"}`` that hold none themselves, in order.
+            parts that hold none themselves, in order.
         inputs: a processor's output, ``return_tensors="pt"``, made elsewhere.
         system: a system text to put before the user's turn.
         answer: the answer so far, one for all items or one for each.
@@ -66,8 +65,8 @@ def build_prompt(
             with `inputs`, those that they were made with.
         module: the model. Of an encoder that reads patches alone, it says how many keys it makes of them.
         videos: for a str, its videos (each a `lostattn.pictures.videos.Video`, a list of pictures, or an array
-            ``[frame, height, width, 3]``); for a list of str or questions, a list of them for each. The processor is
-            given every frame. With `inputs`, those that they were made of.
+            ``[frame, height, width, 3]``); for a list, a list of them for each. The processor is given every frame.
+            With `inputs`, those that they were made of.
         fps: how many frames make a second, in videos that do not say it themselves.
         messages: a conversation, or a list of them, by keyword. A message's ``role`` is user, assistant, tool, system
             or developer; its ``content`` a text or a list of parts ``{"type": "text", "text": …}``, ``{"type":
@@ -88,37 +87,45 @@ def build_prompt(
     options = check_options(processor, images_kwargs)
     seen = as_called(processor, options)
     if inputs is not None:
-        if system is not None or answer is not None:
-            raise InputError("inputs= are a finished prompt: neither system= nor answer= can be added to them.")
-        if messages is not None or chat_template_kwargs is not None:
-            raise InputError("inputs= are a finished prompt: give messages= and chat_template_kwargs= without them.")
+        _refuse_beside_inputs(system, answer, messages, chat_template_kwargs)
         return from_inputs(seen, config, inputs, question_or_text, images, module, videos, fps)
-    if messages is not None:
-        if question_or_text is not None:
-            raise InputError("a prompt is made of a question or of messages=; give one of them.")
-        if not (is_conversation(messages) or is_batch(messages)):
-            raise InputError(
-                f"messages is {type(messages).__name__}; expected a list of dicts, or a list of such lists."
-            )
-        question_or_text = messages
     encodes = getattr(config, "is_encoder_decoder", False)
-    if encodes and answer is not None:
-        raise InputError("An encoder-decoder's answer so far is its decoder's: give inputs= with decoder_input_ids.")
+    asked = _asked(question_or_text, messages, encodes and answer is not None)
     beside = Beside(images, videos, fps, system, answer, chat_template_kwargs)
     marks = (placeholder(processor, config), video_placeholder(processor))
-    items = items_of(processor, marks, question_or_text, beside)
+    items = items_of(processor, marks, asked, beside)
     pictures, clips = [one.images for one in items], [one.videos for one in items]
     check_pictures(config, pictures)
     check_videos(processor, config, clips)
     rendered = [one.rendered for one in items]
-    mark, moving = marks[0], marks[1] if any(clips) else ""
     given = _process(processor, rendered, pictures, clips, options)
+    mark, moving = marks[0], marks[1] if any(clips) else ""
     orders = [kinds(one, moving, mark) for one in rendered]
     shown = [as_pictures(one, moving, mark) for one in laid_out(processor, rendered, pictures)]
+    words, names = zip(*((one.text, one.id) for one in items), strict=True)
     reads = encoder_config(config) if encodes else config
-    texts, names = [one.text for one in items], [one.id for one in items]
-    made = assemble(seen, reads, given, shown, texts, pictures, names, clips, orders)
+    made = assemble(seen, reads, given, shown, words, pictures, names, clips, orders)
     return of_decoder(processor, config, given, made, module) if encodes else made
+
+
+def _refuse_beside_inputs(system: Any, answer: Any, messages: Any, options: Any) -> None:
+    if system is not None or answer is not None:
+        raise InputError("inputs= are a finished prompt: neither system= nor answer= can be added to them.")
+    if messages is not None or options is not None:
+        raise InputError("inputs= are a finished prompt: give messages= and chat_template_kwargs= without them.")
+
+
+def _asked(question: Any, messages: Any, answers_an_encoder: bool) -> Any:
+    """What a prompt is made of: a question (or messages in its place), or messages by their keyword."""
+    if answers_an_encoder:
+        raise InputError("An encoder-decoder's answer so far is its decoder's: give inputs= with decoder_input_ids.")
+    if messages is None:
+        return question
+    if question is not None:
+        raise InputError("a prompt is made of a question or of messages=; give one of them.")
+    if not (is_conversation(messages) or is_batch(messages)):
+        raise InputError(f"messages is {type(messages).__name__}; expected a list of dicts, or a list of such lists.")
+    return messages
 
 
 def _process(

@@ -64,26 +64,44 @@ def _within(
         return None
     said, rest = whole[first:end], end + len(after)
     before_it = whole[:start]
-    if model_speaks(processor, before_it) or holds_turns(processor, before_it):  # other turns
-        return _conversation(processor, whole, counts) or Rendered(whole, 0, None, None, False)
+    if model_speaks(processor, before_it) or holds_turns(processor, before_it):
+        return _several(processor, whole, counts)
     if shown != NOTHING and bare(processor, said) != said.lstrip():
         return None  # marks that the processor put behind an image, not the question
     given = text is not None and said.strip() == text.strip()
     if several_turns(processor, whole[rest:]) or (not given and several_turns(processor, said)):
-        return _conversation(processor, whole, counts) or Rendered(whole, 0, None, None, False)
+        return _several(processor, whole, counts)
+    behind = rest if rest < len(whole) else None
     joint = joint_of(processor)
     if joint is not None and joint.text in said.strip() and not given:
-        # The words of the system may stand in the user's turn, and which they are is then not told by the text.
-        others, parted, _ = said.rpartition(joint.text + text.strip()) if text is not None else ("", "", "")
-        if not parted:
-            return Rendered(whole, 0, None, None, False)
-        first += len(others) + len(joint.text)
-        return Rendered(whole, first, (first, end), rest if rest < len(whole) else None, False)
+        return _joined(whole, (first, end), behind, joint.text, text)
     content = start + content_start(processor, before, None, shown)
     if shown != counts and counts[1]:  # between them stands what the processor put before a video's tokens
         known = placeholder if text is None else text.strip()
         first = max(first, whole.rfind(known) + (len(known) if text is None else 0))
-    return Rendered(whole, content, (first, end), rest if rest < len(whole) else None, False)
+    return Rendered(whole, content, (first, end), behind, False)
+
+
+def _joined(whole: str, said: tuple[int, int], behind: int | None, joint: str, text: str | None) -> Rendered:
+    """A turn of the user that may hold words of the system too, before a `joint`: told by the text alone, if known.
+
+    Args:
+        whole: the prompt.
+        said: from where to where the turn goes.
+        behind: where the answer begins.
+        joint: what the template puts between the two.
+        text: the question.
+    """
+    others, parted, _ = whole[slice(*said)].rpartition(joint + text.strip()) if text is not None else ("", "", "")
+    if not parted:
+        return Rendered(whole, 0, None, None, False)
+    first = said[0] + len(others) + len(joint)
+    return Rendered(whole, first, (first, said[1]), behind, False)
+
+
+def _several(processor: Any, whole: str, counts: Counts) -> Rendered:
+    """A text of several turns, with them where they are told."""
+    return _conversation(processor, whole, counts) or Rendered(whole, 0, None, None, False)
 
 
 def _conversation(processor: Any, whole: str, counts: Counts) -> Rendered | None:

@@ -336,16 +336,7 @@ class TokenMap:
         parts = spec if isinstance(spec, tuple) else [spec]
         names = [name.strip() for one in parts if isinstance(one, str) for name in one.split("|")]
         if any(name.startswith(("video", "frame:")) for name in names):
-            moving = [grid for own in self.grids for grid in own if grid.is_video]
-            if not moving:
-                return (
-                    f"{spec!r} asks for tokens of a video, but the prompt holds none; give one, for example"
-                    " prompt(text, videos=[frames])."
-                )
-            if unknown := next((grid for grid in moving if isinstance(grid, UnknownGrid)), None):
-                return f"{spec!r} names no position: the grid of this video is not known: {unknown.reason}."
-            said = ", ".join(f"{sum(map(len, g.shown_frames))} frames" for g in moving if isinstance(g, PatchGrid))
-            return f"{spec!r} asks for what is not there: the videos of this prompt hold {said}."
+            return self._no_video(spec)
         if any(name.startswith("image") for name in names):
             if self.cross is not None:
                 return (
@@ -365,6 +356,19 @@ class TokenMap:
         if "answer" in names:
             return f"{spec!r} names no position: the prompt holds no answer so far; give one with answer=."
         return f"{spec!r} names no position of this prompt of shape {tuple(self.part.shape)} [batch, pos]."
+
+    def _no_video(self, spec: Spec) -> str:
+        """Why a spec of videos chooses no position."""
+        moving = [grid for own in self.grids for grid in own if grid.is_video]
+        if not moving:
+            return (
+                f"{spec!r} asks for tokens of a video, but the prompt holds none; give one, for example"
+                " prompt(text, videos=[frames])."
+            )
+        if unknown := next((grid for grid in moving if isinstance(grid, UnknownGrid)), None):
+            return f"{spec!r} names no position: the grid of this video is not known: {unknown.reason}."
+        said = ", ".join(f"{sum(map(len, g.shown_frames))} frames" for g in moving if isinstance(g, PatchGrid))
+        return f"{spec!r} asks for what is not there: the videos of this prompt hold {said}."
 
 
 def _check_name(name: str) -> str:
