@@ -12,9 +12,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from lostattn.weights.dequantisation import is_plain, spelled_out
+from lostattn.weights.dequantisation import holds_codes, is_plain, spelled_out
 from lostattn.weights.kinds import takes, widths
-from lostattn.weights.linear_map import LinearMap, found_map
+from lostattn.weights.linear_map import ROUNDED_INPUT, LinearMap, found_map
 from lostattn.weights.offload import fetched
 from lostattn.weights.probes import Asked, Unanswered, asking, probes, shown
 from lostattn.weights.stand_in import wide_copy
@@ -56,23 +56,27 @@ def _function(root: nn.Module, module: nn.Module, layer: Asked) -> tuple[Functio
     if spelled_out(module):
         found = found_map(root, module)
         return found if isinstance(found, str) else (found, found.rounds)
-    reason = shown(layer)
-    if reason:
-        return reason
     copy = None if is_plain(module) else wide_copy(module)
-    if copy is None:
-        return layer, 0.0
-    freely = Asked(copy, layer.width, layer.device, torch.promote_types(layer.dtype, torch.float32))
+    freely = layer if copy is None else Asked(copy, layer.width, layer.device, _wide(layer))
+    reason = shown(freely)
+    if reason or copy is None:
+        return reason or (layer, 0.0)
     rows = probes(layer.width)
     answers = freely(rows)
     off = float((layer(rows) - answers).double().norm() / answers.double().norm().clamp_min(1e-30))
+    if off > (ROUNDED_INPUT if holds_codes(module) else layer.rounding):
+        return shown(layer) or (layer, 0.0)  # the copy is something else
     return freely, off if off > layer.rounding else 0.0
+
+
+def _wide(layer: Asked) -> torch.dtype:
+    return torch.promote_types(layer.dtype, torch.float32)
 
 
 def _held(
     layer: Asked, function: Function, rounds: float, given: Tensor, gave: Tensor, parts: int
 ) -> tuple[float, str]:
-    rows = given.flatten(0, -2).to(layer.device, torch.promote_types(layer.dtype, torch.float32))
+    rows = given.flatten(0, -2).to(layer.device, _wide(layer))
     expected = gave.flatten(0, -2).to(rows)
     bias = function(torch.zeros_like(rows[:1])).to(rows)
     total, size = bias.expand_as(expected).clone(), bias.double().norm() * len(rows) ** 0.5

@@ -87,6 +87,18 @@ def test_an_adapted_model(name, kind):
     near(full[0].sum(0), model.run_with_cache(model.prompt(question()))[1]["resid_post", -1])
 
 
+@pytest.mark.parametrize("how", ["8 bit", "nf4, twice", "torchao int8", "quanto int4"])
+def test_an_adapter_on_codes_loses_no_point(how):
+    """Also where the layer rounds what it is given, as 8 bit does: that is no want of a linear map."""
+    adapted = brought.adapted(brought.quantised("tiny-llava", how), lora("o_proj|down_proj"))
+    layer = adapted.get_base_model().model.language_model.layers[LAYER].self_attn.o_proj
+    weight = brought.dequantised(layer.base_layer) + layer.get_delta_weight("default")
+    model = wrapped("tiny-llava", adapted)
+    assert model.hook_names == plain("tiny-llava").hook_names and model.selftest().lacks == ()
+    _, cache = model.run_with_cache(model.prompt(question()))
+    near(cache["result", LAYER].sum(-2), cache["z", LAYER].flatten(-2) @ weight.T.detach())
+
+
 def test_an_attention_of_its_own():
     """A whole attention kept as a copy: the points are those of the copy that acts."""
     config = lora(target_modules=["lm_head"], modules_to_save=["self_attn"])
