@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import wrong_arguments
 
 SCRIPT = Path(__file__).parent / "support" / "wrong_arguments.py"
 
@@ -26,6 +27,20 @@ def table(*arguments: str) -> tuple[int, list[str]]:
     total = re.search(r"^all +(\d+)", run.stdout, re.MULTILINE)
     assert total is not None
     return int(total[1]), re.findall(r"^(?:raw|silent) .*", run.stdout, re.MULTILINE)
+
+
+# What takes no arguments, what is written by hand into subclasses, and a tuple that the metrics give.
+UNCHECKED = {"data.names", "zoo.names", "Intervention", "interventions.Source", "metrics.Decomposition"}
+
+
+def test_every_public_callable_holds_its_arguments_to_its_signature():
+    found = {name for name, value in wrong_arguments.callables().items() if not _is_checked(value)}
+    assert found == UNCHECKED
+
+
+def _is_checked(value) -> bool:
+    function = value.__init__ if isinstance(value, type) else value
+    return hasattr(getattr(function, "__func__", function), "__checked__")
 
 
 def test_a_slice_of_the_wrong_arguments():

@@ -123,6 +123,7 @@ def load(
     return _generated(str(name), "test" if split is None else split, n, seed, kinds)
 
 
+@checked_call
 def check(
     name: str,
     split: str | None = None,

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lostattn.arguments import checked_call
 from lostattn.data.public.picture_cells import picture_bytes
 from lostattn.data.public.tables import Row, Table, read_table, table_of
 from lostattn.data.question import Question, Questions
@@ -28,6 +29,7 @@ _OTHER_NAMES = {
 }
 
 
+@checked_call
 def from_table(
     table: pandas.DataFrame | str | Path,
     columns: Mapping[str, str] | None = None,
