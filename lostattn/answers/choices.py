@@ -31,7 +31,7 @@ class Choices:
     also_right: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        check_fields(self, "answers", "tokens", "right")
+        check_fields(self, "answers", "tokens", "right", "also_right")
         if not self.answers:
             raise InputError("there are no choices to score; give choices=['circle', 'square'].")
         twice = next((i for i, ids in enumerate(self.tokens) if ids in self.tokens[:i]), None)

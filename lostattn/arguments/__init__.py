@@ -5,6 +5,6 @@ then on it costs a few microseconds a call. What a signature cannot say (a layer
 is for the function itself to refuse.
 """
 
-from lostattn.arguments.checked import check_fields, checked_call
+from lostattn.arguments.checked import check_fields, check_handed_on, checked_call
 
-__all__ = ["check_fields", "checked_call"]
+__all__ = ["check_fields", "check_handed_on", "checked_call"]

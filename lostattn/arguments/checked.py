@@ -39,6 +39,18 @@ def checked_call(target: T) -> T:
     return _checked_function(target)  # type: ignore[return-value, arg-type]
 
 
+def check_handed_on(keywords: dict[str, Any], function: Callable[..., Any]) -> None:
+    """Refuse keywords that the function which they are handed on to does not take, before anything else is done.
+
+    Raises:
+        UnknownArgument: with the nearest that it does.
+    """
+    known = list(inspect.signature(function).parameters)
+    for name in keywords:
+        if name not in known:
+            _refuse_name(function.__qualname__, name, known)
+
+
 def check_fields(value: Any, *names: str) -> None:
     """Hold fields of a dataclass to their annotations, from its ``__post_init__``.
 
@@ -129,9 +141,7 @@ class _Signature:
         """Say which argument is wrong, and how."""
         for name in keywords:
             if name not in self.kinds and not self.open:
-                known = [one for one in self.kinds if one not in ("self", "cls")]
-                said = f"{self.name} takes no argument {name!r}; expected {', '.join(known) or 'none'}."
-                raise UnknownArgument(said + nearest(name, known))
+                _refuse_name(self.name, name, [one for one in self.kinds if one not in ("self", "cls")])
         for name, value in (*zip(self.positional, arguments, strict=False), *keywords.items()):
             kind = self.kinds.get(name)
             if kind is not None and not kind.fits(value):
@@ -166,6 +176,11 @@ class _Open(dict[str, Any]):
 
 def _or_default(kind: Kind, default: Any) -> Kind:
     return replace(kind, fits=lambda v: v is default or kind.fits(v))
+
+
+def _refuse_name(function: str, name: str, known: list[str]) -> NoReturn:
+    said = f"{function} takes no argument {name!r}; expected {', '.join(known) or 'none'}."
+    raise UnknownArgument(said + nearest(name, known))
 
 
 def _refuse(name: str, value: Any, kind: Kind) -> NoReturn:

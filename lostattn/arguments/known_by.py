@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from lostattn.arguments.kinds import Rule, is_sane, is_whole
+from lostattn.arguments.kinds import Rule, is_device, is_sane, is_whole
 
 
 def _offers(*names: str) -> Any:
@@ -80,6 +80,10 @@ GridLike = Annotated[
 ]
 PictureLike = Annotated[Any, Rule(_is_picture, "a PIL image, an array [height, width, channel], or a lostattn.Video")]
 Numbers = Annotated[Any, Rule(_are_numbers, "real numbers: an array, a tensor, or a list of them")]
+AnyDevice = Annotated[
+    Any,
+    Rule(lambda v: is_device(v) or str(v) == "meta", "a device of this machine, such as 'cpu' or 'cuda:0', or 'meta'"),
+]
 ItemsTaken = Annotated[
     Any, Rule(lambda v: _is_slice(v) and not isinstance(v, str), "an index, several, a slice, or None for all")
 ]

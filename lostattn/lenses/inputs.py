@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lostattn.arguments import checked_call
+from lostattn.arguments import check_handed_on, checked_call
 from lostattn.errors import InputError
 from lostattn.gradients import gradients
 from lostattn.model.lvlm import LVLM
@@ -100,7 +100,7 @@ def input_figure(
 
     ``looks``: ``ax=``, ``cmap=``, ``lines=``, … of :func:`lostattn.view.overlay`.
     """
-
+    check_handed_on(looks, overlay)
     prompt = model._prompted(prompt)
     values = input_attribution(model, prompt, metric, of, item, image, remote)
     picture, grid = picture_and_grid(prompt, item, image)

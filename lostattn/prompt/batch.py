@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from lostattn.arguments import check_fields, checked_call
+from lostattn.arguments.known_by import AnyDevice
 from lostattn.errors import InputError, OutOfRange, UnknownName
 from lostattn.pictures.videos import Video
 from lostattn.prompt.html import Row, prompt_html
@@ -145,7 +146,7 @@ class Prompt:
                 out[i, positions] = True
         return out
 
-    def to(self, device: torch.device | str) -> Prompt:
+    def to(self, device: AnyDevice) -> Prompt:
         """The same prompt with its tensors on another device."""
         moved = {name: value.to(device) for name, value in self.inputs.items()}
         return replace(self, inputs=moved, token_map=self.token_map.to(device))

@@ -94,8 +94,8 @@ def _read(
     image_id, video_id = shown_id(processor, config, tensors), video_token_id(config, tensors)
     marks = (image_id, video_id, mark_id(processor, config), audio_token_id(config, tensors))
     check_inputs(processor, config, tensors, {token for token in marks if token is not None})
-    check_seen(tensors, image_id)
     real = real_positions(tensors)
+    check_seen(tensors, image_id)
     layouts = layouts_of(processor, config, tensors, image_id, real, pictures, moving)
     rows = [row[own].tolist() for row, own in zip(marked_ids(tensors), real, strict=True)]
     if image_id is not None:

@@ -13,6 +13,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from lostattn.arguments import checked_call
+from lostattn.arguments.known_by import AnyDevice
 from lostattn.errors import InputError, OutOfRange, UnknownName, nearest
 from lostattn.pictures.patch_grid import Grid, PatchGrid, UnknownGrid
 from lostattn.prompt.cross_keys import CrossKeys
@@ -201,7 +202,7 @@ class TokenMap:
         found = torch.bincount(self.part[item].long(), minlength=len(PARTS)).tolist()
         return {name: n for name, n in zip(PARTS, found, strict=True) if n}
 
-    def to(self, device: torch.device | str) -> TokenMap:
+    def to(self, device: AnyDevice) -> TokenMap:
         """The same map with its tensors on another device."""
         moved: dict[str, Any] = {name: value.to(device) for name, value in self._by_position().items()}
         return replace(self, **moved, cross=None if self.cross is None else self.cross.to(device))

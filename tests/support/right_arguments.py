@@ -26,6 +26,7 @@ NEEDLESS = {
     "reductions.StreamUpdate",
     "experiments.Results.write",  # steps of save, in a folder that is being made
     "view.Page.write_figures",
+    "data.check",  # needs the files of a benchmark
 }
 OF_A_SERVER = ("remote.Job", "remote.Session", "remote.Later", "remote.Service")
 # Many passes: for these, an argument is taken where it leads to the first of them.
@@ -346,6 +347,9 @@ class World:
         readout = self.cache.logit_lens()
         return {
             "load.model": "tiny-llava",
+            "data.from_table.table": pd.DataFrame({"text": ["How many?"], "answer": ["2"]}),
+            "data.from_table.columns": {"text": "text"},
+            "data.from_table.folder": None,
             "data.AskedObject.object": la.data.asked_objects(clean)[0].object,
             "Prompt.find.word": "the",
             "data.scoring.scores.said": ["two"],
