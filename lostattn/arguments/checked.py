@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lostattn.arguments.annotations import annotation_of, kind_of
 from lostattn.arguments.described import described
-from lostattn.arguments.kinds import SANE, Kind
+from lostattn.arguments.kinds import SANE, SANE_OR_ELSEWHERE, Kind
 from lostattn.arguments.tensors import disagreement
 from lostattn.errors import InputError, UnknownArgument, nearest
 
@@ -118,7 +118,7 @@ class _Signature:
         for one in parameters:
             kind = None if names_alone else kind_of(annotation_of(one, function.__module__))
             if kind is None and one.name not in ("self", "cls"):
-                kind = SANE
+                kind = SANE_OR_ELSEWHERE if names_alone else SANE
             if one.kind is one.VAR_POSITIONAL:
                 self.rest = kind
                 continue

@@ -108,6 +108,12 @@ def is_sane(value: Any) -> bool:
     return not value.is_meta and value.layout is torch.strided and not value.is_complex()
 
 
+def is_sane_or_elsewhere(value: Any) -> bool:
+    """The same, of a value that looks at its own fields: it may lie on the meta device."""
+    return is_sane(value) or (isinstance(value, torch.Tensor) and value.is_meta)
+
+
+SANE_OR_ELSEWHERE = Kind(is_sane_or_elsewhere, "no int beyond 64 bits, and no tensor that is complex or sparse")
 SANE = Kind(is_sane, "no int beyond 64 bits, and no tensor that is complex, sparse or on the meta device")
 WHOLE = Kind(is_whole, "a whole number")
 REAL = Kind(is_real, "a finite number")

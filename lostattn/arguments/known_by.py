@@ -57,6 +57,10 @@ def _is_float(value: torch.Tensor) -> bool:
     return value.is_floating_point() or value.is_complex()
 
 
+def _is_any_device(value: Any) -> bool:
+    return is_device(value) or (isinstance(value, str | torch.device) and str(value) == "meta")
+
+
 def _at_least_one(value: Any) -> bool:
     return not hasattr(value, "__len__") or len(value) > 0
 
@@ -80,10 +84,7 @@ GridLike = Annotated[
 ]
 PictureLike = Annotated[Any, Rule(_is_picture, "a PIL image, an array [height, width, channel], or a lostattn.Video")]
 Numbers = Annotated[Any, Rule(_are_numbers, "real numbers: an array, a tensor, or a list of them")]
-AnyDevice = Annotated[
-    Any,
-    Rule(lambda v: is_device(v) or str(v) == "meta", "a device of this machine, such as 'cpu' or 'cuda:0', or 'meta'"),
-]
+AnyDevice = Annotated[Any, Rule(_is_any_device, "a device of this machine, such as 'cpu', or 'meta'")]
 ItemsTaken = Annotated[
     Any, Rule(lambda v: _is_slice(v) and not isinstance(v, str), "an index, several, a slice, or None for all")
 ]

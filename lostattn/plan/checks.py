@@ -89,7 +89,7 @@ def finite(name: str, values: Any) -> Tensor:
         values = torch.as_tensor(values)
     except (TypeError, ValueError, RuntimeError) as error:
         raise InputError(f"{name} is {type(values).__name__}; expected a tensor of numbers.") from error
-    if values.is_complex() or values.numel() == 0:
+    if values.is_complex() or values.is_meta or values.numel() == 0:
         raise InputError(f"{name} is of {values.dtype} and shape {tuple(values.shape)}; expected some real numbers.")
     values = values if values.is_floating_point() else values.float()
     if not torch.isfinite(values).all():

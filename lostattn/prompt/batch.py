@@ -53,7 +53,9 @@ class Prompt:
     videos: tuple[tuple[Video, ...], ...] = ()
 
     def __post_init__(self) -> None:
-        check_fields(self, "inputs", "token_map", "texts", "images", "ids", "str_tokens", "maker", "videos")
+        if not getattr(getattr(self.token_map, "part", None), "is_meta", False):
+            check_fields(self, "inputs")
+        check_fields(self, "token_map", "texts", "images", "ids", "str_tokens", "maker", "videos")
         if not self.videos:
             object.__setattr__(self, "videos", ((),) * len(self.images))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from lostattn.arguments import checked_call
+from lostattn.arguments import check_fields, checked_call
 from lostattn.arguments.known_by import AnyDevice
 from lostattn.errors import InputError, OutOfRange, UnknownName, nearest
 from lostattn.pictures.patch_grid import Grid, PatchGrid, UnknownGrid
@@ -79,6 +79,11 @@ class TokenMap:
     cross: CrossKeys | None = None
     turn_index: Int[Tensor, "batch pos"] | None = None
     roles: tuple[Roles, ...] = ()
+
+    def __post_init__(self) -> None:
+        if getattr(self.part, "is_meta", False):  # of a model that is described without its weights
+            return
+        check_fields(self, *(one.name for one in fields(self)))
 
     def __getitem__(self, spec: Spec) -> Bool[Tensor, "batch pos"]:
         return self.resolve(spec)
