@@ -133,8 +133,27 @@ def check_points(kept: Mapping[str, Any], names: Iterable[str], model: HookedMod
         if how is not None and how.kind in ("attn_scores", "pattern"):
             needs.append(f"{name.rpartition('.')[0]}.geometry")
         missing = [need for need in needs if need not in kept]
-        if missing and name not in kept:
+        if name in kept:
+            continue
+        if missing:
             raise InputError(f"it names {name!r} and has no tensor {missing[0]!r}.")
+        if how is not None and how.kind in ("attn_scores", "pattern"):
+            _check_heads(name, *(kept[need] for need in how.needs))
+
+
+def _check_heads(name: str, query: Any, key: Any) -> None:
+    """Whether queries ``[batch, pos, head, d_head]`` and keys ``[batch, key, kv_head, d_head]`` are of one kernel."""
+    shapes = [tuple(value.shape) if isinstance(value, Tensor) else () for value in (query, key)]
+    if all(len(shape) == 4 for shape in shapes):
+        (items, _, heads, size), (key_items, _, key_heads, key_size) = shapes
+        if (
+            size == key_size
+            and key_heads
+            and heads % key_heads == 0
+            and (items == key_items or 1 in (items, key_items))
+        ):
+            return
+    raise InputError(f"it makes {name!r} of queries {list(shapes[0])} and keys {list(shapes[1])}, which do not fit.")
 
 
 def _apart(written: Any, tensors: dict[str, Tensor]) -> Any:

@@ -17,6 +17,13 @@ def is_below(name: str) -> bool:
     return os.path.normpath(name) == name and not name.startswith("/") and name.split("/")[0] not in ("", ".", "..")
 
 
+def _blobs(root: str) -> list[str]:
+    """Where the files of a folder lie that is a snapshot in the hub's cache, where each file is a link to a blob."""
+    parts = root.split(os.sep)
+    above = [os.sep.join(parts[:k]) for k in range(1, len(parts)) if parts[k] == "snapshots"]
+    return [f"{one}/blobs" for one in above if os.path.isdir(f"{one}/blobs") and os.path.isdir(f"{one}/refs")]
+
+
 def inside(folder: str | os.PathLike[str], name: str, where: str) -> str:
     """The path of a file that lies in a folder, links followed.
 
@@ -45,6 +52,6 @@ def inside(folder: str | os.PathLike[str], name: str, where: str) -> str:
         raise refused("which leads out of the folder")
     root = os.path.realpath(folder)
     path = os.path.realpath(os.path.join(root, name))
-    if not path.startswith(root.rstrip(os.sep) + os.sep):
+    if not any(path.startswith(home.rstrip(os.sep) + os.sep) for home in (root, *_blobs(root))):
         raise refused("which is the folder itself" if path == root else "a link that leads out of the folder")
     return path

@@ -102,6 +102,25 @@ def test_pictures_inside_it_are_read_by_whatever_way(folder, tmp_path):
     assert load(folder)[0].images[0].size == (2, 9)
 
 
+def test_a_snapshot_of_the_hub_is_read_from_its_blobs(folder, tmp_path):
+    """There every file is a link to a blob beside the snapshots; what a blob itself links to is none of its own."""
+    repository = tmp_path / "datasets--mine--few"
+    snapshot = repository / "snapshots" / "0123abc"
+    for below in (snapshot / "images", repository / "blobs", repository / "refs"):
+        below.mkdir(parents=True)
+    write(folder, {**SOUND, "images": ["images/b.png"]})
+    for name, blob in ((FILE, "1f"), ("images/b.png", "2e")):
+        (folder / name).rename(repository / "blobs" / blob)
+        (snapshot / name).symlink_to(os.path.relpath(repository / "blobs" / blob, (snapshot / name).parent))
+    assert load(snapshot)[0].images[0].size == (7, 2)
+    (repository / "blobs" / "2e").unlink()
+    (repository / "blobs" / "2e").symlink_to(tmp_path / "secret.png")
+    assert "a link that leads out" in refusal(snapshot)
+    (repository / "blobs").rename(repository / "others")
+    with pytest.raises(InputError):
+        load(snapshot)
+
+
 def test_questions_that_lie_elsewhere_are_not_read(folder, tmp_path):
     (tmp_path / "notes.txt").write_text("my own words")
     (folder / FILE).symlink_to(tmp_path / "notes.txt")

@@ -53,6 +53,8 @@ def _of_tensors(model: Any, folder: Path) -> Iterator[Reader]:
     def load(path: Path) -> None:
         found = la.ActivationCache.load(path, model)
         repr(found)
+        for name in found:
+            assert isinstance(found[name], torch.Tensor)
         if found.prompt is not None:
             found.prompt._repr_html_()
 
