@@ -74,7 +74,7 @@ def _within(
     behind = rest if rest < len(whole) else None
     joint = joint_of(processor)
     if joint is not None and joint.text in said.strip() and not given:
-        return _joined(whole, (first, end), behind, joint.text, text)
+        return _joined(whole, (first, end), behind, joint.text, text, placeholder)
     content = start + content_start(processor, before, None, shown)
     if shown != counts and counts[1]:  # between them stands what the processor put before a video's tokens
         known = placeholder if text is None else text.strip()
@@ -82,7 +82,9 @@ def _within(
     return Rendered(whole, content, (first, end), behind, False)
 
 
-def _joined(whole: str, said: tuple[int, int], behind: int | None, joint: str, text: str | None) -> Rendered:
+def _joined(
+    whole: str, said: tuple[int, int], behind: int | None, joint: str, text: str | None, placeholder: str
+) -> Rendered:
     """A turn of the user that may hold words of the system too, before a `joint`: told by the text alone, if known.
 
     Args:
@@ -91,11 +93,12 @@ def _joined(whole: str, said: tuple[int, int], behind: int | None, joint: str, t
         behind: where the answer begins.
         joint: what the template puts between the two.
         text: the question.
+        placeholder: of a picture, which may stand between.
     """
-    others, parted, _ = whole[slice(*said)].rpartition(joint + text.strip()) if text is not None else ("", "", "")
-    if not parted:
+    asked = whole.rfind(text.strip(), *said) if text is not None else -1
+    first = whole.rfind(joint, said[0], asked) + len(joint)
+    if asked < 0 or first < len(joint) or whole[first:asked].replace(placeholder, "").strip():
         return Rendered(whole, 0, None, None, False)
-    first = said[0] + len(others) + len(joint)
     return Rendered(whole, first, (first, said[1]), behind, False)
 
 

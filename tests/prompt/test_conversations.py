@@ -219,6 +219,9 @@ def test_what_the_system_says_is_no_turn(name):
     again = read_back(name, made.inputs)
     if name in ("gemma3", "pixtral"):  # the template puts them into a turn of the user: ids do not tell whose they are
         assert again.token_map.located == (False,)
+        family, one = families.family(name), prompt(name, [messages[0], user(picture(0), text("How many?"))])
+        told = build_prompt(family.processor, family.config, "How many?", inputs=one.inputs)  # the text tells it
+        assert same_map(one, told) and "Be brief." in chosen(told, "system") and told.token_map.located == (True,)
     else:
         assert same_map(made, again) and again.token_map.located == (True,)
 
