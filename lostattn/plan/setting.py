@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -163,7 +164,7 @@ class Setting:
         crossing = {f"blocks.{i}.attn.{point}": i for i in meant if self.crosses(i)}
         crossing |= {f"blocks.{i}.cross_attn.{point}": i for i in beside}
         own = {f"blocks.{i}.attn.{point}": i for i in meant if not self.crosses(i)}
-        out: list[tuple[str, int, Positions | None]] = []
+        out: list[tuple[str, int, Positions | None]]
         cross = self.named.token_map.cross
         if isinstance(spec, str) and spec == CROSS:
             out = [(name, i, None) for name, i in crossing.items()]
@@ -173,24 +174,33 @@ class Setting:
         else:
             keys = self.each(cross.chosen(spec))
             out = [(name, i, (keys, None)) for name, i in crossing.items() if keys.any()]
-            if not _over_keys(spec, keys.shape[-1]):
-                named = self.named.token_map
-                positions = (self.each(named.resolve(spec)), named.extends(spec))
-                behind = (*positions, keys)
-                for name, i in own.items():
-                    merged = self.merges(i)
-                    if positions[0].any() or positions[1] or (merged and keys.any()):
-                        out.append((name, i, behind if merged else positions))
+            out += [] if _over_keys(spec, keys.shape[-1]) else self._own_keys(spec, keys, own)
         if not out:
-            every = range(len(self.sites.architecture.stack.blocks))
-            names = self.sites.names
-            where = [i for i in every if self.crosses(i) or f"blocks.{i}.cross_attn.hook_pattern" in names]
-            reads = "reads pictures through cross-attention: " if where else "has no cross-attention: "
-            raise InputError(
-                f"keys={spec!r} names no key in layers {there}. This model {reads}"
-                f"image keys are in layers {where}, and all others are positions of text."
-            )
+            raise InputError(self._no_keys(spec, there))
         return sorted(out, key=lambda one: self.sites.names.index(one[0]))
+
+    def _own_keys(self, spec: Any, keys: Any, own: dict[str, int]) -> list[tuple[str, int, Positions | None]]:
+        """The self-attentions that have keys of a choice, where ``keys`` of cross-attention may stand behind theirs."""
+        token_map = self.named.token_map
+        chosen, extends = self.each(token_map.resolve(spec)), token_map.extends(spec)
+        named = bool(chosen.any()) or bool(extends)
+        out: list[tuple[str, int, Positions | None]] = []
+        for name, i in own.items():
+            if self.merges(i) and (named or keys.any()):
+                out.append((name, i, (chosen, extends, keys)))
+            elif named:
+                out.append((name, i, (chosen, extends)))
+        return out
+
+    def _no_keys(self, spec: Any, there: Sequence[int]) -> str:
+        names = self.sites.names
+        every = range(len(self.sites.architecture.stack.blocks))
+        where = [i for i in every if self.crosses(i) or f"blocks.{i}.cross_attn.hook_pattern" in names]
+        reads = "reads pictures through cross-attention: " if where else "has no cross-attention: "
+        return (
+            f"keys={spec!r} names no key in layers {list(there)}. This model {reads}"
+            f"image keys are in layers {where}, and all others are positions of text."
+        )
 
     def crosses(self, layer: int) -> bool:
         """Whether a layer's one attention looks at a picture rather than at the sequence."""
