@@ -137,7 +137,8 @@ def test_a_sweep_is_the_same_whatever_the_batch(batch_size: int) -> None:
     )
     assert len(table) == clean.n_pos * (model.cfg.n_heads + 1)
     assert table.columns.tolist() == [
-        "point", "layer", "head", "positions", "token", "item", "clean", "corrupted", "value", "effect", "normalised"
+        "point", "layer", "head", "positions", "token", "item",
+        "clean", "corrupted", "value", "effect", "normalised", "touched",
     ]  # fmt: skip
     _, cache = model.run_with_cache(clean)
     for row in (6, 40, 100, len(table) - 4):
