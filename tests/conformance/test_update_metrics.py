@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from types import SimpleNamespace
 
 import bounds
 import pytest
@@ -13,10 +12,8 @@ import lostattn as la
 from lostattn.conformance.inputs import picture_inputs, prompt_of
 from lostattn.conformance.models import build
 from lostattn.errors import InputError
-from lostattn.experiments.decoupling import METRICS, _layers_with, _measure
+from lostattn.experiments.decoupling import METRICS, _layers_with
 from lostattn.reductions import update_metrics, updates
-
-PASSES = SimpleNamespace(update=lambda n=1: None)
 
 
 @functools.cache
@@ -72,12 +69,13 @@ def test_parallel_updates_are_judged_against_what_they_read(convention: str) -> 
     assert torch.equal(table["rid.mlp.0"], found["updates.0"]["rid"][1])
 
 
-def test_the_experiment_and_its_references_in_parallel_blocks() -> None:
+def test_the_experiment_and_its_references_in_parallel_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     model, prompt, cache = run("cohere_compass")
+    monkeypatch.setattr(la.LVLM, "prompt", lambda model, questions: prompt)  # the tiny family has no processor
+    asked = list(la.data.load("shapes", split="test", n=1, seed=0)) * len(prompt)
     controls = ("noise_delta", "noise_qkv", "rope")
-    rows = {
-        (i, what): numbers for i, what, numbers in _measure(model, prompt, controls, "paper", None, 3, PASSES, False)
-    }
+    table = la.experiments.decouple_questions(model, asked, controls, seed=3, progress=False).table
+    rows = {where: {"rid": torch.tensor(part["rid"].to_numpy())} for where, part in table.groupby(["layer", "update"])}
     both = [(i, what) for i in range(2) for what in ("attention", "ffn", *controls)]
     assert set(rows) == {*both, (0, "between")}
     pre = cache["resid_pre", 1]
