@@ -81,7 +81,7 @@ class Question:
             if not isinstance(value := getattr(self, name), str):
                 raise InputError(f"{name} of a question is {reprlib.repr(value)}; expected text.")
         self._check_lists()
-        check_fields(self, "scenes")
+        check_fields(self, "scenes", "trouble")
         if not isinstance(self.images, StoredPictures):
             places = (f"image {k} of question {self.id!r}" for k in range(len(self.images)))
             object.__setattr__(self, "images", tuple(map(load_picture, self.images, places)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from lostattn.arguments import checked_call
 from lostattn.data.question import Question
 from lostattn.data.scoring import read, right_answers, scores
 from lostattn.errors import InputError
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 _NEEDED = ("condition", "id", "said")
 
 
+@checked_call
 def rescore(results: Results, questions: Sequence[Question], protocol: str = "strict") -> Results:
     """What was said, read under another protocol.
 
@@ -52,6 +54,7 @@ def rescore(results: Results, questions: Sequence[Question], protocol: str = "st
     return Results(table, {**results.meta, "scoring": protocol})
 
 
+@checked_call
 def score_table(
     results: Results, questions: Sequence[Question], protocol: str = "strict", guesses: bool = False
 ) -> pandas.DataFrame:

@@ -35,6 +35,7 @@ TAKEN = (
     ("Composition", "parts", "", "one part, or a list of them, becomes a tuple"),
     ("data.Question", "", "an empty list", "a list becomes a tuple"),
     ("data.Question", "together", "a dict of objects", "what questions share is the caller's own"),
+    ("TokenMap", "part", "on the meta device", "of a model that is described without its weights"),
     ("Steer", "vector", "numpy", "numbers become a tensor"),
     ("ActivationCache.", "", "with a", "a NaN of the pass comes out as NaN, where it is seen"),
     ("answers.", "logits", "with a", "so does one in the logits; -inf is a token that was ruled out"),

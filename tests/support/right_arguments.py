@@ -133,6 +133,15 @@ class World:
         scores = torch.randn(2, 3, 6, 6, generator=torch.Generator().manual_seed(0))
         return scores.softmax(-1)
 
+    @functools.cached_property
+    def said(self) -> Any:
+        """What a question was answered with, as a probing keeps it."""
+        import lostattn
+
+        row = {"id": self.pair[0].id, "condition": "untouched", "seed": 0, "kind": self.pair[0].kind, "text": "two"}
+        table = pd.DataFrame([{**row, "scene": "a", "answer": self.pair[0].answer, "correct": False, "said": "two"}])
+        return lostattn.experiments.Results(table.assign(read=None, rule="", unread=True), {})
+
     def saved(self, what: str) -> Path:
         """A saved cache, means or pool."""
         path = Path(f"saved-{what}.safetensors").absolute()
@@ -347,6 +356,8 @@ class World:
         readout = self.cache.logit_lens()
         return {
             "load.model": "tiny-llava",
+            "experiments.rescore.results": self.said,
+            "experiments.score_table.results": self.said,
             "data.from_table.table": pd.DataFrame({"text": ["How many?"], "answer": ["2"]}),
             "data.from_table.columns": {"text": "text"},
             "data.from_table.folder": None,
