@@ -30,7 +30,7 @@ def sweep(folder: Path) -> None:
 def reading(place: Path) -> Iterator[None]:
     """Read from a folder while nobody puts things into it, after a killed writer's work there is finished."""
     try:
-        place = place.resolve()
+        place = Path(os.path.realpath(place))  # raises nothing of links that go round in a circle
     except (OSError, ValueError):  # no name of a file: whoever reads there will say so
         yield
         return
