@@ -112,7 +112,7 @@ WRONG = [
 ]
 
 
-@pytest.mark.parametrize("given", RIGHT, ids=repr)
+@pytest.mark.parametrize("given", RIGHT, ids=[", ".join(given) or "nothing" for given in RIGHT])
 def test_what_an_annotation_admits(given):
     assert call(**given) == "called"
 

@@ -7,9 +7,7 @@ import pandas as pd
 import pytest
 
 import lostattn as la
-from lostattn.experiments.decoupling import _measure
 from lostattn.remote.session import Session
-from lostattn.run.batches import bar
 
 pytestmark = pytest.mark.slow
 
@@ -45,9 +43,9 @@ def test_a_hundredth_of_the_activations_comes_back(tiny_llava, shapes_questions,
         return closed(self, *arguments)
 
     monkeypatch.setattr(Session, "__exit__", remembered)
-    prompt = tiny_llava.prompt(list(shapes_questions)[:16])
-    with bar(1, "", False) as passes:
-        _measure(tiny_llava, prompt, ("noise_delta", "rope"), "paper", None, 0, passes, "local")
+    asked = list(shapes_questions)[:16]
+    prompt = tiny_llava.prompt(asked)
+    la.experiments.decouple(tiny_llava, asked, ("noise_delta", "rope"), batch_size=16, progress=False, remote="local")
     layers, state = tiny_llava.cfg.n_layers, len(prompt) * prompt.n_pos * tiny_llava.cfg.d_model * 4
     # The whole stream once, and two states for each layer of each control.
     summarised = (2 * layers + 1) * state + 2 * (2 * layers * state)
