@@ -45,7 +45,8 @@ def test_a_hundredth_of_the_activations_comes_back(tiny_llava, shapes_questions,
     monkeypatch.setattr(Session, "__exit__", remembered)
     asked = list(shapes_questions)[:16]
     prompt = tiny_llava.prompt(asked)
-    la.experiments.decouple(tiny_llava, asked, ("noise_delta", "rope"), batch_size=16, progress=False, remote="local")
+    controls = ("noise_delta", "rope")
+    la.experiments.decouple(tiny_llava, asked, controls=controls, batch_size=16, progress=False, remote="local")
     layers, state = tiny_llava.cfg.n_layers, len(prompt) * prompt.n_pos * tiny_llava.cfg.d_model * 4
     # The whole stream once, and two states for each layer of each control.
     summarised = (2 * layers + 1) * state + 2 * (2 * layers * state)
