@@ -73,13 +73,14 @@ CacheLike = Annotated[
 ]
 QuestionLike = Annotated[
     Any,
-    Rule(_offers("text", "answer", "choices"), "a question with text, answer and choices, such as la.data.load gives"),
+    Rule(_offers("text", "choices"), "a question with text and choices, such as la.data.load gives"),
 ]
 GridLike = Annotated[
     Any,
     Rule(
-        lambda v: v is None or _offers("boxes")(v),
-        "a grid of patches, such as prompt.token_map.grids[0][0], or None to divide the picture evenly",
+        lambda v: v is None or isinstance(v, bool) or _offers("boxes")(v),
+        "a grid of patches, such as prompt.token_map.grids[0][0], None to divide the picture evenly, or True or False "
+        "for lines between the patches",
     ),
 ]
 PictureLike = Annotated[Any, Rule(_is_picture, "a PIL image, an array [height, width, channel], or a lostattn.Video")]

@@ -124,11 +124,17 @@ class StreamReader(Mapping[str, Tensor]):
         """
         self._refuse_lanes()
         self._check_width(stream, "stream")
-        stream = stream.to(self["resid_post", -1].dtype)
+        stream = stream.to(self._stream_dtype())
         path, norm = self._logit_path(), self._norm(self._n_layers)
         with torch.set_grad_enabled(stream.requires_grad):
             normed = stream if norm is None else norm(stream)
             return path.finish(self._unembedding()(normed * path.before if path.before != 1.0 else normed))
+
+    def _stream_dtype(self) -> torch.dtype:
+        """That of the activations: of the last stream, or of whatever was kept."""
+        last = f"blocks.{self._n_layers - 1}.hook_resid_post"
+        names = [last, *self] if last in self else list(self)
+        return next((self[name].dtype for name in names if self[name].is_floating_point()), torch.float32)
 
     @property
     def _n_layers(self) -> int:

@@ -68,7 +68,7 @@ def load(
     split: str | None = None,
     n: int | None = None,
     seed: int = 0,
-    kinds: Sequence[str] | None = None,
+    kinds: str | Sequence[str] | None = None,
     *,
     path: str | Path | None = None,
     source: str | None = None,

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lostattn.arguments import checked_call
 from lostattn.errors import InputError
-from lostattn.pictures.videos import Videos
+from lostattn.pictures.videos import Video, Videos
 from lostattn.prompt.assemble import assemble, check_pictures, placeholder
 from lostattn.prompt.batch import Prompt
 from lostattn.prompt.conversations.messages import is_batch, is_conversation
@@ -91,12 +91,15 @@ def build_prompt(
         return from_inputs(seen, config, inputs, question_or_text, images, module, videos, fps)
     encodes = getattr(config, "is_encoder_decoder", False)
     asked = _asked(question_or_text, messages, encodes and answer is not None)
-    beside = Beside(images, videos, fps, system, answer, chat_template_kwargs)
+
+    def check(shown: tuple[Image.Image, ...], moving: tuple[Video, ...]) -> None:
+        check_pictures(config, [shown])
+        check_videos(processor, config, [moving])
+
+    beside = Beside(images, videos, fps, system, answer, chat_template_kwargs, check)
     marks = (placeholder(processor, config), video_placeholder(processor))
     items = items_of(processor, marks, asked, beside)
     pictures, clips = [one.images for one in items], [one.videos for one in items]
-    check_pictures(config, pictures)
-    check_videos(processor, config, clips)
     rendered = [one.rendered for one in items]
     given = _process(processor, rendered, pictures, clips, options)
     mark, moving = marks[0], marks[1] if any(clips) else ""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -48,6 +48,7 @@ class Beside:
         system: a system text for all.
         fps: of videos that do not say it.
         options: for the chat template.
+        check: refuses the pictures and videos of an item that the model does not take, before they are put in a text.
     """
 
     images: Any = None
@@ -56,6 +57,7 @@ class Beside:
     system: str | None = None
     answer: str | Sequence[str] | None = None
     options: Any = None
+    check: Callable[[tuple[Image.Image, ...], tuple[Video, ...]], None] = lambda images, videos: None
 
 
 def items_of(processor: Any, marks: tuple[str, str], given: Any, beside: Beside) -> list[Item]:
@@ -96,6 +98,7 @@ def _spoken(
 ) -> Item:
     """The item of a conversation."""
     told = read_conversation(given, beside.images, beside.videos, k, marks, beside.fps)
+    beside.check(told.images, told.videos)
     rendered = write_conversation(processor, told, marks, options, f"conversation {k}")
     text = asked_words(processor, rendered, marks)
     return Item(rendered, text, told.images, told.videos, content_id(rendered.text, told.images, told.videos))
@@ -135,7 +138,9 @@ def _asked(given: Any, beside: Beside) -> list[_Asked]:
     out = []
     for i, (one, pictures, clips, said) in enumerate(zip(items, images, videos, answers, strict=True)):
         text, shown, name = _item(one, pictures, i)
-        out.append(_Asked(text, shown, load_videos(clips, i, beside.fps), name, said))
+        moving = load_videos(clips, i, beside.fps)
+        beside.check(shown, moving)
+        out.append(_Asked(text, shown, moving, name, said))
     return out
 
 

@@ -207,7 +207,7 @@ def test_steps_differ_from_each_other():
 @pytest.mark.parametrize(
     ("keywords", "message"),
     [
-        ({"max_new_tokens": 0}, "max_new_tokens is 0; expected at least 1"),
+        ({"max_new_tokens": 0}, "max_new_tokens is 0; expected a whole number from 1"),
         ({"max_new_tokens": -3}, "max_new_tokens is -3"),
     ],
 )

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import bounds
+import chat_templates
 import clips
 import pytest
 import torch
 from clips import TEXT, clip, prompt
-from families import template
 from PIL import Image
 
 from lostattn.errors import InputError
@@ -216,7 +216,7 @@ def test_a_template_that_does_not_write_videos_is_told():
     held = clips.family("qwen2_5_vl")
     processor = type(held.processor)(
         image_processor=held.processor.image_processor, tokenizer=held.processor.tokenizer,
-        video_processor=held.processor.video_processor, chat_template=template("", "<|image_pad|>", ""),
+        video_processor=held.processor.video_processor, chat_template=chat_templates.one_turn("", "<|image_pad|>", ""),
     )  # fmt: skip
     with pytest.raises(InputError, match=r"0 video placeholders '<\|video_pad\|>' in the prompt, but 1 video given"):
         build_prompt(processor, held.config, TEXT, videos=[clip(2, 56, 56)])

@@ -101,7 +101,7 @@ def test_axes_that_do_not_fit_are_refused(prompt, cache, picture, grid):
     axes = Figure().subplots(1, 5)
     for draw, why in (
         (lambda ax: la.view.overlay(picture, VALUES, grid, ax=ax), "there are 1 maps, .* expected 1 or 2"),
-        (lambda ax: la.view.overlays(picture, [VALUES] * 2, grid, titles="ab", ax=ax), "expected 2 or 3"),
+        (lambda ax: la.view.overlays(picture, [VALUES] * 2, grid, titles=["a", "b"], ax=ax), "expected 2 or 3"),
         (lambda ax: la.view.attention_on_image(cache, prompt, 0, ax=ax), "expected 3 or 4"),
         (lambda ax: la.view.layer_curves(CURVES, ax=ax), "1 panels, one for each y and model"),
         (lambda ax: la.view.accuracy_bars(BARS, ax=ax), "1 panels, one for each kind and model"),

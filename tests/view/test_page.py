@@ -199,7 +199,7 @@ def test_figure_names_are_checked(figure):
     with pytest.raises(InputError, match=r"There is a figure 'rid' on the page already"):
         page.figure(figure, "c", "rid")
     for name in ("../rid", "", "a b", ".hidden"):
-        with pytest.raises(InputError, match=r"A figure cannot be saved as "):
+        with pytest.raises(InputError, match=r"A figure cannot be saved as |name is .* can name a file"):
             page.figure(figure, "c", name)
 
 
