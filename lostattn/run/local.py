@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -21,6 +22,11 @@ from lostattn.prompt.batch import Prompt
 from lostattn.run.calls import Raw, Reading
 from lostattn.run.hook_errors import hook_errors
 from lostattn.run.make_calls import pass_call
+
+# What transformers' models say where ids and pixel values are of two calls of a processor.
+_UNEQUAL = re.compile(
+    r"features and .*tokens do not match|tokens .* and features .* do not match|placeholder .* does not match"
+)
 
 
 def check_weights(model: HookedModel) -> None:
@@ -44,14 +50,22 @@ def running(model: HookedModel, looks: bool = True) -> Iterator[None]:
     torch hook of the caller's changes is in all that the pass gives.
 
     Raises:
-        InputError: the model has no weights here.
+        InputError: the model has no weights here, or finds other pictures in the inputs than there are tokens of them.
         ChangedModel: its modules are others than those that were proved.
     """
     check_weights(model)
     with model.lock:
         model.record.check(model.name)
         with model.record.reading_hooks_alone(model.name) if looks else nullcontext():
-            yield
+            try:
+                yield
+            except ValueError as error:
+                if isinstance(error, InputError) or not _UNEQUAL.search(str(error)):
+                    raise
+                raise InputError(
+                    f"{model.name!r} finds other pictures in these inputs than they hold places for ({error}). Make "
+                    "the ids and the pixel values in one call of the processor, on the same text and pictures."
+                ) from None
 
 
 def wait_its_turn(model: HookedModel, tracer: Any) -> Any:
