@@ -33,7 +33,7 @@ from workloads import Workload, workloads  # noqa: E402
 
 import lostattn as la  # noqa: E402
 
-SMALL = 48 << 20  # bytes of the tmpfs
+SMALL = 96 << 20  # bytes of the tmpfs
 TRIES = 5  # runs to one that is killed in time, at most: others end before, or find no room
 NO_ROOM = re.compile("no room|are free where")
 OTHER_RUN = "begun with other settings"  # what is there is of one before: the last was killed before it had begun
