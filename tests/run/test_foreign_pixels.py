@@ -1,4 +1,4 @@
-"""Ids and pixel values that are of two calls of a processor: refused with the way, when the model meets them at last."""
+"""Ids and pixel values that are of two calls of a processor: refused with the way, where the model meets them."""
 
 from __future__ import annotations
 
