@@ -9,9 +9,7 @@ import pytest
 from remote_table import SHARE
 
 import lostattn as la
-from lostattn.experiments.decoupling import _measure
 from lostattn.remote.session import Session
-from lostattn.run.batches import bar
 
 DECOUPLED: dict[str, Any] = {"batch_size": 5, "progress": False}
 PROBED: dict[str, Any] = {"seeds": (0, 1), "max_new_tokens": 2, **DECOUPLED}
@@ -53,9 +51,9 @@ def test_a_hundredth_of_the_activations_comes_back(tiny_model, shapes_questions,
         return closed(self, *arguments)
 
     monkeypatch.setattr(Session, "__exit__", remembered)
-    prompt = tiny_model.prompt(list(shapes_questions)[:16])
-    with bar(1, "", False) as passes:
-        _measure(tiny_model, prompt, (), "paper", None, 0, passes, True)
+    asked = list(shapes_questions)[:16]
+    prompt = tiny_model.prompt(asked)
+    la.experiments.decouple(tiny_model, asked, controls=(), batch_size=16, progress=False, remote=True)
     state = len(prompt) * prompt.n_pos * tiny_model.cfg.d_model * 4
     summarised = (2 * tiny_model.cfg.n_layers + 1) * state
     assert sessions[0].received <= summarised / 100

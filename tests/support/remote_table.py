@@ -91,7 +91,6 @@ TABLE: dict[str, Entry] = {
     "metrics": lambda m, p, r: m.measure(p, update_metrics(m, p), remote=r),
     "metrics, as released": lambda m, p, r: m.measure(p, update_metrics(m, p, [1, 2], "released"), remote=r),
     "metrics of one update": _update,
-    "scores of answers": lambda m, p, r: m.score_answers(questions(), interventions=MANY, remote=r).table(),
 }
 
 
@@ -124,6 +123,7 @@ def _direction(model: la.LVLM, prompt: la.Prompt, remote: Any) -> Any:
 
 
 STUDIES: dict[str, Entry] = {
+    "score_answers": lambda m, p, r: m.score_answers(questions(), interventions=MANY, remote=r).table(),
     "sweep": _sweep,
     "path_patch": _paths,
     "flow": _flow,
