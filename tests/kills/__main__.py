@@ -34,7 +34,7 @@ from workloads import Workload, workloads  # noqa: E402
 import lostattn as la  # noqa: E402
 
 SMALL = 96 << 20  # bytes of the tmpfs
-TRIES = 5  # runs to one that is killed in time, at most: others end before, or find no room
+TRIES = 8  # runs to one that is killed in time, at most: others end before, or find no room
 NO_ROOM = re.compile("no room|are free where")
 OTHER_RUN = "begun with other settings"  # what is there is of one before: the last was killed before it had begun
 ENDS = {0: "ended", 3: "no room", 5: "other run", -signal.SIGKILL: "killed"}
@@ -171,7 +171,7 @@ def _ballast(folder: Path, rng: random.Random) -> Path | None:
     if free > 1 << 30:  # no small disk: files are bounded in size instead
         path.touch()
         return path
-    path.write_bytes(bytes(max(0, free - int(rng.choice([0.001, 0.01, 0.1, 1]) * SMALL))))
+    path.write_bytes(bytes(max(0, free - int(rng.choice([0.001, 0.1, 1, 1]) * SMALL))))
     return path
 
 
