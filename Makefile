@@ -47,7 +47,7 @@ test-fast: env ## Run the tests that are not marked slow: a slice of every area
 	$(BIN)/pytest -n $(WORKERS) --dist loadfile -m "not slow"
 
 fuzz: env ## Try damaged files on every reader of files: FILES=500 each, and print what became of them
-	$(BIN)/python tests/fuzz $(FILES)
+	$(BIN)/python tests/fuzz $(FILES) $(if $(CI),--seed 0)
 
 kills: env ## Kill what writes 300 times at random moments and look at what stands
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python tests/kills --kills $(KILLS)
