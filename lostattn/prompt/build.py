@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -91,11 +92,7 @@ def build_prompt(
         return from_inputs(seen, config, inputs, question_or_text, images, module, videos, fps)
     encodes = getattr(config, "is_encoder_decoder", False)
     asked = _asked(question_or_text, messages, encodes and answer is not None)
-
-    def check(shown: tuple[Image.Image, ...], moving: tuple[Video, ...]) -> None:
-        check_pictures(config, [shown])
-        check_videos(processor, config, [moving])
-
+    check = functools.partial(_check_shown, processor, config)
     beside = Beside(images, videos, fps, system, answer, chat_template_kwargs, check)
     marks = (placeholder(processor, config), video_placeholder(processor))
     items = items_of(processor, marks, asked, beside)
@@ -109,6 +106,12 @@ def build_prompt(
     reads = encoder_config(config) if encodes else config
     made = assemble(seen, reads, given, shown, words, pictures, names, clips, orders)
     return of_decoder(processor, config, given, made, module) if encodes else made
+
+
+def _check_shown(processor: Any, config: Any, images: tuple[Image.Image, ...], videos: tuple[Video, ...]) -> None:
+    """Refuse the pictures and videos of an item that the model does not take."""
+    check_pictures(config, [images])
+    check_videos(processor, config, [videos])
 
 
 def _refuse_beside_inputs(system: Any, answer: Any, messages: Any, options: Any) -> None:

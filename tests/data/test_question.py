@@ -80,9 +80,16 @@ def test_a_wrong_name_brings_the_nearest() -> None:
         load("shaps")
 
 
-@pytest.mark.parametrize("n", [0, -3, True])
-def test_a_bad_number_is_refused(n: int) -> None:
-    with pytest.raises(InputError, match=r"whole number above 0; got (0|-3)|n is True; expected a whole number"):
+@pytest.mark.parametrize(
+    ("n", "said"),
+    [
+        (0, "whole number above 0; got 0"),
+        (-3, "whole number above 0; got -3"),
+        (True, "n is True; expected a whole number"),
+    ],
+)
+def test_a_bad_number_is_refused(n: int, said: str) -> None:
+    with pytest.raises(InputError, match=said):
         load("shapes", n=n)
 
 

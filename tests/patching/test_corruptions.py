@@ -31,8 +31,12 @@ def test_blank_noise_and_blur() -> None:
     assert patching.noise(grey, seed=3).tobytes() != patching.noise(grey, seed=4).tobytes()
     rough, smooth = (np.asarray(p, dtype=float) for p in (picture(), patching.blur(picture(), 2)))
     assert np.abs(np.diff(smooth, axis=0)).mean() < 0.3 * np.abs(np.diff(rough, axis=0)).mean()
-    for function, keywords in ((patching.noise, {"strength": 0}), (patching.blur, {"radius": -1})):
-        with pytest.raises(InputError, match="expected a (finite )?number (above|from) 0"):
+    for function, keywords, said in (
+        (patching.noise, {"strength": 0}, "strength is 0; expected a number above 0"),
+        (patching.blur, {"radius": 0}, "radius is 0; expected a number above 0"),
+        (patching.blur, {"radius": -1}, "radius is -1; expected a finite number from 0 to 10000"),
+    ):
+        with pytest.raises(InputError, match=said):
             function(picture(), **keywords)
 
 
