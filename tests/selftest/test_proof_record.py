@@ -131,27 +131,28 @@ def test_another_dtype_kernel_or_place(checkpoint, cache, asked, settings):
     assert len(asked) == 2
 
 
-@pytest.mark.parametrize("library", ["torch", "transformers", "nnsight", "peft"])
-def test_another_version_of_a_library(checkpoint, cache, asked, monkeypatch, library):
-    la.load(checkpoint)
-    honest = importlib.metadata.version
-    monkeypatch.setattr(importlib.metadata, "version", lambda name: "0.0.1" if name == library else honest(name))
+def load_reading_versions_again(checkpoint):
+    """Load it as another process would, which knows no versions yet."""
     proof_key._libraries.cache_clear()
     try:
         la.load(checkpoint)
     finally:
         proof_key._libraries.cache_clear()
+
+
+@pytest.mark.parametrize("library", ["torch", "transformers", "nnsight", "peft"])
+def test_another_version_of_a_library(checkpoint, cache, asked, monkeypatch, library):
+    la.load(checkpoint)
+    honest = importlib.metadata.version
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "0.0.1" if name == library else honest(name))
+    load_reading_versions_again(checkpoint)
     assert len(asked) == 2
 
 
 def test_another_text_of_this_package(checkpoint, cache, asked, monkeypatch):
     la.load(checkpoint)
     monkeypatch.setattr(proof_key, "_own_code", lambda: "another")
-    proof_key._libraries.cache_clear()
-    try:
-        la.load(checkpoint)
-    finally:
-        proof_key._libraries.cache_clear()
+    load_reading_versions_again(checkpoint)
     assert len(asked) == 2
 
 

@@ -115,12 +115,19 @@ def pairs(model: Any, weights: Any) -> Iterator[Pair]:
     yield "logit_attrs", torch.cat([parts, size[None]]), torch.cat([difference, size[None]])
 
 
-def noise_pairs(model: Any, other: Any) -> Iterator[Pair]:
-    """Noise in weights is the other model's: of the same moments, in the place of the same map."""
-    for what, points in (("qkv", ("q", "k", "v")), ("mlp", ("pre", "pre_linear", "mlp_out"))):
+def noise_pairs(model: Any, other: Any, rounds: bool = False) -> Iterator[Pair]:
+    """Noise in weights is the other model's: of the same moments, in the place of the same map.
+
+    A model whose layers round what they are given (``rounds``) brings another stream to the layer, so there the other
+    model is handed its stream: what noise makes of that is not rounded.
+    """
+    for what, stream, points in (
+        ("qkv", "resid_pre", ("q", "k", "v")),
+        ("mlp", "resid_mid", ("pre", "pre_linear", "mlp_out")),
+    ):
         edit = la.NoiseWeights(what, layers=LAYER, seed=2)
-        found, expected = (
-            one.run_with_cache(one.prompt(question()), interventions=edit)[1] for one in (model, other)
-        )  # fmt: skip
+        _, found = model.run_with_cache(model.prompt(question()), interventions=edit)
+        handed = la.Patch.of(found, f"blocks.{LAYER}.hook_{stream}") + edit if rounds else edit
+        _, expected = other.run_with_cache(other.prompt(question()), interventions=handed)
         for point in points:
             yield "NoiseWeights", found[point, LAYER], expected[point, LAYER]

@@ -40,7 +40,7 @@ def rows() -> Iterator[tuple[str, dict[str, float]]]:
     for how, config in brought.QUANTISED.items():
         model = la.load(NAME, quantization_config=config())
         weights = brought.written_out(brought.quantised(NAME, how))
-        noise = () if how in brought.ROUNDS else noise_pairs(model, wrapped(NAME, weights, proved=False))
+        noise = noise_pairs(model, wrapped(NAME, weights, proved=False), how in brought.ROUNDS)
         yield how, largest((*pairs(model, weights), *noise))
     for kind, config in ADAPTERS.items():
         adapted, again = (brought.adapted(brought.plain(NAME), config()) for _ in range(2))
@@ -53,8 +53,7 @@ def table() -> Iterator[str]:
     yield f"| | {' | '.join(COLUMNS)} |"
     yield "|---" * (len(COLUMNS) + 1) + "|"
     for what, errors in rows():
-        shown = (f"{errors[column]:.1e}" if column in errors else "*rounds its inputs*" for column in COLUMNS)
-        yield f"| {what} | {' | '.join(shown)} |"
+        yield f"| {what} | {' | '.join(f'{errors[column]:.1e}' for column in COLUMNS)} |"
 
 
 def main() -> None:
