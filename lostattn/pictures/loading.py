@@ -93,7 +93,7 @@ def open_picture(source: Any, place: str) -> tuple[str, Image.Image]:
         named = f"the file {_short(str(path))!r}"
         if "://" in os.fspath(source) or str(path).startswith(("http:", "https:")):
             raise InputError(f"{place} is an address, {_short(str(path))!r}; download it first and give its path.")
-        if not _is_there(path):
+        if not is_there(path):
             raise InputError(f"{place}: there is no file {_short(str(path))!r}.")
         readable: Any = path
     else:
@@ -191,7 +191,8 @@ def _from_array(array: np.ndarray, place: str) -> Image.Image:
     return _as_rgb(Image.fromarray(np.ascontiguousarray(flat)), place)
 
 
-def _is_there(path: Path) -> bool:
+def is_there(path: Path) -> bool:
+    """Whether a path is a file's; a name that no file can have is none."""
     try:
         return path.is_file()
     except (OSError, ValueError):  # a name that is too long, or with a null byte

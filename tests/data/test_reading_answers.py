@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from lostattn import data
+from lostattn.data.scoring.asked_for import listed
 from lostattn.errors import InputError, UnknownName
 
 LETTERED = SimpleNamespace(
@@ -182,3 +183,42 @@ def test_what_cannot_be_read_by_a_protocol_is_refused() -> None:
         data.scoring.read("strickt", "yes", YES_NO)
     with pytest.raises(InputError, match="what was said is NoneType; expected a text"):
         data.scoring.read("strict", None, YES_NO)
+
+
+def test_options_that_a_question_carries_are_read_as_those_in_its_text() -> None:
+    question = SimpleNamespace(text="Which?", choices=("A", "B"), options=("red", "blue"), answer="A")
+    for protocol in ("strict", "vlmevalkit-choice"):
+        assert data.scoring.read(protocol, "red", question)[0] == "A"
+    assert data.scoring.read("strict", "It is blue.", question) == ("B", "option")
+    assert data.scoring.read("strict", "green", question) == (None, "nothing named")
+
+
+LETTERS_ASKED_FOR = (
+    "mmmu-official", "mmmu-lmms", "vmcbench-lmms", "3dsrbench-lmms", "vlmevalkit-choice", "mathvista-official",
+    "mathvista-official-unguarded",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("protocol", LETTERS_ASKED_FOR)
+def test_more_options_than_letters_and_none(protocol) -> None:
+    many = tuple(f"value {i}" for i in range(27))
+    for told in ({"choices": many}, {"choices": (), "options": many}):
+        question = SimpleNamespace(**{"text": "?", "answer": many[0], "facts": {}, **told})
+        with pytest.raises(InputError, match="has 27 options, and letters stand for 26 at most"):
+            data.scoring.read(protocol, "value 26", question)
+    last = SimpleNamespace(text="?", answer=many[0], choices=many[:26])
+    assert data.scoring.read(protocol, "Z", last)[0] == (None if protocol == "3dsrbench-lmms" else "value 25")
+    none = SimpleNamespace(text="?", answer="x", choices=(), facts={"question_type": "multi_choice"})
+    assert data.scoring.read(protocol, "x", none) == (None, "no options")
+    assert data.scoring.credit(protocol, "x", none, guesses=True) == 0.0
+
+
+def test_words_are_read_of_however_many_choices() -> None:
+    many = SimpleNamespace(text="?", answer="value 3", choices=tuple(f"value {i}" for i in range(27)))
+    assert data.scoring.read("strict", "It is value 26.", many) == ("value 26", "named")
+
+
+@pytest.mark.parametrize("text", ["[{[]: 1}]", "[{{}}]", "[0x" + "f" * 5000 + "]", "[" * 500, "[1", "[\x00]", "x"])
+def test_what_python_cannot_read_is_no_list(text) -> None:
+    assert listed(text) == ()
+    assert listed("['a', 2]") == ("a", "2")

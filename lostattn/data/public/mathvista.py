@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
-from lostattn.data.public.benchmark import LETTERS, Benchmark, Item, Split, text_of, words_of
+from lostattn.data.public.benchmark import Benchmark, Item, Split, text_of, words_of
 from lostattn.data.public.tables import Row
-from lostattn.data.scoring.asked_for import listed
+from lostattn.data.scoring.asked_for import letters_of, listed
 from lostattn.errors import InputError
 
 _TOLD = ("task", "category", "context", "grade", "language", "skills", "source")
@@ -25,7 +26,7 @@ def _items(row: Row, split: str) -> Sequence[Item]:
     facts: dict[str, Any] = {name: told[name] for name in _TOLD if told.get(name)}
     facts |= {"question_type": question_type, "answer_type": answer_type, "unit": text_of(row, "unit")}
     if precision:
-        facts["precision"] = float(precision)
+        facts["precision"] = _number(precision, id)
     question = words_of(row, "query", "question")
     fields: dict[str, Any] = {"id": id, "text": question, "kind": str(told.get("task") or question_type), "row": id}
     if question_type == "multi_choice" or choices:
@@ -39,7 +40,7 @@ def _items(row: Row, split: str) -> Sequence[Item]:
 
 def _of_choices(answer: str, choices: tuple[str, ...], question: str, id: str) -> dict[str, Any]:
     """Letters for choices, so that of several options of one text each is right."""
-    letters = tuple(LETTERS[: len(choices)])
+    letters = letters_of(len(choices), f"question {id!r}")
     right = tuple(letter for letter, text in zip(letters, choices, strict=True) if text == answer)
     if not right:
         raise InputError(
@@ -49,6 +50,18 @@ def _of_choices(answer: str, choices: tuple[str, ...], question: str, id: str) -
     text = question if f"({letters[0]}) {choices[0]}" in question else f"{question}\nChoices:\n{lines}"
     answers = right if len(right) > 1 else ()
     return {"text": text, "answer": right[0], "answers": answers, "choices": letters, "options": choices}
+
+
+def _number(precision: str, id: str) -> float:
+    try:
+        number = float(precision)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise InputError(
+            f"question {id!r} has the precision {precision[:60]!r}; expected how many decimals count, such as 2."
+        )
+    return number
 
 
 def _choices(row: Row) -> tuple[str, ...]:

@@ -18,7 +18,7 @@ from lostattn.data.public.benchmark import (
     words_of,
 )
 from lostattn.data.public.tables import Row
-from lostattn.data.scoring.asked_for import listed
+from lostattn.data.scoring.asked_for import letters_of, listed
 from lostattn.errors import InputError
 
 _IMAGE = re.compile(r"<image (\d)>")
@@ -88,7 +88,7 @@ def _options(row: Row, id: str) -> dict[str, str]:
     found = tuple(map(str, told)) if isinstance(told, list) else listed(str(told))
     if not found and str(told).strip() not in ("[]", "", "nan"):
         raise InputError(f"question {id!r} has the options {str(told)[:60]!r}; expected a list as Python writes it.")
-    return dict(zip(LETTERS, found, strict=False))
+    return dict(zip(letters_of(len(found), f"question {id!r}"), found, strict=True))
 
 
 def _pictures(row: Row, text: str) -> tuple[tuple[str, ...], list[int]]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from lostattn.data.scoring.asked_for import listed
 from lostattn.errors import InputError
+from lostattn.pictures.loading import is_there
 from lostattn.saved.inside import inside
 from lostattn.saved.reading import read_bytes
 
@@ -64,7 +65,7 @@ def _file(name: str, where: str, folder: Path) -> bytes | None:
     if "." not in name.rsplit("/", 1)[-1]:
         return None
     path = Path(inside(folder, name, where))
-    return read_bytes(path, "a picture") if path.is_file() else None
+    return read_bytes(path, "a picture") if is_there(path) else None
 
 
 def _decoded(text: str, where: str) -> bytes:

@@ -10,8 +10,11 @@ from typing import Any, NamedTuple
 
 from lostattn.arguments import checked_call
 from lostattn.arguments.known_by import QuestionLike
+from lostattn.errors import InputError
 
 _LINE = re.compile(r"^\s*\(?([A-Za-z])[.):]\s*(\S.*?)\s*$", re.MULTILINE)
+NO_OPTIONS = (None, "no options")
+"""What is read where a letter is asked for and nothing can be chosen."""
 
 
 class Options(NamedTuple):
@@ -46,9 +49,9 @@ def listed(answer: str) -> tuple[str, ...]:
         return ()
     try:
         value = ast.literal_eval(answer.strip())
-    except (SyntaxError, ValueError, MemoryError, RecursionError):
+        return tuple(map(str, value)) if isinstance(value, list) else ()
+    except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError):  # also a number too long to be written
         return ()
-    return tuple(map(str, value)) if isinstance(value, list) else ()
 
 
 def is_open(question: Any) -> bool:
@@ -61,13 +64,16 @@ def is_open(question: Any) -> bool:
 
 
 def options_of(question: Any) -> Options:
-    """The options of a question: choices that are letters, with the texts that stand there; or choices by position."""
+    """The options of a question: choices that are letters, with the texts that stand there; or choices by position.
+
+    Raises:
+        InputError: more of them than there are letters.
+    """
     told = _told(question)
     choices = tuple(map(str, getattr(question, "choices", None) or told or ()))
     letters = as_letters(choices)
     if letters is None:
-        letters = tuple(string.ascii_uppercase[: len(choices)])
-        return Options(letters, choices, choices)
+        return Options(letters_of(len(choices), "the question"), choices, choices)
     stated = told or {
         letter.upper(): text for letter, text in _LINE.findall(str(getattr(question, "text", None) or ""))
     }
@@ -81,9 +87,23 @@ def as_letters(choices: tuple[str, ...]) -> tuple[str, ...] | None:
     return letters if choices and len(set(letters)) == len(choices) else None
 
 
+def letters_of(n: int, where: str) -> tuple[str, ...]:
+    """The letters of so many options.
+
+    Raises:
+        InputError: there are more of them than letters; `where` says whose.
+    """
+    if n > len(string.ascii_uppercase):
+        raise InputError(
+            f"{where} has {n} options, and letters stand for {len(string.ascii_uppercase)} at most; give fewer, or "
+            "read its answers by their texts (the protocol 'strict')."
+        )
+    return tuple(string.ascii_uppercase[:n])
+
+
 def _told(question: Any) -> dict[str, str]:
     """``{letter: text}`` of the options that a question carries beside its text."""
     own = getattr(question, "options", None) or ()
     if isinstance(own, Mapping):
         return {str(letter): str(text) for letter, text in own.items()}
-    return dict(zip(string.ascii_uppercase, map(str, own), strict=False))
+    return dict(zip(letters_of(len(own), "the question"), map(str, own), strict=True))

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from lostattn.data.scoring.asked_for import Options, as_letters, options_of, right_answers
+from lostattn.data.scoring.asked_for import NO_OPTIONS, Options, as_letters, options_of, right_answers
 
 _STRIPPED = ",.!?;:'\""
 _BY_TRUST = (
@@ -59,6 +59,8 @@ def realworldqa_lmms(said: str, question: Any) -> tuple[str | None, str]:
 def threedsr_lmms(said: str, question: Any) -> tuple[str | None, str]:
     """3DSRBench: the first of seven forms that the text has anywhere; a letter A to D, even one that is an article."""
     options = options_of(question)
+    if not options.letters:
+        return NO_OPTIONS
     for rule, form in _LETTER_OF_3DSR:
         if match := re.search(form, said.strip()):
             offered = match[1] in options.letters

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from lostattn.data.scoring.asked_for import fact, is_open, options_of
+from lostattn.data.scoring.asked_for import NO_OPTIONS, fact, is_open, options_of
 
 _QUOTED = re.compile(r'The answer is "(.*)"\.')
 
@@ -45,6 +45,8 @@ def _normalised(said: str, question: Any, guarded: bool) -> tuple[str | None, st
 
 def _option(text: str, question: Any) -> tuple[str | None, str]:
     options = options_of(question)
+    if not options.letters:
+        return NO_OPTIONS
     bracketed = re.search(r"\(([a-zA-Z])\)", text)
     letter = bracketed[1].upper() if bracketed else text
     if letter in options.letters:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from lostattn.data.scoring.asked_for import Options, is_open, options_of
+from lostattn.data.scoring.asked_for import NO_OPTIONS, Options, is_open, options_of
 from lostattn.data.scoring.mmmu_open import open_mmmu
 
 GUESS = "guess"
@@ -52,6 +52,8 @@ def vmcbench_lmms(said: str, question: Any) -> tuple[str | None, str]:
 
 def _last_in_form(said: str, options: Options, forms: tuple[Form, ...]) -> tuple[str | None, str]:
     """The option found in the first form that has any; of several the last, by the first form of its kind."""
+    if not options.letters:
+        return NO_OPTIONS
     for mark in _STRIPPED:
         said = said.strip(mark)
     text = f" {said} "

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from typing import Any
 
 from lostattn.arguments import checked_call
 from lostattn.arguments.known_by import QuestionLike
+from lostattn.data.scoring.asked_for import as_letters, options_of
 from lostattn.data.scoring.mentions import Mention, affirmed, bare, named, plain
 from lostattn.data.scoring.open_answers import open_answer
 
@@ -41,13 +41,14 @@ def strict(said: str, question: QuestionLike) -> tuple[str | None, str]:
         return None, "empty"
     if (found := _exact(said, choices)) is not None:
         return found, "exact"
-    letters = _letters(choices)
-    if letters is None:
+    if as_letters(choices) is None:
         return _one(text, named(text, _told_apart(choices)), "named")
+    lettered = options_of(question)
+    letters = dict(zip(lettered.letters, choices, strict=True))
     read, rule = _one(text, _as_letters(text, letters), "letter")
     if rule != "nothing named":
         return read, rule
-    options = {option: letters[letter] for letter, option in _options(question, letters).items()}
+    options = {option: choice for option, choice in zip(lettered.texts, choices, strict=True) if option}
     found = _exact(said, tuple(options))
     if found is not None:
         return options[found], "option"
@@ -83,19 +84,6 @@ def _one(text: str, mentions: list[Mention], rule: str) -> tuple[str | None, str
         if len({one.choice for one in behind}) == 1 and not text[match.end() : behind[0].start].strip(" (["):
             return behind[0].choice, "answer is"
     return None, "several named"
-
-
-def _letters(choices: tuple[str, ...]) -> dict[str, str] | None:
-    """``{letter: choice}`` where every choice is a letter."""
-    found = [re.fullmatch(r"\W*([A-Za-z])\W*", choice) for choice in choices]
-    told = {match[1].upper(): choice for match, choice in zip(found, choices, strict=True) if match}
-    return told if len(told) == len(choices) else None
-
-
-def _options(question: Any, letters: dict[str, str]) -> dict[str, str]:
-    """The texts of the lettered options, as they stand in the question: ``A. green`` or ``(A) green``, a line each."""
-    lines = re.findall(r"^\s*\(?([A-Za-z])[.):]\s*(\S.*?)\s*$", str(getattr(question, "text", "")), re.MULTILINE)
-    return {letter.upper(): option for letter, option in lines if letter.upper() in letters}
 
 
 def _as_letters(text: str, letters: dict[str, str]) -> list[Mention]:

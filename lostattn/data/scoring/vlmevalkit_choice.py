@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from lostattn.data.scoring.asked_for import Options, options_of
+from lostattn.data.scoring.asked_for import NO_OPTIONS, Options, options_of
 
 _MARKS = str.maketrans({mark: " " for mark in ".()[],:;!*#{}"})
 _NEAR_THE_END = 5
@@ -23,6 +23,8 @@ _ANSWER_IS = re.compile(r"(?:correct\s+)?answer\s+is\s+\**([ABCD])\**", re.IGNOR
 def vlmevalkit_choice(said: str, question: Any) -> tuple[str | None, str]:
     """Its ``can_infer``; what it would ask a judge about, or count as refused, is unread."""
     options = options_of(question)
+    if not options.letters:
+        return NO_OPTIONS
     letter, rule = _letter(said, options)
     if letter is None and rule != "refused":
         letter, rule = _text(said, options)

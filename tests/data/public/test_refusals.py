@@ -20,6 +20,7 @@ from benchmark_files import (
 )
 
 from lostattn import data
+from lostattn.data.public import BENCHMARKS
 from lostattn.errors import InputError, UnknownName
 
 
@@ -72,6 +73,8 @@ def test_an_answer_outside_its_options(name: str, split: str, answer: str, tmp_p
         ("1", "in row '1', which holds none but names row '1'"),
         ("../secret.png", "leads out of the folder"),
         ("!" * 200, "which is no base64"),
+        ("a" * 300 + ".png", "which is no base64"),  # a name that no file can have
+        (f"shown/{'b' * 300}.png", "which is no base64"),
         ("['0', '999']", "its picture in row or file '999'"),
     ],
 )
@@ -80,6 +83,26 @@ def test_pictures_that_are_not_there(picture: str, said: str, tmp_path: Path) ->
     rows[1]["image"] = picture
     with pytest.raises(InputError, match=rf"question 'AAAA1111-1', column 'image'.*{said}"):
         data.load("3dsrbench", path=tsv(tmp_path / "changed.tsv", rows), allow_rows=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "split", "changed", "said"),
+    [
+        ("mathvista", "testmini", {"precision": "two"}, "question '1' has the precision 'two'; expected how many"),
+        ("mathvista", "testmini", {"precision": "inf"}, "question '1' has the precision 'inf'"),
+        ("mathvista", "testmini", {"choices": repr([str(i) for i in range(27)])}, "question '1' has 27 options, and"),
+        (
+            "mmmu",
+            "validation",
+            {"options": repr([str(i) for i in range(27)])},
+            "'validation_Math_1' has 27 options, and",
+        ),
+    ],
+)
+def test_cells_that_no_question_can_have(name: str, split: str, changed: dict[str, str], said: str) -> None:
+    row = {**PARQUET[name, split][1]()[0], **changed}
+    with pytest.raises(InputError, match=said):
+        BENCHMARKS[name].items(row, split)
 
 
 def test_a_picture_that_is_damaged_is_told_when_it_is_looked_at(tmp_path: Path) -> None:
