@@ -42,9 +42,10 @@ def from_table(
         table: a data frame, or a file that ends with .parquet, .csv, .tsv, .jsonl or .json.
         columns: which column holds what, ``{"text": "asked", "images": "photo", "answer": "gold"}``; of ``id, text,
             images, answer, choices, kind, group, answers, options, row``. A field that is not named is looked for under
-            its own name. ``choices``, ``answers`` and ``options`` are lists, or texts that Python writes a list as, or
-            texts parted by ``|``; questions without choices are open. ``images`` holds bytes, base64, paths of files,
-            or lists of those.
+            its own name, then under others that are common: ``text`` under ``question`` and ``prompt``, ``images``
+            under ``image``, ``id`` under ``question_id`` and ``index``, ``kind`` under ``category``. ``choices``,
+            ``answers`` and ``options`` are lists, or texts that Python writes a list as, or texts parted by ``|``;
+            questions without choices are open. ``images`` holds bytes, base64, paths of files, or lists of those.
         folder: where the pictures lie that paths name; that of the file, or the working folder.
         name: of the set, for tables and figures.
 

@@ -89,6 +89,11 @@ class Question:
             if not isinstance(value := getattr(self, name), Mapping):
                 raise InputError(f"{name} of question {self.id!r} is {reprlib.repr(value)}; expected a dict.")
             object.__setattr__(self, name, dict(value))
+        if not all(isinstance(one, str) for pair in self.together.items() for one in pair):
+            raise InputError(
+                f"together of question {self.id!r} is {reprlib.repr(self.together)}; expected texts by texts: the "
+                "name of a set by its sort, {'pair': 'VD_chart_0_1'}."
+            )
         for answer in (self.answer, *self.answers):
             if self.choices and answer not in self.choices:
                 raise InputError(

@@ -101,6 +101,9 @@ def test_pictures_stay_files_until_they_are_looked_at(tmp_path: Path) -> None:
         ({"answers": ("A", "D")}, "the answer 'D' is none of the choices"),
         ({"answers": ("B", "C")}, "the answer 'A' is none of its answers"),
         ({"options": ("one", "two")}, "has 2 options for 3 choices"),
+        ({"together": {"pair": ["p1"]}}, r"together of question 'q' is {'pair': \['p1'\]}; expected texts by texts"),
+        ({"together": {"pair": None}}, "together of question 'q' is {'pair': None}"),
+        ({"together": {1: "p1"}}, "together of question 'q' is {1: 'p1'}"),
     ],
 )
 def test_what_does_not_fit_is_refused(changed: dict[str, Any], said: str) -> None:

@@ -6,11 +6,13 @@ What is read does not depend on what is right; only its spelling is the right an
 from __future__ import annotations
 
 import re
+import reprlib
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
 from lostattn.data.scoring.asked_for import fact, right_answers
 from lostattn.data.scoring.mentions import bare, plain
+from lostattn.errors import InputError
 
 _ANSWER = re.compile(r"\banswer\b(?:\s+(?:is|would be|must be|should be)\b)?\s*[:=]?\s*", re.IGNORECASE)
 _NUMBER = re.compile(
@@ -51,11 +53,29 @@ def _same_number(told: str, answer: str, question: Any) -> bool:
     first, second = _as_number(told), _as_number(answer)
     if first is None or second is None:
         return False
-    precision = fact(question, "precision")
-    if precision is None:
+    decimals = _decimals(question)
+    if decimals is None:
         return first == second
-    step = Decimal(1).scaleb(-int(precision))
-    return first.quantize(step) == second.quantize(step)
+    try:
+        step = Decimal(1).scaleb(-decimals)
+        return first.quantize(step) == second.quantize(step)
+    except InvalidOperation:  # of more digits than are reckoned with
+        return first == second
+
+
+def _decimals(question: Any) -> int | None:
+    """How many decimals count; None where the question's source does not say.
+
+    Raises:
+        InputError: it says no number.
+    """
+    precision = fact(question, "precision")
+    try:
+        return None if precision is None else int(precision)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise InputError(
+            f"the fact precision of a question is {reprlib.repr(precision)}; expected a number of decimals, such as 2."
+        ) from error
 
 
 def _as_number(text: str) -> Decimal | None:

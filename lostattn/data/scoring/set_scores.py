@@ -62,6 +62,17 @@ def _facts(question: Any) -> Mapping[str, Any]:
     return found
 
 
+def _sizes(question: Any) -> Mapping[str, Any]:
+    """How many questions each of a question's sets has, where its source says so."""
+    found = _facts(question).get("set_sizes") or {}
+    if not isinstance(found, Mapping):
+        raise InputError(
+            f"the fact set_sizes of question {question.id!r} is {found!r}; expected a dict of how many questions each "
+            "of its sets has, {'pair': 2}."
+        )
+    return found
+
+
 def _parts(judged: Iterable[Judged], told: Callable[[Any], Any]) -> dict[str, list[Judged]]:
     """The questions by what is told of each; by every member where that is a list, by nothing where it is None."""
     parts: dict[str, list[Judged]] = {}
@@ -115,7 +126,7 @@ def _all_right(name: str, part: str, own: Sequence[Judged]) -> tuple[Any, ...]:
         if name in one.question.together:
             sets.setdefault(one.question.together[name], []).append(one)
     for key, members in sets.items():
-        size = _facts(members[0].question).get("set_sizes", {}).get(name, len(members))
+        size = _sizes(members[0].question).get(name, len(members))
         if size != len(members):
             raise InputError(
                 f"the {name} set {key!r} has {size} questions and {len(members)} of them are here; score whole sets "

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from lostattn.data import scoring
+from lostattn.errors import InputError
 
 CASES = [
     ("8.5", "8.5", "8.5"),
@@ -57,3 +58,16 @@ def test_several_right_answers() -> None:
     for protocol in ("strict", "mmmu-official", "mmmu-lmms"):
         assert scoring.right(protocol, "MgS", question), protocol
         assert not scoring.right(protocol, "NaCl", question), protocol
+
+
+@pytest.mark.parametrize("precision", ["two", [2], float("nan"), float("inf")])
+def test_a_precision_that_is_no_number_is_told(precision) -> None:
+    question = SimpleNamespace(text="?", choices=(), answer="1.20", facts={"precision": precision})
+    with pytest.raises(InputError, match="the fact precision of a question is .*; expected a number of decimals"):
+        scoring.read("strict", "1.2", question)
+
+
+def test_numbers_of_more_digits_than_are_reckoned_with() -> None:
+    question = SimpleNamespace(text="?", choices=(), answer="1e40", facts={"precision": 2})
+    assert scoring.read("strict", "It is 1e40 in all", question) == ("1e40", "number")
+    assert scoring.read("strict", "It is 2e40 in all", question) == ("2e40", "number")

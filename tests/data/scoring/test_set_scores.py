@@ -126,6 +126,9 @@ def test_what_cannot_be_scored() -> None:
         scoring.scores(POPE, ["yes", "no"])
     with pytest.raises(InputError, match="nothing to score"):
         scoring.scores([], [])
+    for sizes in (3, [3], "figure"):
+        with pytest.raises(InputError, match="the fact set_sizes of question 'x' is .*; expected a dict"):
+            scoring.scores([asked("x", "no", "k", together={"figure": "f"}, facts={"set_sizes": sizes})], ["no"])
 
 
 def test_guesses_are_worth_their_average() -> None:
